@@ -1,0 +1,1 @@
+"""Raw text to pre-training examples. Needs the `train` extra, but neither torch nor transformers."""
