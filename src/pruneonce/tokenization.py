@@ -28,10 +28,12 @@ def load_tokenizer(model: str | Path) -> Tokenizer:
 
 def special_token_ids(tokenizer: Tokenizer) -> dict[str, int]:
     """Ids of the BERT vocabulary's special tokens: keys `pad`, `unk`, `cls`, `sep`, `mask`. UsageError if one lacks."""
-    ids = {name: tokenizer.token_to_id(f"[{name.upper()}]") for name in ("pad", "unk", "cls", "sep", "mask")}
-    missing = [f"[{name.upper()}]" for name, token_id in ids.items() if token_id is None]
-    if missing:
-        raise UsageError(f"this tokenizer has no {', '.join(missing)}: a BERT or DistilBERT vocabulary is expected")
+    ids = {}
+    for name in ("pad", "unk", "cls", "sep", "mask"):
+        token_id = tokenizer.token_to_id(f"[{name.upper()}]")
+        if token_id is None:
+            raise UsageError(f"this tokenizer has no [{name.upper()}]: a BERT or DistilBERT vocabulary is expected")
+        ids[name] = token_id
     return ids
 
 

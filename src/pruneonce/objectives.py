@@ -1,0 +1,145 @@
+"""What a stage minimises: batches from example keys, and losses from logits. Distillation is joined in here.
+
+An objective has three functions. `collate(keys)` makes a batch; `counts(batch)` says how many items each mean is
+over; `loss(model, batch, totals)` divides sums by `totals`, the counts summed over the whole optimizer step. So the
+loss of a step is the same number however its batch is split over processes and accumulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pruneonce.batching import ExampleKey
+from pruneonce.data.masking import distilled_positions, mask_tokens
+from pruneonce.data.pretraining import Corpus
+from pruneonce.distillation import distillation_loss
+from pruneonce.language_model import LanguageModel
+from pruneonce.recipe import Distillation
+
+Batch = dict[str, Any]
+IGNORED = -100  # label of positions without a target, as in transformers
+PAD_TO_MULTIPLE_OF = 8  # vector width of the kernels that follow
+
+
+class Objective(Protocol):
+    """What `training.StageTrainer` needs to know of a stage."""
+
+    def lengths(self) -> np.ndarray: ...
+
+    def collate(self, keys: Sequence[ExampleKey]) -> Batch: ...
+
+    def counts(self, batch: Batch) -> Tensor: ...
+
+    def loss(self, model: nn.Module, batch: Batch, totals: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class PretrainingObjective:
+    """Masked LM, next sentence where the corpus has pairs, and distillation of both from a frozen teacher."""
+
+    corpus: Corpus
+    special_ids: dict[str, int]
+    seed: int
+    nsp: bool
+    mlm_probability: float = 0.15
+    teacher: LanguageModel | None = None
+    distillation: Distillation | None = None
+
+    def lengths(self) -> np.ndarray:
+        lengths: np.ndarray = self.corpus.lengths
+        return lengths
+
+    def collate(self, keys: Sequence[ExampleKey]) -> Batch:
+        """A batch; random choices depend on (seed, step, example) only.
+
+        input_ids, attention_mask, token_type_ids: int64 [batch, tokens]. positions: int64 [n], flat indices where
+        vocabulary logits are needed; mlm_labels: int64 [n], -100 where only the teacher is matched; distilled: bool
+        [n]. nsp_labels: int64 [batch].
+        """
+        examples = [self.corpus[key.example] for key in keys]
+        width = round_up(max(len(example.input_ids) for example in examples), PAD_TO_MULTIPLE_OF)
+        shape = (len(keys), width)
+        input_ids = np.full(shape, self.special_ids["pad"], dtype=np.int64)
+        attention_mask = np.zeros(shape, dtype=np.int64)
+        token_type_ids = np.zeros(shape, dtype=np.int64)
+        labels = np.full(shape, IGNORED, dtype=np.int64)
+        distilled = np.zeros(shape, dtype=bool)
+        reserved = np.array(sorted(self.special_ids.values()))
+        for row, (key, example) in enumerate(zip(keys, examples, strict=True)):
+            rng = np.random.default_rng([self.seed, key.step, key.example])
+            tokens = np.asarray(example.input_ids, dtype=np.int64)
+            corrupted, chosen = mask_tokens(
+                tokens,
+                maskable=~np.isin(tokens, reserved),
+                mask_id=self.special_ids["mask"],
+                vocab_size=self.corpus.vocab_size,
+                rng=rng,
+                probability=self.mlm_probability,
+            )
+            size = tokens.size
+            input_ids[row, :size] = corrupted
+            attention_mask[row, :size] = 1
+            token_type_ids[row, example.segment_b_start : size] = 1
+            if self.hard_weight > 0:
+                labels[row, :size][chosen] = tokens[chosen]
+            if self.kd_weight > 0 and self.distillation is not None:
+                distilled[row, :size] = distilled_positions(chosen, share=self.distillation.kd_tokens, rng=rng)
+        positions = np.flatnonzero((labels != IGNORED) | distilled)
+        return {
+            "input_ids": torch.from_numpy(input_ids),
+            "attention_mask": torch.from_numpy(attention_mask),
+            "token_type_ids": torch.from_numpy(token_type_ids),
+            "positions": torch.from_numpy(positions),
+            "mlm_labels": torch.from_numpy(labels.reshape(-1)[positions]),
+            "distilled": torch.from_numpy(distilled.reshape(-1)[positions]),
+            "nsp_labels": torch.tensor([example.next_sentence_label for example in examples]),
+        }
+
+    def counts(self, batch: Batch) -> Tensor:
+        """Targets of the masked LM, distilled positions, examples: float64 [3]."""
+        targets = (batch["mlm_labels"] != IGNORED).sum()
+        return torch.stack([targets, batch["distilled"].sum(), torch.tensor(len(batch["input_ids"]))]).double()
+
+    def loss(self, model: nn.Module, batch: Batch, totals: Tensor) -> Tensor:
+        """hard_weight x (masked LM + NSP cross-entropy) + kd_weight x (masked LM + NSP divergence from the teacher)."""
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+        logits = model(**inputs, positions=batch["positions"])
+        targets, distilled, examples = totals.clamp(min=1).to(torch.float32)
+        loss = logits["mlm"].new_zeros(())
+        if self.hard_weight > 0:
+            hard = (
+                functional.cross_entropy(logits["mlm"], batch["mlm_labels"], ignore_index=IGNORED, reduction="sum")
+                / targets
+            )
+            if self.nsp:
+                hard = hard + functional.cross_entropy(logits["nsp"], batch["nsp_labels"], reduction="sum") / examples
+            loss = loss + self.hard_weight * hard
+        if self.kd_weight > 0 and self.teacher is not None and self.distillation is not None:
+            temperature = self.distillation.temperature
+            with torch.no_grad():
+                taught = self.teacher(**inputs, positions=batch["positions"][batch["distilled"]])
+            soft = distillation_loss(logits["mlm"][batch["distilled"]], taught["mlm"], temperature) / distilled
+            if self.nsp:
+                soft = soft + distillation_loss(logits["nsp"], taught["nsp"], temperature) / examples
+            loss = loss + self.kd_weight * soft
+        return loss
+
+    @property
+    def hard_weight(self) -> float:
+        return self.distillation.hard_weight if self.distillation is not None else 1.0
+
+    @property
+    def kd_weight(self) -> float:
+        return self.distillation.kd_weight if self.distillation is not None else 0.0
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The least multiple of `multiple` that is not below `value`."""
+    return -(-value // multiple) * multiple

@@ -1,0 +1,80 @@
+"""`pruneonce.json`: what made a model folder, and the digests that prove its zeros are still its parent's."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pruneonce.errors import PruneonceError
+from pruneonce.files import read_json, write_json
+
+FILE_NAME = "pruneonce.json"
+FORMAT_VERSION = 1
+
+
+@dataclass
+class Provenance:
+    """One stage's record. Written last: a folder without it is unfinished."""
+
+    stage: str  # teacher | prune | finetune
+    recipe: dict[str, Any]  # fully resolved
+    inputs: dict[str, str]  # what the stage read: name -> digest
+    seed: int
+    steps: int  # optimizer steps
+    metrics: dict[str, float]
+    sparsity: dict[str, float] = field(default_factory=dict)  # pruned matrix -> fraction of zeros
+    masks: dict[str, str] = field(default_factory=dict)  # pruned matrix -> mask digest
+    versions: dict[str, str] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)  # seconds
+    format_version: int = FORMAT_VERSION
+
+    def write(self, folder: Path) -> None:
+        """Write the record into `folder`, atomically."""
+        write_json(folder / FILE_NAME, asdict(self))
+
+
+def read_provenance(folder: str | Path) -> Provenance | None:
+    """The record of a folder; None where there is none (a foreign checkpoint, a Hub id, an unfinished run)."""
+    file = Path(folder) / FILE_NAME
+    if not file.is_file():
+        return None
+    record = read_json(file)
+    version = record.get("format_version") if isinstance(record, dict) else None
+    if not isinstance(version, int):
+        raise PruneonceError(f"{file} is not a record of pruneonce: it has no format_version")
+    if version > FORMAT_VERSION:
+        raise PruneonceError(
+            f"{file} has format version {version}, this pruneonce reads up to {FORMAT_VERSION}: upgrade pruneonce"
+        )
+    try:
+        return Provenance(**record)
+    except TypeError as error:
+        raise PruneonceError(f"{file} is not a record of pruneonce: {error}") from error
+
+
+def check_masks(expected: dict[str, str], actual: dict[str, str], *, where: str) -> None:
+    """Every matrix in `expected` that `actual` has must have the same zeros; the error names the first that has not.
+
+    Matrices that `actual` lacks are no error: a task model may have dropped the pooler.
+    """
+    for name, digest in expected.items():
+        found = actual.get(name)
+        if found is not None and found != digest:
+            raise PruneonceError(
+                f"{where}: the zeros of {name}.weight are not the recorded ones (mask digest {found[:12]}…, expected "
+                f"{digest[:12]}…). Something changed the pattern; start again from an intact folder."
+            )
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what decides the numbers: Python, ourselves, torch, transformers, tokenizers, numpy."""
+    versions = {"python": platform.python_version()}
+    for package in ("pruneonce", "torch", "transformers", "tokenizers", "numpy"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,287 @@
+"""Recipes: what a stage reads and how it trains, from TOML into typed dataclasses.
+
+An unknown key is an error that names it and the nearest known one; so is a value of the wrong type. Paths are
+relative to the folder the command runs in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pruneonce.errors import UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and how fast to train. Defaults are those of the original code unless a line says otherwise."""
+
+    learning_rate: float  # peak
+    steps: int | None = None  # optimizer steps; either this or epochs
+    epochs: float | None = None  # passes over the training examples
+    batch_size: int = 32  # examples per optimizer step, summed over all processes and accumulation
+    micro_batch_size: int | None = None  # examples per forward pass and process at most; None: the whole share
+    head_learning_rate: float | None = None  # peak for heads that the checkpoint did not have; None: learning_rate
+    warmup_ratio: float = 0.01
+    weight_decay: float = 0.01  # not on biases and layer norms
+    max_grad_norm: float = 1.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    dropout: float | None = None  # hidden and attention dropout; None: as the checkpoint's config says
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    group_by_length: bool = True  # batches of similar lengths, so that little padding is computed
+    log_steps: int | None = None  # optimizer steps between log lines; None: a hundredth of all
+    checkpoint_steps: int | None = None  # optimizer steps between checkpoints; None: a tenth of all
+    dataloader_workers: int = 0  # processes that prepare batches beside each training process
+    tensorboard: bool = False  # write event files too (needs the tensorboard extra)
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise UsageError("training needs either steps or epochs, and not both")
+        _positive(self, "learning_rate", "head_learning_rate", "batch_size", "micro_batch_size", "steps", "epochs")
+        _positive(self, "log_steps", "checkpoint_steps", "max_grad_norm")
+        _fraction(self, "warmup_ratio", "dropout")
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Target and schedule. Steps left out follow the original's proportions of `training.steps`."""
+
+    sparsity: float = 0.9  # of every pruned matrix
+    pooler: bool = True  # prune BERT's pooler as the original does; False: the encoder only
+    begin_step: int = 0
+    end_step: int | None = None  # last mask update; None: 80 % of the steps
+    policy_begin_step: int = 0
+    policy_end_step: int | None = None  # final sparsity reached; None: 50 % of the steps
+    frequency_steps: int | None = None  # steps between mask updates; None: 1 % of the steps
+    rewind: Literal["exact", "original", "off"] = "exact"  # learning rate rewinding; "original" overshoots by 2 %
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.sparsity < 1.0:
+            raise UsageError(f"pruning.sparsity must be between 0 and 1 (0.9 for 90 %), got {self.sparsity}")
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Loss = hard_weight x loss on labels + kd_weight x KL to the teacher's logits."""
+
+    teacher: str = ""  # model folder or Hub id; pruning takes `model` when empty
+    hard_weight: float = 0.5
+    kd_weight: float = 0.5
+    temperature: float = 2.0
+    kd_tokens: float = 1.0  # share of real tokens whose vocabulary distribution is matched (pre-training only)
+
+    def __post_init__(self) -> None:
+        _positive(self, "temperature")
+        if self.hard_weight < 0 or self.kd_weight < 0 or self.hard_weight + self.kd_weight == 0:
+            raise UsageError(
+                f"distillation weights must not be negative, nor both 0; got hard_weight {self.hard_weight} and "
+                f"kd_weight {self.kd_weight}"
+            )
+        if not 0.0 < self.kd_tokens <= 1.0:
+            raise UsageError(f"distillation.kd_tokens must be above 0 and at most 1, got {self.kd_tokens}")
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Which task, and where its examples are."""
+
+    name: str  # a GLUE task, "squad", or for your own files "classification", "regression", "question_answering"
+    train: str = ""  # file; empty: the task's split on the Hub
+    validation: str = ""
+    text: str = ""  # column names of your own files
+    text_pair: str = ""
+    label: str = ""
+    labels: tuple[str, ...] = ()  # in the order of their ids; empty: found in the training file
+    max_tokens: int | None = None  # per example or window; None: 384 for question answering, else 128
+    stride_tokens: int = 128  # overlap of question answering windows
+    train_examples: int | None = None  # use this many, drawn with the seed; None: all
+    validation_examples: int | None = None
+
+
+@dataclass(frozen=True)
+class TeacherRecipe:
+    """Continue pre-training a dense checkpoint on the corpus that pruning will use."""
+
+    model: str
+    corpus: str
+    training: Training
+    seed: int = 42
+    mlm_probability: float = 0.15
+    validation_examples: int = 1000  # of the corpus's validation split, for the final metrics
+    published: dict[str, float] = field(default_factory=dict)  # results this run should reach, if any are known
+    source: str = ""  # where the hyper-parameters come from
+
+
+@dataclass(frozen=True)
+class PruneRecipe:
+    """Prune a language model during pre-training, with distillation and learning rate rewinding."""
+
+    model: str
+    corpus: str
+    training: Training
+    pruning: Pruning = field(default_factory=Pruning)
+    distillation: Distillation | None = field(default_factory=Distillation)
+    seed: int = 42
+    mlm_probability: float = 0.15
+    validation_examples: int = 1000
+    published: dict[str, float] = field(default_factory=dict)
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class FinetuneRecipe:
+    """Fine-tune for a task. Zeros are locked when the model has them."""
+
+    model: str
+    task: TaskData
+    training: Training
+    lock: Literal["auto", "require", "off"] = "auto"  # require: a model without zeros is an error; off: zeros may grow
+    distillation: Distillation | None = None
+    seed: int = 42
+    published: dict[str, float] = field(default_factory=dict)
+    source: str = ""
+
+
+Recipe = TeacherRecipe | PruneRecipe | FinetuneRecipe
+STAGES: dict[str, type[TeacherRecipe] | type[PruneRecipe] | type[FinetuneRecipe]] = {
+    "teacher": TeacherRecipe,
+    "prune": PruneRecipe,
+    "finetune": FinetuneRecipe,
+}
+
+
+def load_recipe(path: str | Path, stage: str, overrides: Sequence[str] = ()) -> Any:
+    """Read a recipe file for `stage` and apply `key=value` overrides (dotted keys, TOML values or bare words)."""
+    return parse_recipe(_read_toml(Path(path)), stage, overrides, where=str(path))
+
+
+def stage_of(path: str | Path) -> str:
+    """The stage that a recipe file is for."""
+    stage = _read_toml(Path(path)).get("stage")
+    if stage not in STAGES:
+        raise UsageError(f"{path}: 'stage' must be one of {', '.join(STAGES)}, got {stage!r}")
+    return str(stage)
+
+
+def parse_recipe(values: Mapping[str, Any], stage: str, overrides: Sequence[str] = (), *, where: str = "recipe") -> Any:
+    """A mapping as read from TOML -> the dataclass of `stage`. UsageError for anything that does not fit."""
+    merged = _apply_overrides(dict(values), overrides)
+    written_for = merged.pop("stage", stage)
+    if written_for != stage:
+        raise UsageError(f"{where} is a recipe for `pruneonce {written_for}`, not for `pruneonce {stage}`")
+    try:
+        return _build(STAGES[stage], merged, prefix="")
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"recipe {path} does not exist") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"recipe {path} cannot be read: {error}") from error
+
+
+def _apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set takes key=value, got '{override}'")
+        *sections, last = key.strip().split(".")
+        target = values
+        for section in sections:
+            inner = target.get(section, {})
+            if not isinstance(inner, dict):
+                raise UsageError(f"--set {key}: '{section}' is a value, not a section")
+            target[section] = target = dict(inner)
+        target[last] = _toml_value(text)
+    return values
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text  # a bare word: --set model=runs/teacher needs no quotes
+
+
+def _build(section: type[Section], values: Mapping[str, Any], *, prefix: str) -> Section:
+    hints = typing.get_type_hints(section)
+    for key in values:
+        if key not in hints:
+            raise UsageError(_unknown_key(prefix, key, hints))
+    arguments = {key: _convert(value, hints[key], prefix + key) for key, value in values.items()}
+    assert dataclasses.is_dataclass(section)
+    for item in dataclasses.fields(section):
+        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        if required and item.name not in arguments:
+            raise UsageError(f"'{prefix}{item.name}' is missing")
+    return section(**arguments)
+
+
+def _unknown_key(prefix: str, key: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean '{prefix}{near[0]}'?" if near else f"expected one of {', '.join(known)}"
+    return f"unknown key '{prefix}{key}': {hint}"
+
+
+def _convert(value: Any, hint: Any, key: str) -> Any:
+    """Check `value` against a field's type; integers are accepted where a float is expected, nothing else bends."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in options:
+            raise UsageError(f"'{key}' must be one of {', '.join(map(repr, options))}, got {value!r}")
+        return value
+    if origin in (types.UnionType, typing.Union):
+        (hint,) = (option for option in options if option is not type(None))
+        # TOML has no null: "" and false switch an optional section or value off.
+        return None if value is None or (value is False and hint is not bool) else _convert(value, hint, key)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise UsageError(f"'{key}' must be a section [{key}], got {value!r}")
+        return _build(typing.cast(type, hint), value, prefix=f"{key}.")
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise UsageError(f"'{key}' must be a list, got {value!r}")
+        return tuple(_convert(item, options[0], key) for item in value)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise UsageError(f"'{key}' must be a section [{key}], got {value!r}")
+        return {name: _convert(item, options[1], f"{key}.{name}") for name, item in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        raise UsageError(f"'{key}' must be of type {hint.__name__}, got {value!r}")
+    return value
+
+
+def _positive(section: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        if value is not None and value <= 0:
+            raise UsageError(f"{type(section).__name__.lower()}.{name} must be above 0, got {value}")
+
+
+def _fraction(section: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        if value is not None and not 0.0 <= value < 1.0:
+            raise UsageError(f"{type(section).__name__.lower()}.{name} must be at least 0 and below 1, got {value}")

@@ -1,0 +1,69 @@
+import json
+
+import pytest
+
+from pruneonce.checkpoints import latest_complete, mark_complete, remove_incomplete
+from pruneonce.errors import PruneonceError
+from pruneonce.files import read_json, replacing, sha256_json, write_json, write_text
+
+
+def test_failed_write_leaves_the_old_bytes_and_no_litter(tmp_path):
+    file = tmp_path / "report.json"
+    write_text(file, "old")
+    with pytest.raises(RuntimeError), replacing(file) as temporary:  # noqa: PT012 - the failure is inside
+        temporary.write_text("half of the n")
+        raise RuntimeError("killed")
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_full_disk_is_one_line_that_says_what_to_do(tmp_path, monkeypatch):
+    file = tmp_path / "report.json"
+    write_text(file, "old")
+
+    def no_space(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pruneonce.files.os.replace", no_space)
+    with pytest.raises(PruneonceError, match=r"No space left on device.*unchanged; free some space") as caught:
+        write_json(file, {"new": 1})
+    assert "\n" not in str(caught.value)
+    assert file.read_text() == "old"
+
+
+def test_digest_of_equal_values_does_not_depend_on_key_order():
+    assert sha256_json({"a": 1, "b": [2]}) == sha256_json(json.loads('{"b": [2], "a": 1}'))
+
+
+def test_broken_json_names_the_file(tmp_path):
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(PruneonceError, match=r"x\.json cannot be read as JSON"):
+        read_json(tmp_path / "x.json")
+
+
+def make_checkpoint(folder, step, *, complete=True):
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "model.safetensors").write_bytes(b"weights" * 100)
+    (checkpoint / "optimizer.pt").write_bytes(b"moments" * 100)
+    if complete:
+        mark_complete(checkpoint)
+    return checkpoint
+
+
+def test_truncated_or_unmarked_checkpoints_are_passed_over_and_removed(tmp_path):
+    good = make_checkpoint(tmp_path, 100)
+    make_checkpoint(tmp_path, 300, complete=False)
+    truncated = make_checkpoint(tmp_path, 200)
+    (truncated / "optimizer.pt").write_bytes(b"mom")
+    (tmp_path / "checkpoint-notes").mkdir()
+    assert latest_complete(tmp_path) == good
+    remove_incomplete(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-100", "checkpoint-notes"]
+
+
+def test_numbers_not_names_order_checkpoints(tmp_path):
+    make_checkpoint(tmp_path, 900)
+    newest = make_checkpoint(tmp_path, 1000)
+    assert latest_complete(tmp_path) == newest
+    assert latest_complete(tmp_path / "nothing here") is None

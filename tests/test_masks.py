@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pruneonce.model_folder import mask_digest_of_array
+from pruneonce.pruning.masks import magnitude_mask, mask_digest, nonzero_mask, pack_mask, pruned_count, unpack_mask
+
+matrices = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**31)).map(
+    lambda args: torch.from_numpy(np.random.default_rng(args[2]).integers(-3, 4, args[:2]).astype(np.float32))
+)
+
+
+def mask_reference(weight: np.ndarray, sparsity: float) -> np.ndarray:
+    """Prune the k smallest magnitudes, earliest first among equals."""
+    order = np.argsort(np.abs(weight).ravel(), kind="stable")
+    mask = np.ones(weight.size, dtype=bool)
+    mask[order[: pruned_count(weight.size, sparsity)]] = False
+    return mask.reshape(weight.shape)
+
+
+@given(weight=matrices, sparsity=st.floats(0, 1))
+def test_mask_keeps_the_largest_magnitudes_and_cuts_ties_to_the_exact_count(weight, sparsity):
+    mask = magnitude_mask(weight, sparsity)
+    assert (~mask).sum() == pruned_count(weight.numel(), sparsity)
+    np.testing.assert_array_equal(mask.numpy(), mask_reference(weight.numpy(), sparsity))
+
+
+def test_mask_is_above_the_kth_smallest_when_there_are_no_ties():
+    weight = torch.randn(100, 100, generator=torch.Generator().manual_seed(0))
+    threshold = weight.abs().flatten().sort().values[4_999]
+    assert torch.equal(magnitude_mask(weight, 0.5), weight.abs() > threshold)
+
+
+def test_constant_matrix_is_not_emptied_by_its_ties():
+    assert magnitude_mask(torch.ones(10, 10), 0.1).sum() == 90
+
+
+def test_nan_weights_are_refused_rather_than_ranked():
+    with pytest.raises(ValueError, match="NaN"):
+        magnitude_mask(torch.tensor([1.0, float("nan")]), 0.5)
+
+
+def test_binary_fractions_do_not_cost_a_weight():
+    assert [pruned_count(1000, sparsity) for sparsity in (0.29, 0.57, 0.9)] == [290, 570, 900]
+
+
+@given(weight=matrices)
+def test_packed_masks_read_back_and_digest_like_the_saved_weights(weight):
+    mask = nonzero_mask(weight)
+    bits = torch.from_numpy(np.frombuffer(pack_mask(mask), dtype=np.uint8).copy())
+    assert torch.equal(unpack_mask(bits, mask.shape), mask)
+    assert mask_digest(mask) == mask_digest_of_array(weight.numpy())
+
+
+def test_digest_tells_shapes_apart():
+    assert mask_digest(torch.ones(2, 8, dtype=torch.bool)) != mask_digest(torch.ones(8, 2, dtype=torch.bool))
