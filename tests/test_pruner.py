@@ -126,3 +126,13 @@ def test_nan_weights_name_the_matrix_and_the_step(model):
 def test_only_plain_linear_layers_are_masked(model):
     with pytest.raises(TypeError, match="GELU"):
         Pruner(model, ["1"], SCHEDULE)
+
+
+def test_kept_weight_that_trained_to_zero_still_reads_back_as_kept(model):
+    pruner = Pruner(model, ["0"], SCHEDULE)
+    pruner.update(4)
+    mask = model[0].mask.clone()
+    with torch.no_grad():
+        model[0].weight[mask] = 0.0
+    pruner.bake()
+    assert torch.equal(model[0].weight != 0, mask)

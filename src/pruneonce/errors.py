@@ -7,3 +7,7 @@ class PruneonceError(Exception):
 
 class UsageError(PruneonceError):
     """The request itself is wrong: an unknown recipe key, a missing file, a task the model cannot do. Exit code 2."""
+
+
+class OtherInputsError(UsageError):
+    """The output folder holds a run of another recipe or other inputs; nothing is overwritten."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,9 @@ from pruneonce.batching import ExampleKey
 from pruneonce.language_model import LanguageModel
 from pruneonce.objectives import IGNORED, PretrainingObjective
 from pruneonce.progress import Advance
+from pruneonce.tasks import QuestionAnsweringTask, Task
+
+Predict = Callable[[Sequence[Any]], list[np.ndarray]]
 
 EVALUATION_BATCH = 16  # examples per forward pass; of similar length, so that little padding is computed
 
@@ -54,3 +59,14 @@ def evaluate_language_model(
     if model.nsp:
         metrics |= {"nsp_loss": sums["nsp_loss"] / rows, "nsp_accuracy": sums["nsp_right"] / rows}
     return metrics
+
+
+def evaluate_task(task: Task, examples: Sequence[Any], features: Sequence[Any], predict: Predict) -> dict[str, float]:
+    """The task's own metrics of whatever `predict` answers: a torch model and an engine are scored alike.
+
+    predict: features -> one float32 array per feature, logits [labels], or [tokens, 2] (start, end) for spans.
+    """
+    logits = predict(features)
+    if isinstance(task, QuestionAnsweringTask):
+        return task.score(examples, features, logits)
+    return task.score(examples, features, np.stack(logits))

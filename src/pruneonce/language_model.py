@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining
+from transformers.utils import logging as transformers_logging
 
 from pruneonce.architectures import Architecture, architecture_of
 from pruneonce.errors import UsageError
@@ -83,6 +84,12 @@ def load_language_model(
     if any(name.startswith(family.mlm_head) for name in missing):
         _initialise_mlm_head(language_model, token_counts)
     return language_model, missing
+
+
+def quiet_transformers() -> None:
+    """For commands: no loading bars or reports of missing heads from transformers; we say ourselves what matters."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
 
 
 def load_config(path: str | Path) -> Any:

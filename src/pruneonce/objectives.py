@@ -140,6 +140,104 @@ class PretrainingObjective:
         return self.distillation.kd_weight if self.distillation is not None else 0.0
 
 
+@dataclass(frozen=True)
+class TaskObjective:
+    """Cross-entropy (squared error for regression) on a task's labels, and distillation from a task teacher."""
+
+    features: Sequence[Any]  # tasks.classification.Feature or tasks.question_answering.Window
+    kind: str  # "classification" | "regression" | "question_answering"
+    pad_id: int
+    token_types: bool  # whether the models take token_type_ids
+    teacher: nn.Module | None = None
+    distillation: Distillation | None = None
+
+    def lengths(self) -> np.ndarray:
+        return np.array([len(feature.input_ids) for feature in self.features], dtype=np.int64)
+
+    def collate(self, keys: Sequence[ExampleKey]) -> Batch:
+        """A padded batch: see `pad_features`; labels are `labels` [batch], or `start` and `end` for spans."""
+        chosen = [self.features[key.example] for key in keys]
+        batch = pad_features(chosen, self.pad_id)
+        if self.kind == "question_answering":
+            batch["start"] = torch.tensor([feature.start_position for feature in chosen])
+            batch["end"] = torch.tensor([feature.end_position for feature in chosen])
+        else:
+            dtype = torch.float32 if self.kind == "regression" else torch.int64
+            batch["labels"] = torch.tensor([feature.label for feature in chosen], dtype=dtype)
+        return batch
+
+    def counts(self, batch: Batch) -> Tensor:
+        """Examples: float64 [1]."""
+        return torch.tensor([len(batch["input_ids"])], dtype=torch.float64)
+
+    def loss(self, model: nn.Module, batch: Batch, totals: Tensor) -> Tensor:
+        """hard_weight x loss on labels + kd_weight x divergence from the teacher, as means over the examples."""
+        logits = task_logits(model, batch, self.kind, self.token_types)
+        examples = totals[0].to(torch.float32)
+        loss = self.hard_weight * self._hard(logits, batch) / examples
+        if self.teacher is not None and self.distillation is not None and self.distillation.kd_weight > 0:
+            with torch.no_grad():
+                taught = task_logits(self.teacher, batch, self.kind, self.token_types)
+            loss = loss + self.distillation.kd_weight * self._soft(logits, taught) / examples
+        return loss
+
+    @property
+    def hard_weight(self) -> float:
+        return self.distillation.hard_weight if self.distillation is not None else 1.0
+
+    def _hard(self, logits: Tensor, batch: Batch) -> Tensor:
+        if self.kind == "regression":
+            return functional.mse_loss(logits[:, 0], batch["labels"], reduction="sum")
+        if self.kind == "question_answering":
+            start, end = logits.unbind(dim=1)
+            both = functional.cross_entropy(start, batch["start"], reduction="sum")
+            return (both + functional.cross_entropy(end, batch["end"], reduction="sum")) / 2
+        return functional.cross_entropy(logits, batch["labels"], reduction="sum")
+
+    def _soft(self, logits: Tensor, taught: Tensor) -> Tensor:
+        assert self.distillation is not None
+        if self.kind == "regression":  # a single output has no distribution to match
+            return functional.mse_loss(logits, taught, reduction="sum")
+        if self.kind == "question_answering":  # start and end, half each
+            both = distillation_loss(logits.flatten(0, 1), taught.flatten(0, 1), self.distillation.temperature)
+            return both / 2
+        return distillation_loss(logits, taught, self.distillation.temperature)
+
+
+# Finite, so that 0 x (log p - log q) is 0 and not NaN; e to this power is 0 in fp32.
+NOT_A_POSITION = -1e4
+
+
+def task_logits(model: nn.Module, batch: Batch, kind: str, token_types: bool) -> Tensor:
+    """Logits of a Hugging Face task model: [batch, labels], or [batch, 2, tokens] (start, end) for spans.
+
+    Padding is no candidate for a span: its logits are `NOT_A_POSITION` for student and teacher alike, so that it
+    takes no part in either loss.
+    """
+    names = ("input_ids", "attention_mask", "token_type_ids") if token_types else ("input_ids", "attention_mask")
+    output = model(**{name: batch[name] for name in names})
+    if kind != "question_answering":
+        logits: Tensor = output.logits
+        return logits
+    spans = torch.stack([output.start_logits, output.end_logits], dim=1)
+    return spans.masked_fill(batch["attention_mask"][:, None, :] == 0, NOT_A_POSITION)
+
+
+def pad_features(features: Sequence[Any], pad_id: int) -> Batch:
+    """input_ids, attention_mask and token_type_ids as int64 [batch, tokens], padded to the longest of the batch."""
+    width = round_up(max(len(feature.input_ids) for feature in features), PAD_TO_MULTIPLE_OF)
+    input_ids = np.full((len(features), width), pad_id, dtype=np.int64)
+    attention_mask = np.zeros((len(features), width), dtype=np.int64)
+    token_type_ids = np.zeros((len(features), width), dtype=np.int64)
+    for row, feature in enumerate(features):
+        size = len(feature.input_ids)
+        input_ids[row, :size] = feature.input_ids
+        attention_mask[row, :size] = 1
+        token_type_ids[row, :size] = feature.token_type_ids
+    arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
 def round_up(value: int, multiple: int) -> int:
     """The least multiple of `multiple` that is not below `value`."""
     return -(-value // multiple) * multiple

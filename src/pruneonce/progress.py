@@ -16,7 +16,7 @@ LINES_WITHOUT_TERMINAL = 10  # progress lines of one task when the output is a f
 class Advance(Protocol):
     """Called by a long job: how much is done, of how much (None: unknown), and a word on its state."""
 
-    def __call__(self, done: float, total: float | None, note: str = "") -> None: ...
+    def __call__(self, done: float, total: float | None, note: str = "", /) -> None: ...
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def progress_bar(title: str, console: Console | None = None) -> Iterator[Advance
         with Progress(*columns, console=console) as progress:
             task = progress.add_task(title, total=None, note="")
 
-            def advance(done: float, total: float | None, note: str = "") -> None:
+            def advance(done: float, total: float | None, note: str = "", /) -> None:
                 progress.update(task, completed=done, total=total, note=note)
 
             yield advance
@@ -48,7 +48,7 @@ def _line_printer(title: str, console: Console) -> Advance:
     begun = time.monotonic()
     printed = -1
 
-    def advance(done: float, total: float | None, note: str = "") -> None:
+    def advance(done: float, total: float | None, note: str = "", /) -> None:
         nonlocal printed
         if not total:
             return

@@ -109,7 +109,7 @@ class TaskData:
     label: str = ""
     labels: tuple[str, ...] = ()  # in the order of their ids; empty: found in the training file
     max_tokens: int | None = None  # per example or window; None: 384 for question answering, else 128
-    stride_tokens: int = 128  # overlap of question answering windows
+    stride_tokens: int | None = None  # overlap of question answering windows; None: 128
     train_examples: int | None = None  # use this many, drawn with the seed; None: all
     validation_examples: int | None = None
 

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import get_parameter_names
 
 from pruneonce.batching import BatchPlan, ExampleKey
@@ -99,6 +99,7 @@ class StageTrainer(Trainer):
         super().__init__(
             model=run.model, args=arguments, train_dataset=_Keys(len(self.plan.lengths)), callbacks=callbacks
         )
+        self.remove_callback(PrinterCallback)  # prints a dictionary per log line; progress goes through on_progress
         if run.teacher is not None:
             run.teacher.to(arguments.device)
 
@@ -130,6 +131,7 @@ class StageTrainer(Trainer):
         return loss.detach()
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        self.optimizer: torch.optim.Optimizer | None
         if self.optimizer is None:
             training = self.run.training
             self.optimizer = torch.optim.AdamW(
@@ -142,10 +144,10 @@ class StageTrainer(Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        self.lr_scheduler: Any
         if self.lr_scheduler is None:
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                optimizer or self.optimizer, self.run.learning_rate_factor
-            )
+            scheduled: Any = optimizer or self.optimizer
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(scheduled, self.run.learning_rate_factor)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 

@@ -39,7 +39,7 @@ def distilled_positions(chosen: np.ndarray, *, share: float, rng: np.random.Gene
     tokens". Below 1 the masked tokens come first, since their logits are computed for the hard loss anyway and a
     visible token's distribution says little more than the token; the rest are drawn at random.
     """
-    wanted = int(round(share * chosen.size))
+    wanted = round(share * chosen.size)
     others = np.flatnonzero(~chosen)
     extra = min(max(wanted - int(chosen.sum()), 0), others.size)
     positions = chosen.copy()

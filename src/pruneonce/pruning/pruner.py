@@ -91,6 +91,8 @@ class Pruner:
         """Write the zeros into the weights and turn every layer back into a plain `nn.Linear`."""
         for layer in self.layers.values():
             with torch.no_grad():
+                # A kept weight that trained to exactly 0 would read back as pruned: it becomes the least normal number.
+                layer.weight[layer.mask & (layer.weight == 0)] = torch.finfo(layer.weight.dtype).tiny
                 # Not a product: -w * 0 would leave -0.0, which sign-sensitive readers tell from 0.
                 layer.weight[~layer.mask] = 0.0
             del layer._buffers["mask"]

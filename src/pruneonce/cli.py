@@ -1,0 +1,351 @@
+"""The command line: every command parses its arguments, calls one function of the library, and prints the answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pruneonce import __version__
+from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.progress import Advance, progress_bar
+from pruneonce.recipe_files import default_output
+
+if TYPE_CHECKING:
+    from pruneonce.inspection import Inspection, Total
+
+app = typer.Typer(
+    help="Prune a BERT once, while it is being pre-trained; fine-tune it with its zeros locked; run it on a CPU.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+data_app = typer.Typer(help="Turn raw text into pre-training examples.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+JSON = Annotated[bool, typer.Option("--json", help="Print JSON for a machine instead of a table.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder to write; default runs/RECIPE.")]
+Keep = Annotated[bool, typer.Option("--keep-checkpoints", help="Keep what is only needed to resume.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default one per core.")]
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done, 1 the thing asked for failed, 2 wrong usage."""
+    try:
+        app()
+    except PruneonceError as error:
+        if os.environ.get("PRUNEONCE_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except KeyboardInterrupt:
+        print("interrupted: the same command continues from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+@data_app.command("wikipedia")
+def data_wikipedia(
+    dump: Annotated[Path, typer.Argument(help="A MediaWiki dump: pages-articles.xml, .xml.bz2 or .xml.gz.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the articles.")],
+    workers: Workers = None,
+) -> None:
+    """Stream a Wikipedia dump into plain-text articles, in constant memory."""
+    from pruneonce.data.wikipedia import extract
+
+    with progress_bar(f"articles of {dump.name}") as advance:
+        outcome = extract(dump, out, workers=workers or _cores(), on_progress=advance)
+    _print_articles(outcome, out)
+
+
+@data_app.command("text")
+def data_text(
+    files: Annotated[list[Path], typer.Argument(help="Files: .txt, .jsonl or .parquet.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the articles.")],
+    text_column: Annotated[str, typer.Option(help="Column of .jsonl and .parquet files that holds the text.")] = "text",
+    documents: Annotated[
+        str, typer.Option(help="What ends a document in a .txt file: blank-line, line or file.")
+    ] = "blank-line",
+    title_column: Annotated[str | None, typer.Option(help="Column that holds a document's title, if any.")] = None,
+) -> None:
+    """Collect your own text files into articles."""
+    from pruneonce.data.text import collect
+
+    with progress_bar("articles") as advance:
+        outcome = collect(
+            files, out, text_column=text_column, title_column=title_column, documents=documents, on_progress=advance
+        )
+    _print_articles(outcome, out)
+
+
+@data_app.command("pretraining")
+def data_pretraining(
+    articles: Annotated[Path, typer.Argument(help="A folder made by `data wikipedia` or `data text`.")],
+    tokenizer: Annotated[str, typer.Option("--tokenizer", help="Model folder or Hub id whose vocabulary to use.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the corpus.")],
+    layout: Annotated[
+        str, typer.Option(help="segment_pair_nsp (BERT) or document_sentences (DistilBERT).")
+    ] = "segment_pair_nsp",
+    max_tokens: Annotated[int, typer.Option(help="Longest example, special tokens included.")] = 512,
+    short_sequence_probability: float = 0.1,
+    random_next_probability: float = 0.5,
+    validation_fraction: Annotated[float, typer.Option(help="Share of documents held out.")] = 0.05,
+    seed: int = 42,
+    workers: Workers = None,
+) -> None:
+    """Cut articles into examples for masked-LM and next-sentence pre-training."""
+    from pruneonce.data.pretraining import build
+
+    with progress_bar("documents") as advance:
+        outcome = build(
+            articles,
+            out,
+            tokenizer=tokenizer,
+            layout=layout,
+            max_tokens=max_tokens,
+            short_sequence_probability=short_sequence_probability,
+            random_next_probability=random_next_probability,
+            validation_fraction=validation_fraction,
+            seed=seed,
+            workers=workers or _cores(),
+            on_progress=advance,
+        )
+    splits = outcome.manifest["splits"]
+    for split, counts in splits.items():
+        print(
+            f"{split}: {counts['documents']:,} documents, {counts['examples']:,} examples, {counts['tokens']:,} tokens"
+        )
+    _print_rate(
+        {unit: sum(counts[unit] for counts in splits.values()) for unit in ("documents", "tokens")}, outcome, out
+    )
+
+
+@app.command()
+def teacher(recipe: Path, overrides: Set = None, out: Out = None, keep_checkpoints: Keep = False) -> None:
+    """Prepare the teacher: continue pre-training a dense checkpoint on the corpus. Run again to resume."""
+    _run_stage("teacher", recipe, overrides, out, keep_checkpoints)
+
+
+@app.command()
+def prune(
+    recipe: Path,
+    overrides: Set = None,
+    out: Out = None,
+    keep_checkpoints: Keep = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List every matrix with its target, and stop.")] = False,
+    no_pooler: Annotated[bool, typer.Option("--no-pooler", help="Leave BERT's pooler dense.")] = False,
+) -> None:
+    """Prune during pre-training, with distillation and learning rate rewinding. Run again to resume."""
+    settings = [*(overrides or []), *(["pruning.pooler=false"] if no_pooler else [])]
+    if dry_run:
+        _print_pruning_plan(recipe, settings)
+        return
+    _run_stage("prune", recipe, settings, out, keep_checkpoints)
+
+
+@app.command()
+def finetune(recipe: Path, overrides: Set = None, out: Out = None, keep_checkpoints: Keep = False) -> None:
+    """Fine-tune for a task with the zeros locked. Run again to resume."""
+    _run_stage("finetune", recipe, overrides, out, keep_checkpoints)
+
+
+@app.command()
+def inspect(model: Path, as_json: JSON = False) -> None:
+    """Sparsity, mask digest and bytes of every matrix of a model folder, and the totals."""
+    from pruneonce.inspection import inspect_folder
+
+    report = inspect_folder(model)
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        _print_inspection(report)
+
+
+@app.command()
+def evaluate(
+    model: Path,
+    task: Annotated[str, typer.Option("--task", help="A GLUE task, squad, classification or regression.")],
+    data: Annotated[str, typer.Option("--data", help="Examples: a file; default the task's split on the Hub.")] = "",
+    text: str = "",
+    text_pair: str = "",
+    label: str = "",
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Per example or window; default 384 for squad, else 128.")
+    ] = None,
+    as_json: JSON = False,
+) -> None:
+    """Score a fine-tuned model folder with the task's standard metrics."""
+    from pruneonce.language_model import quiet_transformers
+    from pruneonce.recipe import TaskData
+    from pruneonce.scoring import score_folder
+
+    quiet_transformers()
+    wanted = TaskData(task, "", data, text, text_pair, label, max_tokens=max_tokens)
+    with progress_bar(f"{task} with {model.name}") as advance:
+        metrics = score_folder(model, wanted, on_progress=advance)
+    if as_json:
+        _print_json({"model": str(model), "task": task, "metrics": metrics})
+    else:
+        _print_metrics(metrics)
+
+
+@app.command()
+def doctor(
+    recipe: Annotated[Path | None, typer.Argument(help="Estimate what this recipe would cost here.")] = None,
+    overrides: Set = None,
+    as_json: JSON = False,
+) -> None:
+    """What this machine has; and for a recipe: steps, hours, memory and disk, before anything starts."""
+    from dataclasses import asdict
+
+    from pruneonce.doctor import describe_machine
+
+    machine = describe_machine()
+    answer: dict[str, Any] = {"machine": asdict(machine)}
+    if recipe is not None:
+        from pruneonce.estimate import estimate
+        from pruneonce.recipe import load_recipe, stage_of
+
+        answer["recipe"] = asdict(estimate(load_recipe(recipe, stage_of(recipe), overrides or [])))
+    if as_json:
+        _print_json(answer)
+    else:
+        _print_doctor(answer)
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything it makes.")] = Path("runs/quickstart"),
+    assets_only: Annotated[bool, typer.Option("--assets-only", help="Fetch the model and data, and stop.")] = False,
+) -> None:
+    """Run the whole chain on a small real model and real text, and show what came out."""
+    if assets_only:
+        from pruneonce.assets import assets_folder, fetch_assets
+
+        fetch_assets()
+        print(f"assets: {assets_folder()}")
+        return
+    from pruneonce.language_model import quiet_transformers
+    from pruneonce.quickstart import cells, run_quickstart
+
+    quiet_transformers()
+    report = run_quickstart(out)
+    table = Table("model", "accuracy", "zeros", "non-zero parameters", "file", title="Movie-review sentences, held out")
+    for row in report.rows:
+        table.add_row(*cells(row))
+    Console().print(table)
+    print(f"details: {out / 'report.md'}")
+
+
+def _run_stage(stage: str, path: Path, overrides: list[str] | None, out: Path | None, keep: bool) -> None:
+    from pruneonce.language_model import quiet_transformers
+    from pruneonce.recipe import load_recipe
+    from pruneonce.stages import RUNNERS, StageOptions
+    from pruneonce.training import is_main_process
+
+    quiet_transformers()
+    recipe = load_recipe(path, stage, overrides or [])
+    folder = out or default_output(path)
+    with progress_bar(f"{stage} {path.stem}") as advance:
+        speak: Advance | None = advance if is_main_process() else None
+        record = RUNNERS[stage](recipe, StageOptions(folder, keep_checkpoints=keep, on_progress=speak))
+    if is_main_process():
+        Console().print(f"{stage} done: {folder}", highlight=False)
+        _print_metrics(record.metrics)
+
+
+def _print_pruning_plan(path: Path, overrides: list[str]) -> None:
+    from pruneonce.recipe import load_recipe
+    from pruneonce.stages import plan_pruning
+
+    recipe = load_recipe(path, "prune", overrides)
+    rows = plan_pruning(recipe)
+    table = Table("matrix", "shape", "target sparsity", "zeros", title=f"{path.name}: nothing is trained")
+    for row in rows:
+        shape = " x ".join(map(str, row.shape))
+        table.add_row(row.name, shape, f"{row.target:.1%}" if row.target else "dense", f"{row.zeros:,}")
+    zeros, size = sum(row.zeros for row in rows), sum(row.size for row in rows if row.target)
+    table.add_section()
+    table.add_row("prunable", f"{size:,} weights", f"{zeros / size:.1%}" if size else "", f"{zeros:,}")
+    Console().print(table)
+
+
+def _print_inspection(report: Inspection) -> None:
+    table = Table("tensor", "shape", "zeros", "MB", "mask digest", title=report.folder)
+    for matrix in report.matrices:
+        shape = " x ".join(map(str, matrix.shape))
+        zeros = f"{matrix.sparsity:.2%}" if matrix.prunable else ""
+        table.add_row(matrix.name, shape, zeros, f"{matrix.bytes / 1e6:.2f}", matrix.mask_digest[:12])
+    table.add_section()
+    totals: tuple[tuple[str, Total], ...] = (
+        ("prunable (encoder linears, pooler)", report.prunable),
+        ("all but the embeddings", report.without_embeddings),
+        ("everything", report.everything),
+    )
+    for name, total in totals:
+        table.add_row(name, f"{total.parameters:,}", f"{total.sparsity:.2%}", f"{total.bytes / 1e6:.2f}", "")
+    console = Console()
+    console.print(table)
+    if report.lock_intact is not None:
+        state = "are the recorded ones" if report.lock_intact else "ARE NOT the recorded ones"
+        console.print(f"stage {report.stage}; the zeros {state}", highlight=False)
+
+
+def _print_doctor(answer: dict[str, Any]) -> None:
+    machine, console = answer["machine"], Console(highlight=False)
+    console.print(f"{machine['processor']}, {machine['cores']} cores, {' '.join(machine['isa']) or 'no AVX2'}")
+    console.print(f"fp32 matrix product: {machine['matmul_gflops']:.0f} GFLOP/s on all cores")
+    console.print(
+        f"memory {machine['memory_bytes'] / 2**30:.1f} GiB, disk free {machine['free_disk_bytes'] / 2**30:.1f} GiB"
+    )
+    console.print(f"accelerators: {', '.join(machine['accelerators']) or 'none'}")
+    console.print(", ".join(f"{name} {version}" for name, version in machine["versions"].items()))
+    if cost := answer.get("recipe"):
+        console.print(f"\n{cost['steps']:,} steps of {cost['tokens_per_step']:,} tokens, from {cost['probe']}:")
+        console.print(f"  {cost['seconds_per_step']:.2f} s per step ({1 / cost['seconds_per_step']:.3g} steps/s)")
+        console.print(f"  {cost['hours']:.1f} hours on the processor of this machine")
+        console.print(
+            f"  {cost['memory_bytes'] / 2**30:.1f} GiB of memory, {cost['disk_bytes'] / 2**30:.1f} GiB of disk"
+        )
+
+
+def _print_articles(outcome: Any, out: Path) -> None:
+    shards = outcome.manifest["shards"]
+    _print_rate({"articles": sum(shard["articles"] for shard in shards)}, outcome, out)
+
+
+def _print_rate(counts: dict[str, int], outcome: Any, out: Path) -> None:
+    """What was made, and how fast unless it was there already."""
+    done = ", ".join(f"{count:,} {unit}" for unit, count in counts.items())
+    rate = ", ".join(f"{count / outcome.seconds:,.0f} {unit}/s" for unit, count in counts.items())
+    print(f"{done} in {out} ({'was there already' if outcome.reused else rate})")
+
+
+def _print_metrics(metrics: dict[str, float]) -> None:
+    for name, value in metrics.items():
+        print(f"  {name:<24}{value:.4f}")
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,269 @@
+"""The articles folder: plain text on disk, between a source (a dump, text files) and the pre-training examples.
+
+A folder holds Parquet shards `articles-00000.parquet`, ... with the string columns `title` and `text` (the paragraphs
+of one document, separated by one newline) and, written last, `manifest.json`. Without its manifest a folder is
+unfinished and nothing reads it. What every stage of this package shares is here too: `Progress`, `Outcome` and
+`ordered_map`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pruneonce import files
+from pruneonce.errors import OtherInputsError, PruneonceError, UsageError
+
+FORMAT = "pruneonce-articles"
+VERSION = 1
+SHARD_BYTES = 64 << 20  # of text; about 25,000 Wikipedia articles, and a few hundred MB for the process that reads it
+ROW_GROUP_BYTES = 4 << 20  # of text; what the writer holds in memory
+IN_FLIGHT_PER_WORKER = 3  # one running, one queued, one waiting for its turn to be written
+
+Progress = Callable[[int, "int | None", str], None]
+"""`on_progress(done, total, unit)`: `done` never falls; `total` is None when unknown; `unit` is a plural noun."""
+
+_SCHEMA = pa.schema([("title", pa.string()), ("text", pa.string())])
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage did: the manifest on disk, and what must not be in it because it differs from run to run."""
+
+    manifest: dict[str, Any]
+    seconds: float  # wall clock of this call
+    reused: bool  # the folder was already finished, so nothing was done
+
+
+def no_progress(done: int, total: int | None, unit: str) -> None:
+    """The `Progress` that shows nothing."""
+
+
+def normalise(text: str) -> str:
+    """Paragraphs of `text`, one per line: blank lines dropped, runs of white space within a line made one space."""
+    lines = (" ".join(line.split()) for line in text.split("\n"))
+    return "\n".join(line for line in lines if line)
+
+
+# -------------------------------------------------------------------------------------------------------- writing
+
+
+def describe_inputs(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Name, size in bytes and SHA-256 of each input file, for the manifest's `source`.
+
+    The whole file is hashed: a second per GB, against hours for what follows, and neither a copy to another folder
+    nor an edit that keeps the size is mistaken. UsageError when a path is not a readable file.
+    """
+    try:
+        return [{"name": p.name, "bytes": p.stat().st_size, "sha256": files.sha256_file(p)} for p in paths]
+    except OSError as error:
+        raise UsageError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def make(
+    out: str | Path,
+    articles: Callable[[], Generator[tuple[str, str], None, None]],
+    *,
+    source: Mapping[str, Any],
+    skipped: Mapping[str, int],
+    shard_bytes: int = SHARD_BYTES,
+) -> Outcome:
+    """Fill the folder `out` with the (title, text) pairs of `articles()`, unless it already holds them.
+
+    source: everything the articles depend on; a finished folder with an equal source is left alone, one with
+        another source is a UsageError, and an unfinished folder is started afresh.
+    skipped: counts by reason of what did not become an article, read once `articles()` is exhausted.
+    shard_bytes: a shard is closed when its UTF-8 text reaches this size, so shards depend on the content alone.
+    """
+    started = time.perf_counter()
+    out = Path(out)
+    source = {**source, "shard_bytes": shard_bytes}
+    manifest = _finished(out, source)
+    if manifest is not None:
+        return Outcome(manifest, time.perf_counter() - started, reused=True)
+    remove_leftovers(out, "articles-*.parquet")
+    with contextlib.closing(articles()) as pairs:  # closed at once on failure, which ends its worker processes
+        shards = _write_shards(out, pairs, shard_bytes)
+    if not shards:
+        raise PruneonceError(f"no articles for {out}: {_listed(source)} gave no text ({dict(skipped)})")
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "source": source,
+        "articles": sum(shard["articles"] for shard in shards),
+        "text_bytes": sum(shard["text_bytes"] for shard in shards),
+        "skipped": dict(skipped),
+        "shards": shards,
+    }
+    files.write_json(out / "manifest.json", manifest)
+    return Outcome(manifest, time.perf_counter() - started, reused=False)
+
+
+def remove_leftovers(out: Path, *patterns: str) -> None:
+    """Delete what a killed run left in `out`: files that match, and the temporaries of files.replacing."""
+    for pattern in patterns:
+        for leftover in itertools.chain(out.glob(pattern), out.glob(f".{pattern}.*.tmp")):
+            leftover.unlink()
+
+
+def _finished(out: Path, source: Mapping[str, Any]) -> dict[str, Any] | None:
+    if not (out / "manifest.json").exists():
+        return None
+    manifest = read_manifest(out)
+    if manifest["source"] != source:
+        raise OtherInputsError(
+            f"{out} already holds articles made from {_listed(manifest['source'])} with other contents or settings: "
+            "choose another folder, or delete this one"
+        )
+    return manifest
+
+
+def _listed(source: Mapping[str, Any]) -> str:
+    names = [file["name"] for file in source.get("files", ())]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _write_shards(out: Path, articles: Iterator[tuple[str, str]], shard_bytes: int) -> list[dict[str, Any]]:
+    shards: list[dict[str, Any]] = []
+    ready = ((title, text) for title, raw in articles if (text := _encodable(normalise(raw))))
+    for first in ready:
+        path = out / f"articles-{len(shards):05d}.parquet"
+        with files.replacing(path) as temporary:
+            counts = _write_shard(temporary, itertools.chain([first], ready), shard_bytes)
+        shards.append({"file": path.name, **counts, "sha256": files.sha256_file(path)})
+    return shards
+
+
+def _write_shard(path: Path, articles: Iterator[tuple[str, str]], shard_bytes: int) -> dict[str, int]:
+    """Write articles to `path` until their text reaches `shard_bytes` or they end; the rest stays in `articles`."""
+    count = total = pending_bytes = 0
+    pending: list[tuple[str, str]] = []
+    with pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
+        for title, text in articles:
+            size = len(text.encode())
+            pending.append((_encodable(title), text))
+            count, total, pending_bytes = count + 1, total + size, pending_bytes + size
+            if pending_bytes >= ROW_GROUP_BYTES or total >= shard_bytes:
+                writer.write_table(_table(pending))
+                pending, pending_bytes = [], 0
+            if total >= shard_bytes:
+                break
+        if pending:
+            writer.write_table(_table(pending))
+    return {"articles": count, "text_bytes": total}
+
+
+def _table(rows: list[tuple[str, str]]) -> pa.Table:
+    titles, texts = zip(*rows, strict=True)
+    return pa.table([pa.array(titles, pa.string()), pa.array(texts, pa.string())], schema=_SCHEMA)
+
+
+def _encodable(text: str) -> str:
+    """`text` with lone surrogates (JSON and HTML entities can spell them, UTF-8 cannot) replaced by "?"."""
+    return text.encode("utf-8", "replace").decode()
+
+
+# -------------------------------------------------------------------------------------------------------- reading
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of a finished articles folder; UsageError when it is unfinished, another thing, or newer."""
+    path = Path(folder) / "manifest.json"
+    if not path.exists():
+        raise UsageError(
+            f"{folder} is not a finished articles folder: it has no manifest.json. Make one with "
+            "`pruneonce data wikipedia` or `pruneonce data text`"
+        )
+    return check_manifest(files.read_json(path), path, format_name=FORMAT, version=VERSION)
+
+
+def check_manifest(manifest: Any, path: Path, *, format_name: str, version: int) -> dict[str, Any]:
+    """`manifest` if it is a `format_name` of a version that this code reads; else UsageError."""
+    if not isinstance(manifest, dict) or manifest.get("format") != format_name:
+        raise UsageError(f"{path} is not the manifest of a {format_name} folder")
+    if manifest.get("version") != version:
+        raise UsageError(f"{path} is version {manifest.get('version')}; this pruneonce reads version {version}")
+    return manifest
+
+
+def read(folder: str | Path) -> Iterator[tuple[str, str]]:
+    """Every (title, text) of a finished articles folder, in order, in constant memory."""
+    for shard in read_manifest(folder)["shards"]:
+        yield from read_shard(Path(folder) / shard["file"])
+
+
+def read_shard(path: Path) -> Iterator[tuple[str, str]]:
+    """Every (title, text) of one shard, one row group in memory at a time."""
+    try:
+        with pq.ParquetFile(path) as shard:
+            for batch in shard.iter_batches(columns=_SCHEMA.names):
+                yield from zip(batch["title"].to_pylist(), batch["text"].to_pylist(), strict=True)
+    except (OSError, pa.ArrowException) as error:
+        raise PruneonceError(
+            f"{path} cannot be read ({error}): delete the articles folder and make it again"
+        ) from error
+
+
+# ------------------------------------------------------------------------------------------------------ processes
+
+
+def ordered_map(function: Callable[[_Item], _Result], items: Iterable[_Item], *, workers: int) -> Iterator[_Result]:
+    """`map(function, items)` over `workers` processes: results in the order of `items`, which are read lazily.
+
+    At most IN_FLIGHT_PER_WORKER items per worker are held at once (Executor.map and Pool.imap read all of them).
+    One worker means this process. Otherwise `function` must be a module-level function; processes are spawned, not
+    forked, because the parent may have threads (torch, tokenizers) whose locks a fork would copy.
+    """
+    if workers < 1:
+        raise UsageError(f"workers must be at least 1, got {workers}")
+    if workers == 1:
+        yield from map(function, items)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    pending: deque[Future[_Result]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= IN_FLIGHT_PER_WORKER * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise PruneonceError(
+            "a worker process was killed, most often for want of memory: use fewer workers, then run the same command "
+            "again"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # end on Ctrl-C at once and without a traceback per worker
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def die_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    # A parent killed outright cannot end its workers; left alive, they would write into the next run's folder.
+    threading.Thread(target=die_with_parent, daemon=True).start()

@@ -1,0 +1,187 @@
+"""What a recipe would cost here: one real forward and backward pass of its model, scaled to the whole run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, BertConfig, DistilBertConfig
+
+from pruneonce.architectures import prunable_linears
+from pruneonce.data.pretraining import Corpus
+from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.language_model import LanguageModel, load_config
+from pruneonce.pruning.pruner import Pruner
+from pruneonce.recipe import Distillation, FinetuneRecipe, PruneRecipe, Recipe, Training
+from pruneonce.training import CHECKPOINTS_KEPT, accumulation_for
+
+# Shapes of the models that the published recipes start from, for an estimate without the network.
+KNOWN_CONFIGS: dict[str, Callable[[], Any]] = {
+    "bert-base-uncased": BertConfig,
+    "bert-large-uncased": lambda: BertConfig(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
+    ),
+    "distilbert-base-uncased": DistilBertConfig,
+}
+# Training examples of the public tasks, for recipes that count in epochs (GLUE and SQuAD 1.1 as distributed).
+KNOWN_TRAINING_EXAMPLES = {
+    "cola": 8_551,
+    "mnli": 392_702,
+    "mrpc": 3_668,
+    "qnli": 104_743,
+    "qqp": 363_846,
+    "rte": 2_490,
+    "squad": 87_599,
+    "sst2": 67_349,
+    "stsb": 5_749,
+}
+UNBUILT_CORPUS_TOKENS = 512  # per example, while there is no corpus to measure
+ADAM_PROBE_SIZE = 4_000_000  # parameters; well beyond any cache
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cost of one process of a run; the tokens are an upper bound where the data is not there to measure."""
+
+    steps: int
+    tokens_per_step: int
+    seconds_per_step: float
+    hours: float
+    memory_bytes: int
+    disk_bytes: int
+    probe: str  # what was timed
+
+
+def estimate(recipe: Recipe) -> Estimate:
+    """Time a pass of the recipe's model with random weights here, and scale it. Nothing is trained or written."""
+    training = recipe.training
+    examples, tokens = _data_size(recipe)
+    steps = training.steps or max(1, round((training.epochs or 0) * examples / training.batch_size))
+    model = _random_model(recipe)
+    distillation = getattr(recipe, "distillation", None)
+    probe = _time_example(recipe, model, tokens, distillation)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    prunable = sum(module.weight.numel() for _, module in _prunable(recipe, model))
+    micro = -(-training.batch_size // accumulation_for(training, 1))
+    seconds = probe.seconds * training.batch_size + _adam_seconds_per_parameter() * parameters
+    return Estimate(
+        steps=steps,
+        tokens_per_step=tokens * training.batch_size,
+        seconds_per_step=seconds,
+        hours=steps * seconds / 3600,
+        memory_bytes=_memory(parameters, prunable, distillation, micro * probe.activation_bytes),
+        # A checkpoint holds weights and two moments; the latents behind the zeros come on top while pruning.
+        disk_bytes=4 * parameters + CHECKPOINTS_KEPT * (12 * parameters + 4 * prunable),
+        probe=f"one example of {tokens} tokens: {probe.seconds * 1e3:.0f} ms",
+    )
+
+
+@dataclass(frozen=True)
+class _Probe:
+    seconds: float  # forward and backward of one example, with the teacher's forward
+    activation_bytes: int  # kept for the backward pass
+
+
+def _time_example(recipe: Recipe, model: LanguageModel, tokens: int, distillation: Distillation | None) -> _Probe:
+    model.train()
+    share = 0.15 if distillation is None else max(0.15, distillation.kd_tokens)
+    logits_wanted = 1 if isinstance(recipe, FinetuneRecipe) else max(1, round(share * tokens))
+    inputs = {
+        "input_ids": torch.randint(model.config.vocab_size, (1, tokens)),
+        "attention_mask": torch.ones(1, tokens, dtype=torch.int64),
+        "token_type_ids": torch.zeros(1, tokens, dtype=torch.int64),
+        "positions": torch.arange(logits_wanted),
+    }
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    best = float("inf")
+    for _ in range(2):  # the first pass also warms up
+        kept.clear()
+        begun = time.perf_counter()
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            output = model(**inputs)
+            loss = sum(value.square().mean() for value in output.values())
+        loss.backward()
+        if distillation is not None:
+            with torch.no_grad():
+                model(**inputs)
+        best = min(best, time.perf_counter() - begun)
+        model.zero_grad()
+    return _Probe(best, sum(size for address, size in kept.items() if address not in weights))
+
+
+def _random_model(recipe: Recipe) -> LanguageModel:
+    try:
+        config = load_config(recipe.model)
+    except UsageError:
+        if recipe.model not in KNOWN_CONFIGS:
+            raise
+        config = KNOWN_CONFIGS[recipe.model]()
+    nsp = config.model_type == "bert"
+    loader = AutoModelForPreTraining if nsp else AutoModelForMaskedLM
+    model = LanguageModel(loader.from_config(config), nsp=nsp)
+    if isinstance(recipe, (PruneRecipe, FinetuneRecipe)):
+        Pruner(model.model, [name for name, _ in _prunable(recipe, model)])
+    return model
+
+
+def _prunable(recipe: Recipe, model: LanguageModel) -> list[tuple[str, nn.Linear]]:
+    if not isinstance(recipe, (PruneRecipe, FinetuneRecipe)):
+        return []
+    linears = {name: module for name, module in model.model.named_modules() if isinstance(module, nn.Linear)}
+    return [(name, linears[name]) for name in prunable_linears(linears, model.architecture)]
+
+
+def _data_size(recipe: Recipe) -> tuple[int, int]:
+    """(training examples, tokens per example)."""
+    if not isinstance(recipe, FinetuneRecipe):
+        try:
+            corpus = Corpus(recipe.corpus, "train")
+        except PruneonceError:
+            return 0, UNBUILT_CORPUS_TOKENS
+        return len(corpus), max(1, round(float(corpus.lengths.mean())))
+    task = recipe.task
+    tokens = task.max_tokens or (384 if task.name == "squad" else 128)
+    if task.train and Path(task.train).is_file():
+        with open(task.train, "rb") as stream:
+            examples = max(1, sum(1 for _ in stream) - 1)
+    else:
+        examples = KNOWN_TRAINING_EXAMPLES.get(task.name, 0)
+    if task.train_examples is not None:
+        examples = min(examples or task.train_examples, task.train_examples)
+    if not examples and _counts_epochs(recipe.training):
+        raise UsageError(
+            f"training.epochs of '{task.name}' cannot be estimated: {task.train or 'no file'} is not there"
+        )
+    return examples, tokens
+
+
+def _counts_epochs(training: Training) -> bool:
+    return training.steps is None
+
+
+def _memory(parameters: int, prunable: int, distillation: Distillation | None, activations: int) -> int:
+    """Weights, gradients and two Adam moments; mask and masked copy of what is pruned; the teacher; activations."""
+    teacher = 4 * parameters if distillation is not None else 0
+    return 16 * parameters + 5 * prunable + teacher + activations
+
+
+def _adam_seconds_per_parameter() -> float:
+    weight = nn.Parameter(torch.zeros(ADAM_PROBE_SIZE))
+    weight.grad = torch.ones_like(weight)
+    optimizer = torch.optim.AdamW([weight], fused=True)
+    optimizer.step()
+    begun = time.perf_counter()
+    optimizer.step()
+    return (time.perf_counter() - begun) / ADAM_PROBE_SIZE

@@ -1,0 +1,17 @@
+"""The stages of the chain: recipe in, model folder out. Rerunning a stage resumes it, or skips it when it is done."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pruneonce.provenance import Provenance
+from pruneonce.stages.finetuning import run_finetune
+from pruneonce.stages.folder import StageOptions
+from pruneonce.stages.pretraining import plan_pruning, run_prune, run_teacher
+
+__all__ = ["RUNNERS", "StageOptions", "plan_pruning", "run_finetune", "run_prune", "run_teacher"]
+
+RUNNERS: dict[str, Callable[[Any, StageOptions], Provenance]] = {
+    "teacher": run_teacher,
+    "prune": run_prune,
+    "finetune": run_finetune,
+}

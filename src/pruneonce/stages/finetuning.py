@@ -1,0 +1,143 @@
+"""Fine-tuning for a task, with the zeros of the model locked."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pruneonce.architectures import architecture_of, encoder_name, prunable_linears
+from pruneonce.distillation import freeze_teacher
+from pruneonce.errors import UsageError
+from pruneonce.files import sha256_file
+from pruneonce.model_folder import folder_digest
+from pruneonce.objectives import TaskObjective
+from pruneonce.provenance import Provenance, check_masks, library_versions, read_provenance
+from pruneonce.pruning.pruner import Pruner
+from pruneonce.recipe import FinetuneRecipe
+from pruneonce.scoring import score
+from pruneonce.stages.folder import (
+    StageOptions,
+    begin_stage,
+    close_pruner,
+    finish_stage,
+    linear_names,
+    set_dropout,
+    total_steps,
+)
+from pruneonce.stages.pretraining import learning_rate_factor
+from pruneonce.task_data import max_tokens_of, sample, task_of, train_source, validation_sources
+from pruneonce.task_model import load_task_model, match_vocabulary, takes_token_types
+from pruneonce.tasks import Task
+from pruneonce.tokenization import load_tokenizer, special_token_ids
+from pruneonce.training import TrainingRun, is_main_process, train
+
+LOCKED_FROM = 0.01  # a matrix with fewer zeros than this was not pruned; some trained weight may just be 0
+
+
+def run_finetune(recipe: FinetuneRecipe, options: StageOptions) -> Provenance:
+    """Fine-tune, distilling from a task teacher if the recipe names one, and score on the validation data."""
+    task = task_of(recipe.task)
+    inputs = _inputs(recipe, task)
+    if (done := begin_stage("finetune", recipe, inputs, options.out)) is not None:
+        return done
+
+    tokenizer = load_tokenizer(recipe.model)
+    max_tokens = max_tokens_of(recipe.task)
+    train_examples = sample(
+        task.read(train_source(recipe.task), training=True), recipe.task.train_examples, recipe.seed
+    )
+    features = task.features(train_examples, tokenizer, max_tokens)
+    torch.manual_seed(recipe.seed)
+    model, new_parameters = load_task_model(recipe.model, task)
+    set_dropout(model, recipe.training.dropout)
+    pruner = lock_zeros(model, recipe)
+    distillation = recipe.distillation
+    teacher = None
+    if distillation is not None:
+        teacher = freeze_teacher(load_task_model(distillation.teacher, task, trained=True)[0])
+        match_vocabulary(model, teacher, distillation.teacher)
+    pad_id = special_token_ids(tokenizer)["pad"]
+    objective = TaskObjective(
+        features=features,
+        kind=task.kind,
+        pad_id=pad_id,
+        token_types=takes_token_types(model),
+        teacher=teacher,
+        distillation=distillation,
+    )
+    steps = total_steps(recipe.training, len(features))
+    begun = time.monotonic()
+    log = train(
+        TrainingRun(
+            model=model,
+            hub_model=model,
+            objective=objective,
+            training=recipe.training,
+            steps=steps,
+            seed=recipe.seed,
+            folder=options.out,
+            learning_rate_factor=learning_rate_factor(recipe.training, steps),
+            pruner=pruner,
+            teacher=teacher,
+            new_parameters=new_parameters,
+            on_progress=options.on_progress,
+        )
+    )
+    trained = time.monotonic()
+    record = Provenance(
+        stage="finetune",
+        recipe=asdict(recipe),
+        inputs=inputs,
+        seed=recipe.seed,
+        steps=steps,
+        metrics={},
+        versions=library_versions(),
+    )
+    if not is_main_process():
+        return record
+    close_pruner(pruner, architecture_of(model.config.model_type), record)
+    record.metrics = score(model, task, recipe.task, tokenizer, seed=recipe.seed)
+    record.timings = {"training": trained - begun, "evaluation": time.monotonic() - trained}
+    finish_stage(record, model, recipe.model, log, options)
+    return record
+
+
+def lock_zeros(model: Any, recipe: FinetuneRecipe) -> Pruner | None:
+    """Masks over the matrices that have zeros, checked against the parent's record; None for a dense model."""
+    if recipe.lock == "off":
+        return None
+    architecture = architecture_of(model.config.model_type)
+    names = [
+        name
+        for name in prunable_linears(linear_names(model), architecture)
+        if float((model.get_submodule(name).weight == 0).float().mean()) >= LOCKED_FROM
+    ]
+    if not names:
+        if recipe.lock == "require":
+            raise UsageError(
+                f"{recipe.model} has no zeros to lock (less than {LOCKED_FROM:.0%} in every prunable matrix): give a "
+                'pruned model, or set lock = "auto" to fine-tune it dense'
+            )
+        return None
+    pruner = Pruner(model, names)
+    parent = read_provenance(recipe.model)
+    if parent is not None:
+        digests = {encoder_name(name, architecture): digest for name, digest in pruner.digests().items()}
+        check_masks(parent.masks, digests, where=str(recipe.model))
+    return pruner
+
+
+def _inputs(recipe: FinetuneRecipe, task: Task) -> dict[str, str]:
+    sources = {"train": train_source(recipe.task)}
+    sources |= {f"validation{name}": source for name, source in validation_sources(recipe.task, task).items()}
+    inputs = {name: sha256_file(Path(source)) if Path(source).is_file() else source for name, source in sources.items()}
+    inputs["model"] = folder_digest(recipe.model)
+    if recipe.distillation is not None:
+        if not recipe.distillation.teacher:
+            raise UsageError("distillation.teacher is missing: a model folder that was fine-tuned for this task")
+        inputs["teacher"] = folder_digest(recipe.distillation.teacher)
+    return inputs

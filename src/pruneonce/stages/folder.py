@@ -1,0 +1,114 @@
+"""A stage's folder: reserved when it begins, whole when it is finished, and never overwritten in between."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pruneonce.architectures import Architecture, encoder_name
+from pruneonce.errors import OtherInputsError
+from pruneonce.files import read_json, sha256_json, write_json
+from pruneonce.model_folder import save_model_folder
+from pruneonce.progress import Advance
+from pruneonce.provenance import Provenance, read_provenance
+from pruneonce.pruning.pruner import Pruner
+from pruneonce.recipe import Recipe, Training
+from pruneonce.training import is_main_process
+
+RUN_FILE = "run.json"  # what an unfinished folder is being made from
+LOG_FILE = "training_log.json"
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """What the caller decides about a run, beside its recipe."""
+
+    out: Path
+    keep_checkpoints: bool = False
+    on_progress: Advance | None = None
+
+
+def begin_stage(stage: str, recipe: Recipe, inputs: dict[str, str], out: Path) -> Provenance | None:
+    """The record of an identical finished run in `out`; else None, with `out` reserved for this one.
+
+    UsageError if `out` holds another run, finished or not: nothing is ever overwritten.
+    """
+    wanted = {"stage": stage, "recipe": asdict(recipe), "inputs": inputs}
+    done = read_provenance(out)
+    if done is not None:
+        found = {"stage": done.stage, "recipe": done.recipe, "inputs": done.inputs}
+        _same_run(found, wanted, out, "a finished run")
+        return done
+    running = out / RUN_FILE
+    if running.is_file():
+        _same_run(read_json(running), wanted, out, "an unfinished run")
+    elif is_main_process():
+        write_json(running, wanted)
+    return None
+
+
+def finish_stage(record: Provenance, model: nn.Module, tokenizer_from: str, log: Any, options: StageOptions) -> None:
+    """Save the final folder: model, log, and last the record that makes it count. Then drop what was for resuming."""
+    save_model_folder(model, tokenizer_from, options.out)
+    write_json(options.out / LOG_FILE, log)
+    record.write(options.out)
+    (options.out / RUN_FILE).unlink(missing_ok=True)
+    if not options.keep_checkpoints:
+        shutil.rmtree(options.out / "checkpoints", ignore_errors=True)
+
+
+def total_steps(training: Training, examples: int) -> int:
+    """Optimizer steps of a run over a data set of `examples`."""
+    if training.steps is not None:
+        return training.steps
+    assert training.epochs is not None
+    return max(1, round(training.epochs * examples / training.batch_size))
+
+
+def set_dropout(model: nn.Module, probability: float | None) -> None:
+    """Set every dropout layer's probability, attention's included; None leaves the checkpoint's."""
+    if probability is None:
+        return
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+
+
+def close_pruner(pruner: Pruner | None, architecture: Architecture, record: Provenance) -> None:
+    """Bake the masks in and write down what they are."""
+    if pruner is None:
+        return
+    sparsities = {name: 1 - float(layer.mask.float().mean()) for name, layer in pruner.layers.items()}
+    record.sparsity = {encoder_name(name, architecture): value for name, value in sparsities.items()}
+    record.masks = {encoder_name(name, architecture): digest for name, digest in pruner.digests().items()}
+    pruner.bake()
+
+
+def linear_names(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+
+
+def _same_run(found: dict[str, Any], wanted: dict[str, Any], out: Path, what: str) -> None:
+    # Through JSON, as `found` was: tuples become lists.
+    if sha256_json(found) == sha256_json(wanted):
+        return
+    difference = _first_difference(found, wanted) or "something"
+    raise OtherInputsError(
+        f"{out} holds {what} of other inputs ({difference}): choose another --out, or delete the folder to start anew"
+    )
+
+
+def _first_difference(found: Any, wanted: Any, path: str = "") -> str | None:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted({*found, *wanted}):
+            inner = _first_difference(found.get(key), wanted.get(key), f"{path}.{key}" if path else key)
+            if inner:
+                return inner
+        return None
+    if isinstance(wanted, tuple):
+        wanted = list(wanted)
+    return None if found == wanted else f"{path} is {found!r} there and {wanted!r} here"

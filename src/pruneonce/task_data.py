@@ -1,0 +1,58 @@
+"""From a recipe's [task] section to a task and its examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pruneonce.errors import UsageError
+from pruneonce.recipe import TaskData
+from pruneonce.tasks import Task, get_task
+
+OWN_TASKS = ("classification", "regression", "question_answering")  # no data of their own on the Hub
+
+
+def task_of(data: TaskData) -> Task:
+    """The task a recipe's [task] section describes."""
+    return get_task(
+        data.name,
+        text=data.text,
+        text_pair=data.text_pair,
+        label=data.label,
+        labels=data.labels,
+        train_file=data.train,
+        stride_tokens=data.stride_tokens,
+    )
+
+
+def train_source(data: TaskData) -> str:
+    """The training file, or the name of the Hub's split."""
+    if not data.train and data.name in OWN_TASKS:
+        raise UsageError(f"task '{data.name}' is over your own files: set task.train")
+    return data.train or "train"
+
+
+def validation_sources(data: TaskData, task: Task) -> dict[str, str]:
+    """Suffix of the metric names -> where the examples are. MNLI's two Hub splits are reported side by side."""
+    if data.validation:
+        return {"": data.validation}
+    if data.train or data.name in OWN_TASKS:
+        raise UsageError(f"task '{data.name}' over your own files has no examples to score on: set task.validation")
+    if len(task.dev_splits) == 1:
+        return {"": task.dev_splits[0]}
+    return {f"_{split.removeprefix('validation_')}": split for split in task.dev_splits}
+
+
+def max_tokens_of(data: TaskData) -> int:
+    """Longest example or window, in tokens: 384 for question answering, else 128, as published."""
+    return data.max_tokens or (384 if data.name.startswith(("squad", "question")) else 128)
+
+
+def sample(examples: Sequence[Any], count: int | None, seed: int) -> list[Any]:
+    """`count` of the examples, drawn with `seed`, in their order; all of them if there are not more."""
+    if count is None or count >= len(examples):
+        return list(examples)
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(examples))[:count])
+    return [examples[index] for index in chosen]

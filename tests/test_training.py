@@ -1,0 +1,365 @@
+"""The whole chain on tiny models: killed runs, two processes, distilled heads, broken input."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining
+
+from pruneonce.data import pretraining, text
+from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.inspection import inspect_folder
+from pruneonce.provenance import read_provenance
+from pruneonce.recipe import parse_recipe
+from pruneonce.stages import RUNNERS, StageOptions
+
+STEPS = 12
+# Workers are forked from a clean server that has everything imported: seconds saved, and no thread pool is forked.
+forkserver = multiprocessing.get_context("forkserver")
+forkserver.set_forkserver_preload(["pruneonce.stages"])
+
+
+@pytest.fixture(scope="session")
+def articles(tmp_path_factory):
+    """A hundred small documents whose words the tiny vocabulary knows."""
+    rng = np.random.default_rng(0)
+    words = ["the", "city", "river", "king", "war", "year", "people", "world", "music", "water", "house", "small", "great", "old", "new", "north", "south"]
+    file = tmp_path_factory.mktemp("text") / "documents.jsonl"
+    with open(file, "w") as stream:
+        for number in range(100):
+            sentences = [" ".join(rng.choice(words, rng.integers(3, 9))).capitalize() + "." for _ in range(8)]
+            stream.write(json.dumps({"text": " ".join(sentences), "title": str(number)}) + "\n")
+    folder = file.parent / "articles"
+    text.collect([file], folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pair_corpus(articles, tiny_bert):
+    folder = articles.parent / "pairs"
+    pretraining.build(articles, folder, tokenizer=tiny_bert, layout="segment_pair_nsp", max_tokens=32)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sentence_corpus(articles, tiny_distilbert):
+    folder = articles.parent / "sentences"
+    pretraining.build(articles, folder, tokenizer=tiny_distilbert, layout="document_sentences", max_tokens=32)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reviews(tmp_path_factory):
+    """A task that a tiny model can learn: the label is whether the text says "good"."""
+    rng = np.random.default_rng(1)
+    file = tmp_path_factory.mktemp("reviews") / "reviews.jsonl"
+    with open(file, "w") as stream:
+        for _ in range(200):
+            words = [
+                *rng.choice(["the", "film", "story", "was", "a"], rng.integers(2, 12)),
+                rng.choice(["good", "bad"]),
+            ]
+            rng.shuffle(words)
+            label = "yes" if "good" in words else "no"
+            stream.write(json.dumps({"text": " ".join(words), "label": label}) + "\n")
+    return file
+
+
+def prune_values(model, corpus, **training):
+    return {
+        "model": str(model),
+        "corpus": str(corpus),
+        "validation_examples": 20,
+        "training": {"steps": STEPS, "batch_size": 8, "learning_rate": 1e-3, "checkpoint_steps": 4, **training},
+    }
+
+
+def finetune_values(model, reviews, **training):
+    return {
+        "model": str(model),
+        "task": {"name": "classification", "train": str(reviews), "validation": str(reviews), "max_tokens": 32},
+        "training": {"epochs": 2, "batch_size": 16, "learning_rate": 3e-3, **training},
+    }
+
+
+def run(stage, values, out, **options):
+    return RUNNERS[stage](parse_recipe(values, stage), StageOptions(out, **options))
+
+
+@pytest.fixture(scope="session")
+def sparse_bert(tiny_bert, pair_corpus, tmp_path_factory):
+    """The tiny BERT at 90 %."""
+    out = tmp_path_factory.mktemp("sparse") / "out"
+    run("prune", prune_values(tiny_bert, pair_corpus), out)
+    return out
+
+
+# ---------------------------------------------------------------------------------------------------- the chain
+
+
+def test_pruned_folder_is_exactly_as_sparse_as_asked_and_plain_to_transformers(sparse_bert):
+    report = inspect_folder(sparse_bert)
+    for matrix in report.matrices:
+        if matrix.prunable:
+            assert matrix.zeros == int(0.9 * matrix.size)
+    assert {m.name for m in report.matrices if m.prunable} == {
+        *(
+            f"bert.encoder.layer.{n}.{part}.weight"
+            for n in (0, 1)
+            for part in (
+                "attention.self.query",
+                "attention.self.key",
+                "attention.self.value",
+                "attention.output.dense",
+                "intermediate.dense",
+                "output.dense",
+            )
+        ),
+        "bert.pooler.dense.weight",
+    }
+    assert report.lock_intact
+    code = (
+        "import sys, transformers; m = transformers.AutoModelForPreTraining.from_pretrained(sys.argv[1]); "
+        "t = transformers.AutoTokenizer.from_pretrained(sys.argv[1]); "
+        "m(**t('the film was good', 'a story', return_tensors='pt')); assert 'pruneonce' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(sparse_bert)], check=True)
+
+
+def test_teacher_adds_the_missing_heads_with_the_decoder_tied(tiny_bert, pair_corpus, tmp_path):
+    encoder = tmp_path / "encoder"
+    AutoModel.from_pretrained(tiny_bert).save_pretrained(encoder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (encoder / name).write_bytes((tiny_bert / name).read_bytes())
+    record = run("teacher", prune_values(encoder, pair_corpus, head_learning_rate=1e-2), tmp_path / "out")
+    model = AutoModelForPreTraining.from_pretrained(tmp_path / "out")
+    assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
+    assert set(record.metrics) == {"mlm_loss", "mlm_accuracy", "perplexity", "nsp_loss", "nsp_accuracy"}
+    assert record.metrics["mlm_loss"] < np.log(model.config.vocab_size), "log frequencies alone do better than chance"
+    with pytest.raises(UsageError, match=r"has no pre-training heads.*pruneonce teacher"):
+        run("prune", prune_values(encoder, pair_corpus), tmp_path / "pruned")
+
+
+def test_distilbert_is_pruned_without_its_tied_head(tiny_distilbert, sentence_corpus, tmp_path):
+    values = prune_values(tiny_distilbert, sentence_corpus) | {"distillation": {"kd_tokens": 0.3}}
+    record = run("prune", values, tmp_path / "out")
+    assert "nsp_loss" not in record.metrics
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
+    assert model.vocab_projector.weight is model.distilbert.embeddings.word_embeddings.weight
+    assert (model.vocab_transform.weight == 0).sum() == 0
+    assert set(record.sparsity) == {
+        f"transformer.layer.{n}.{part}"
+        for n in (0, 1)
+        for part in (
+            "attention.q_lin",
+            "attention.k_lin",
+            "attention.v_lin",
+            "attention.out_lin",
+            "ffn.lin1",
+            "ffn.lin2",
+        )
+    }
+
+
+def test_wrong_corpus_for_the_family_is_one_line(tiny_distilbert, pair_corpus, tmp_path):
+    with pytest.raises(UsageError, match="no next-sentence head"):
+        run("teacher", prune_values(tiny_distilbert, pair_corpus), tmp_path / "out")
+
+
+def test_finetuning_keeps_every_zero_and_learns(sparse_bert, tiny_bert, reviews, tmp_path):
+    dense = run("finetune", finetune_values(tiny_bert, reviews), tmp_path / "dense")
+    values = finetune_values(sparse_bert, reviews) | {
+        "lock": "require",
+        "distillation": {"teacher": str(tmp_path / "dense")},
+    }
+    record = run("finetune", values, tmp_path / "sparse")
+    assert dense.metrics["accuracy"] > 0.9
+    assert record.metrics["accuracy"] > 0.75
+    assert record.masks == read_provenance(sparse_bert).masks
+    assert inspect_folder(tmp_path / "sparse").lock_intact
+    before, after = (load_file(folder / "model.safetensors") for folder in (sparse_bert, tmp_path / "sparse"))
+    name = "bert.encoder.layer.0.output.dense.weight"
+    assert torch.equal(before[name] == 0, after[name] == 0)
+    assert not torch.equal(before[name], after[name])
+    assert not any("teacher" in tensor for tensor in after)
+
+
+def test_finished_stage_is_skipped_and_another_recipe_is_refused(sparse_bert, tiny_bert, pair_corpus):
+    written = (sparse_bert / "model.safetensors").stat().st_mtime_ns
+    run("prune", prune_values(tiny_bert, pair_corpus), sparse_bert)
+    assert (sparse_bert / "model.safetensors").stat().st_mtime_ns == written
+    with pytest.raises(
+        UsageError, match=r"holds a finished run of other inputs \(recipe.training.learning_rate is 0.001"
+    ):
+        run("prune", prune_values(tiny_bert, pair_corpus, learning_rate=2e-3), sparse_bert)
+
+
+# ------------------------------------------------------------------------------------------------ killed and resumed
+
+
+def run_and_kill(values, out, kill_at):
+    """In a worker: run until `kill_at`, a step or a moment of the save, then die as by a power cut."""
+    from pruneonce import training
+
+    die = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+    if kill_at == "step 7":
+        original = training.StageTrainer.training_step
+
+        def step(self, *args, **kwargs):
+            return die() if self.state.global_step == 7 else original(self, *args, **kwargs)
+
+        training.StageTrainer.training_step = step
+    elif kill_at == "second checkpoint without its marker":
+        original = training.mark_complete
+        training.mark_complete = lambda folder: die() if folder.name == "checkpoint-8" else original(folder)
+    elif kill_at == "final save":
+        from pruneonce.stages import folder as stage_folder
+
+        stage_folder.write_json = lambda *_: die()
+    run("prune", values, out, keep_checkpoints=True)
+
+
+@pytest.mark.parametrize("kill_at", ["step 7", "second checkpoint without its marker"])
+def test_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(kill_at, tiny_bert, pair_corpus, tmp_path):
+    values = prune_values(tiny_bert, pair_corpus, micro_batch_size=4)  # dropout on, two accumulated parts
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    run("prune", values, straight, keep_checkpoints=True)
+    worker = forkserver.Process(target=run_and_kill, args=(values, killed, kill_at))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == -signal.SIGKILL
+    assert (killed / "checkpoints" / "checkpoint-4" / "complete.json").is_file()
+    assert not (killed / "pruneonce.json").exists()
+    record = run("prune", values, killed, keep_checkpoints=True)
+
+    assert (killed / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
+    assert record.masks == read_provenance(straight).masks
+    last = f"checkpoints/checkpoint-{STEPS}"
+    for file in ("model.safetensors", "pruner.safetensors"):
+        assert (killed / last / file).read_bytes() == (straight / last / file).read_bytes()
+    ours, theirs = (torch.load(folder / last / "optimizer.pt", weights_only=True) for folder in (killed, straight))
+    for index, moments in theirs["state"].items():
+        assert all(torch.equal(ours["state"][index][name], value) for name, value in moments.items())
+    logs = [json.loads((folder / "training_log.json").read_text()) for folder in (killed, straight)]
+    assert [entry["loss"] for entry in logs[0]] == [entry["loss"] for entry in logs[1]]
+
+
+def test_resuming_with_another_recipe_is_refused(tiny_bert, pair_corpus, tmp_path):
+    values = prune_values(tiny_bert, pair_corpus)
+    worker = forkserver.Process(target=run_and_kill, args=(values, tmp_path / "out", "step 7"))
+    worker.start()
+    worker.join()
+    values["training"]["steps"] = 20
+    with pytest.raises(
+        UsageError, match=r"unfinished run of other inputs \(recipe.training.steps is 12 there and 20 here\)"
+    ):
+        run("prune", values, tmp_path / "out")
+
+
+def run_with_little_disk(values, out, queue):
+    """In a worker: files may not grow beyond 200 kB, as if the disk were full."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    try:
+        run("teacher", values, out)
+    except PruneonceError as error:
+        queue.put(str(error))
+
+
+def test_full_disk_while_saving_is_one_line_and_the_run_goes_on_later(tiny_bert, pair_corpus, tmp_path):
+    values = prune_values(tiny_bert, pair_corpus)
+    queue = forkserver.Queue()
+    worker = forkserver.Process(target=run_with_little_disk, args=(values, tmp_path / "out", queue))
+    worker.start()
+    worker.join()
+    message = queue.get(timeout=10)
+    assert "could not be written" in message
+    assert "run the same command again" in message
+    assert "\n" not in message
+    assert not list((tmp_path / "out" / "checkpoints").glob("checkpoint-*"))
+    run("teacher", values, tmp_path / "out")
+    assert (tmp_path / "out" / "pruneonce.json").is_file()
+
+
+# --------------------------------------------------------------------------------------------------- two processes
+
+
+def test_two_processes_train_like_one_with_the_doubled_batch(tiny_bert, pair_corpus, tmp_path):
+    values = prune_values(tiny_bert, pair_corpus, dropout=0.0, log_steps=1)
+    one = run("prune", values, tmp_path / "one", keep_checkpoints=True)
+    recipe = tmp_path / "recipe.toml"
+    training = "\n".join(f"{key} = {value}" for key, value in values["training"].items())
+    recipe.write_text(
+        f'model = "{tiny_bert}"\ncorpus = "{pair_corpus}"\nvalidation_examples = 20\n[training]\n{training}\n'
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
+    command += ["-m", "pruneonce.cli", "prune", str(recipe), "--out", str(tmp_path / "two"), "--keep-checkpoints"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    two = read_provenance(tmp_path / "two")
+    assert two.masks == one.masks
+    losses = [
+        [entry["loss"] for entry in json.loads((tmp_path / name / "training_log.json").read_text())]
+        for name in ("one", "two")
+    ]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    assert two.metrics["mlm_loss"] == pytest.approx(one.metrics["mlm_loss"], rel=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------ bad input
+
+
+def test_dense_model_where_a_lock_is_required_is_one_line(tiny_bert, reviews, tmp_path):
+    with pytest.raises(UsageError, match="has no zeros to lock"):
+        run("finetune", finetune_values(tiny_bert, reviews) | {"lock": "require"}, tmp_path / "out")
+
+
+def test_broken_lock_of_the_parent_names_the_matrix(sparse_bert, reviews, tmp_path):
+    from transformers import BertForPreTraining
+
+    broken = tmp_path / "broken"
+    model = BertForPreTraining.from_pretrained(sparse_bert)
+    with torch.no_grad():
+        model.bert.encoder.layer[1].output.dense.weight[0] = 1.0
+    model.save_pretrained(broken)
+    for file in sparse_bert.iterdir():
+        if file.is_file() and file.name not in ("model.safetensors", "config.json"):
+            (broken / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(PruneonceError, match=r"zeros of encoder\.layer\.1\.output\.dense\.weight are not the recorded"):
+        run("finetune", finetune_values(broken, reviews), tmp_path / "out")
+    assert inspect_folder(broken).lock_intact is False
+
+
+def test_diverged_loss_stops_the_run(tiny_bert, pair_corpus, tmp_path):
+    with pytest.raises(PruneonceError, match=r"lower training\.learning_rate|Lower the learning rate"):
+        run("teacher", prune_values(tiny_bert, pair_corpus, learning_rate=1e30, max_grad_norm=1e30), tmp_path / "out")
+
+
+def test_missing_model_and_missing_corpus_are_named(tiny_bert, pair_corpus, tmp_path):
+    with pytest.raises(UsageError, match="nowhere"):
+        run("teacher", prune_values(tmp_path / "nowhere", pair_corpus), tmp_path / "out")
+    with pytest.raises(UsageError, match="no-corpus"):
+        run("teacher", prune_values(tiny_bert, tmp_path / "no-corpus"), tmp_path / "out")
+
+
+def test_unsupported_family_is_named(pair_corpus, tmp_path):
+    from transformers import RobertaConfig, RobertaModel
+
+    config = RobertaConfig(
+        vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    )
+    RobertaModel(config).save_pretrained(tmp_path / "roberta")
+    with pytest.raises(UsageError, match="model type 'roberta' is not supported"):
+        run("teacher", prune_values(tmp_path / "roberta", pair_corpus), tmp_path / "out")
