@@ -66,6 +66,8 @@ def train(run: TrainingRun) -> list[dict[str, float]]:
     trainer.accelerator.wait_for_everyone()
     resume_from = latest_complete(checkpoints)
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    if run.pruner is not None:
+        _check_same_masks(run.pruner.digests())
     log: list[dict[str, float]] = [entry for entry in trainer.state.log_history if "loss" in entry]
     return log
 
@@ -99,6 +101,11 @@ class StageTrainer(Trainer):
         super().__init__(
             model=run.model, args=arguments, train_dataset=_Keys(len(self.plan.lengths)), callbacks=callbacks
         )
+        if self.accelerator.num_processes != world_size():
+            raise PruneonceError(
+                f"{world_size()} processes were started, but the training library sees {self.accelerator.num_processes}: "
+                "start them with torchrun or accelerate launch"
+            )
         self.remove_callback(PrinterCallback)  # prints a dictionary per log line; progress goes through on_progress
         if run.teacher is not None:
             run.teacher.to(arguments.device)
@@ -197,8 +204,7 @@ class StageTrainer(Trainer):
                 mark_complete(checkpoint)
             self.accelerator.wait_for_everyone()
         except (OSError, SafetensorError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
-                raise
+            # torch.save reports a refused write as a RuntimeError.
             shutil.rmtree(checkpoint, ignore_errors=True)  # half a checkpoint only takes the room that lacks
             reason = error if isinstance(error, OSError) else OSError(str(error).splitlines()[0])
             raise cannot_write(checkpoint, reason) from error
@@ -230,6 +236,19 @@ def accumulation_for(training: Training, processes: int) -> int:
     return -(-share // (training.micro_batch_size or share))
 
 
+def _check_same_masks(digests: dict[str, str]) -> None:
+    """Processes compute their masks by themselves: make sure that they are one."""
+    if world_size() == 1:
+        return
+    everyone: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(everyone, digests)
+    for name, digest in digests.items():
+        if any(other[name] != digest for other in everyone):
+            raise PruneonceError(
+                f"processes ended with different masks of {name}.weight: their weights have drifted apart"
+            )
+
+
 def _arguments(run: TrainingRun, checkpoints: Path) -> TrainingArguments:
     training = run.training
     accumulation = accumulation_for(training, world_size())
@@ -255,6 +274,8 @@ def _arguments(run: TrainingRun, checkpoints: Path) -> TrainingArguments:
         # Masks are computed alike in every process; sending them around at each forward pass would only cost time.
         ddp_broadcast_buffers=False,
         ddp_find_unused_parameters=False,
+        # Without this, accelerate takes several CPU processes for so many separate runs.
+        use_cpu=not torch.accelerator.is_available(),
         ddp_backend="gloo" if world_size() > 1 and not torch.cuda.is_available() else None,
     )
 

@@ -125,6 +125,7 @@ def plan_pruning(recipe: PruneRecipe) -> list[PlannedMatrix]:
 
 
 def _run_pretraining(stage: str, recipe: TeacherRecipe | PruneRecipe, options: StageOptions) -> Provenance:
+    architecture_of(load_config(recipe.model).model_type)  # first of all: is this a model we know?
     pruning = recipe.pruning if isinstance(recipe, PruneRecipe) else None
     distillation = recipe.distillation if isinstance(recipe, PruneRecipe) else None
     if distillation is not None and not distillation.teacher:
