@@ -59,7 +59,8 @@ def folder_digest(path: str | Path) -> str:
     if not folder.is_dir():
         return f"hub:{path}"
     digest = hashlib.sha256()
-    for file in sorted([*folder.glob("*.safetensors"), folder / "config.json", *map(folder.joinpath, TOKENIZER_FILES)]):
+    weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
+    for file in sorted([*weights, folder / "config.json", *map(folder.joinpath, TOKENIZER_FILES)]):
         if file.is_file():
             digest.update(f"{file.name}:{sha256_file(file)}\n".encode())
     return digest.hexdigest()

@@ -1,0 +1,43 @@
+# The two commands that matter: `make quickstart` and `make test`. Each sets up all it needs in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: quickstart test lint check bench docs clean
+
+quickstart: .venv/train.done
+	$(BIN)/pruneonce quickstart
+
+test: .venv/dev.done
+	@# Real-model tests want the quickstart's assets; without a network they are skipped with a reason.
+	-$(BIN)/pruneonce quickstart --assets-only
+	$(BIN)/python -m pytest
+
+lint: .venv/dev.done
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# What CI runs.
+check: lint test
+
+bench: .venv/dev.done
+	$(BIN)/python benchmarks/bench_masks.py
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+.venv/train.done: pyproject.toml constraints.txt
+	$(MAKE) --no-print-directory .venv/bin/python
+	$(PIP) --editable ".[train]"
+	@touch $@
+
+.venv/dev.done: pyproject.toml constraints.txt
+	$(MAKE) --no-print-directory .venv/bin/python
+	$(PIP) --editable ".[dev]"
+	@touch $@ .venv/train.done
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "pruneonce needs Python 3.10 or newer"; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "no venv module: install it first (on Debian: apt install python3-venv)"; exit 1; }

@@ -1,0 +1,181 @@
+"""The command line as a person meets it: answers, JSON, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+from transformers import AutoTokenizer, BertConfig, BertForPreTraining
+
+from pruneonce import cli
+from pruneonce.pruning.masks import magnitude_mask
+
+
+@pytest.fixture
+def pruneonce(monkeypatch, capsys):
+    """Call the command line; returns (exit code, standard output, standard error)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["pruneonce", *map(str, arguments)])
+        try:
+            code = cli.main() or 0
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        output = capsys.readouterr()
+        return code, output.out, output.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def wide_sparse(tiny_bert, tmp_path_factory):
+    """Two layers of BERT-large's width with 90 % zeros and no record of ours, like a published sparse checkpoint."""
+    folder = tmp_path_factory.mktemp("wide")
+    config = BertConfig(
+        vocab_size=AutoTokenizer.from_pretrained(tiny_bert).vocab_size,
+        hidden_size=1024,
+        num_hidden_layers=2,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        max_position_embeddings=64,
+    )
+    torch.manual_seed(0)
+    model = BertForPreTraining(config)
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, torch.nn.Linear) and name.startswith("bert."):
+                module.weight.mul_(magnitude_mask(module.weight, 0.9))
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    file = tmp_path / "reviews.csv"
+    file.write_text("text,label\n" + "a good film,yes\na bad film,no\n" * 10)
+    return file
+
+
+def write_recipe(path, model, reviews, steps=3):
+    path.write_text(
+        f'stage = "finetune"\nmodel = "{model}"\nlock = "require"\n'
+        f'[task]\nname = "classification"\ntrain = "{reviews}"\nvalidation = "{reviews}"\n'
+        f"[training]\nsteps = {steps}\nbatch_size = 4\nlearning_rate = 1e-4\n"
+    )
+    return path
+
+
+def test_foreign_sparse_checkpoint_is_recognised_locked_and_finetuned(pruneonce, wide_sparse, reviews, tmp_path):
+    code, out, _ = pruneonce("inspect", wide_sparse, "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert report["prunable"]["sparsity"] == pytest.approx(0.9, abs=1e-5)
+    assert report["lock_intact"] is None
+
+    recipe = write_recipe(tmp_path / "task.toml", wide_sparse, reviews)
+    code, out, err = pruneonce("finetune", recipe, "--out", tmp_path / "out")
+    assert code == 0, err
+    assert "accuracy" in out
+    code, out, _ = pruneonce("inspect", tmp_path / "out", "--json")
+    after = json.loads(out)
+    digests = [{m["name"]: m["mask_digest"] for m in r["matrices"] if m["prunable"]} for r in (report, after)]
+    assert digests[0] == digests[1]
+    assert after["lock_intact"] is True
+
+    code, out, _ = pruneonce("evaluate", tmp_path / "out", "--task", "classification", "--data", reviews, "--json")
+    assert code == 0
+    assert 0 <= json.loads(out)["metrics"]["accuracy"] <= 1
+
+
+def test_inspect_prints_totals_with_and_without_embeddings(pruneonce, wide_sparse):
+    code, out, _ = pruneonce("inspect", wide_sparse)
+    assert code == 0
+    assert "all but the embeddings" in out
+    assert "90.00%" in out
+
+
+def test_dry_run_lists_targets_and_trains_nothing(pruneonce, tiny_bert, tmp_path):
+    recipe = tmp_path / "prune.toml"
+    recipe.write_text(f'model = "{tiny_bert}"\ncorpus = "none"\n[training]\nsteps = 10\nlearning_rate = 1e-4\n')
+    code, out, _ = pruneonce("prune", recipe, "--dry-run", "--no-pooler")
+    rows = {line.split("│")[1].strip(): line for line in out.splitlines() if line.count("│") > 3}
+    assert code == 0
+    assert "90.0%" in rows["bert.encoder.layer.1.output.dense"]
+    assert "dense" in rows["bert.pooler.dense"].split("│")[3]
+    assert "dense" in rows["cls.predictions.decoder"].split("│")[3]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_doctor_estimates_a_published_recipe_without_the_network(pruneonce, tmp_path):
+    recipe = tmp_path / "prune.toml"
+    recipe.write_text(
+        'stage = "prune"\nmodel = "distilbert-base-uncased"\ncorpus = "unbuilt"\n'
+        "[training]\nsteps = 100_000\nbatch_size = 256\nlearning_rate = 1e-4\n"
+    )
+    code, out, err = pruneonce("doctor", recipe, "--json")
+    assert code == 0, err
+    answer = json.loads(out)
+    assert answer["machine"]["matmul_gflops"] > 0
+    assert answer["recipe"]["hours"] == pytest.approx(answer["recipe"]["seconds_per_step"] * 100_000 / 3600)
+    parameters = 66_985_530  # of DistilBertForMaskedLM
+    assert answer["recipe"]["memory_bytes"] > 16 * parameters
+
+
+def test_data_commands_make_a_corpus_and_say_how_fast(pruneonce, tiny_bert, tmp_path):
+    (tmp_path / "notes.txt").write_text(
+        "The city was old. The river was great.\n\nThe king had a war. It was not good.\n"
+    )
+    code, out, err = pruneonce("data", "text", tmp_path / "notes.txt", "--out", tmp_path / "articles")
+    assert (code, "2 articles" in out) == (0, True), err
+    arguments = ["--tokenizer", tiny_bert, "--out", tmp_path / "corpus", "--max-tokens", "32", "--workers", "1"]
+    code, out, err = pruneonce("data", "pretraining", tmp_path / "articles", *arguments)
+    assert code == 0, err
+    assert "tokens/s" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["inspect", "nowhere"], 2, "'nowhere' is not a folder"),
+        (["prune", "nowhere.toml"], 2, "recipe nowhere.toml does not exist"),
+        (["finetune", "RECIPE", "--set", "training.stepz=3"], 2, "did you mean 'training.steps'"),
+        (["prune", "RECIPE"], 2, "is a recipe for `pruneonce finetune`"),
+        (["finetune", "RECIPE", "--set", "task.name=sst3"], 2, "unknown task 'sst3' (did you mean 'sst2'?)"),
+        (["finetune", "RECIPE", "--set", "task.text=sentence"], 1, "expected column"),
+        (["evaluate", "MODEL", "--task", "squad", "--data", "REVIEWS"], 2, "was not fine-tuned for question answering"),
+        (["data", "text", "EMPTY", "--out", "OUT"], 1, "no"),
+    ],
+)
+def test_mistakes_are_one_line_with_the_right_exit_code(
+    arguments, code, message, pruneonce, tiny_bert, reviews, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").write_text("\n")
+    names = {
+        "RECIPE": write_recipe(tmp_path / "task.toml", tiny_bert, reviews),
+        "MODEL": tiny_bert,
+        "REVIEWS": reviews,
+        "EMPTY": tmp_path / "empty.txt",
+        "OUT": tmp_path / "out",
+    }
+    found, _, err = pruneonce(*(names.get(argument, argument) for argument in arguments))
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert found == code
+    assert "Traceback" not in err
+
+
+def test_offline_without_assets_is_one_clear_line(pruneonce, tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNEONCE_ASSETS", str(tmp_path / "assets"))
+    for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    code, _, err = pruneonce("quickstart", "--assets-only")
+    assert code == 1
+    assert err.strip().count("\n") == 0
+    assert "could not be downloaded" in err
+    assert not (tmp_path / "assets").exists()
