@@ -385,3 +385,59 @@ def test_unsupported_family_is_named(pair_corpus, tmp_path):
     RobertaModel(config).save_pretrained(tmp_path / "roberta")
     with pytest.raises(UsageError, match="model type 'roberta' is not supported"):
         run("teacher", prune_values(tmp_path / "roberta", pair_corpus), tmp_path / "out")
+
+
+# --------------------------------------------------------------------------------------------- other kinds of task
+
+
+def test_regression_learns_and_reports_correlations(tiny_bert, tmp_path):
+    rng = np.random.default_rng(0)
+    file = tmp_path / "similar.tsv"
+    rows = ["sentence1\tsentence2\tscore"]
+    for _ in range(150):
+        a, b = rng.integers(1, 5, 2)
+        rows.append(f"{'good ' * a}film\t{'good ' * b}story\t{a}")
+    file.write_text("\n".join(rows) + "\n")
+    values = finetune_values(tiny_bert, file, epochs=8)
+    values["task"] = {"name": "stsb", "train": str(file), "validation": str(file), "max_tokens": 32}
+    record = run("finetune", values, tmp_path / "out")
+    assert set(record.metrics) == {"pearson", "spearman"}
+    assert record.metrics["pearson"] > 0.8
+
+
+def test_question_answering_learns_across_windows(tiny_bert, tmp_path):
+    """The answer is the word after "king"; contexts are longer than a window."""
+    rng = np.random.default_rng(0)
+    words = ["river", "city", "war", "music", "house"]
+    questions = []
+    for number in range(150):
+        before, after = (" ".join(rng.choice(["the", "of", "a"], rng.integers(1, 20))) for _ in range(2))
+        answer = str(rng.choice(words))
+        context = f"{before} king {answer} {after}"
+        answers = [{"text": answer, "answer_start": context.index(answer)}]
+        questions.append({"id": str(number), "question": "which king", "answers": answers, "context": context})
+    paragraphs = [{"context": q.pop("context"), "qas": [q]} for q in questions]
+    file = tmp_path / "squad.json"
+    file.write_text(json.dumps({"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}))
+    values = finetune_values(tiny_bert, file, epochs=10)
+    values["task"] = {
+        "name": "squad",
+        "train": str(file),
+        "validation": str(file),
+        "max_tokens": 24,
+        "stride_tokens": 8,
+    }
+    record = run("finetune", values, tmp_path / "dense")
+    assert record.metrics["f1"] > 80
+    values |= {"distillation": {"teacher": str(tmp_path / "dense"), "hard_weight": 0.0, "kd_weight": 1.0}}
+    again = run("finetune", values, tmp_path / "distilled")
+    assert again.metrics["f1"] > 60
+
+
+def test_teacher_of_another_task_is_refused(tiny_bert, reviews, tmp_path):
+    run("finetune", finetune_values(tiny_bert, reviews, epochs=1), tmp_path / "yes-no")
+    file = tmp_path / "three.csv"
+    file.write_text("text,label\n" + "a film,x\na story,y\na war,z\n" * 4)
+    values = finetune_values(tiny_bert, file) | {"distillation": {"teacher": str(tmp_path / "yes-no")}}
+    with pytest.raises(UsageError, match="has 2 labels, the task has 3"):
+        run("finetune", values, tmp_path / "out")

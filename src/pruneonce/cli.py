@@ -246,7 +246,7 @@ def quickstart(
     table = Table("model", "accuracy", "zeros", "non-zero parameters", "file", title="Movie-review sentences, held out")
     for row in report.rows:
         table.add_row(*cells(row))
-    Console().print(table)
+    _console().print(table)
     print(f"details: {out / 'report.md'}")
 
 
@@ -263,7 +263,7 @@ def _run_stage(stage: str, path: Path, overrides: list[str] | None, out: Path | 
         speak: Advance | None = advance if is_main_process() else None
         record = RUNNERS[stage](recipe, StageOptions(folder, keep_checkpoints=keep, on_progress=speak))
     if is_main_process():
-        Console().print(f"{stage} done: {folder}", highlight=False)
+        _console().print(f"{stage} done: {folder}")
         _print_metrics(record.metrics)
 
 
@@ -280,7 +280,7 @@ def _print_pruning_plan(path: Path, overrides: list[str]) -> None:
     zeros, size = sum(row.zeros for row in rows), sum(row.size for row in rows if row.target)
     table.add_section()
     table.add_row("prunable", f"{size:,} weights", f"{zeros / size:.1%}" if size else "", f"{zeros:,}")
-    Console().print(table)
+    _console().print(table)
 
 
 def _print_inspection(report: Inspection) -> None:
@@ -297,15 +297,15 @@ def _print_inspection(report: Inspection) -> None:
     )
     for name, total in totals:
         table.add_row(name, f"{total.parameters:,}", f"{total.sparsity:.2%}", f"{total.bytes / 1e6:.2f}", "")
-    console = Console()
+    console = _console()
     console.print(table)
     if report.lock_intact is not None:
         state = "are the recorded ones" if report.lock_intact else "ARE NOT the recorded ones"
-        console.print(f"stage {report.stage}; the zeros {state}", highlight=False)
+        console.print(f"stage {report.stage}; the zeros {state}")
 
 
 def _print_doctor(answer: dict[str, Any]) -> None:
-    machine, console = answer["machine"], Console(highlight=False)
+    machine, console = answer["machine"], _console()
     console.print(f"{machine['processor']}, {machine['cores']} cores, {' '.join(machine['isa']) or 'no AVX2'}")
     console.print(f"fp32 matrix product: {machine['matmul_gflops']:.0f} GFLOP/s on all cores")
     console.print(
@@ -337,6 +337,11 @@ def _print_rate(counts: dict[str, int], outcome: Any, out: Path) -> None:
 def _print_metrics(metrics: dict[str, float]) -> None:
     for name, value in metrics.items():
         print(f"  {name:<24}{value:.4f}")
+
+
+def _console() -> Console:
+    """Where answers go. A file or pipe gets lines long enough that no name is cut."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def _print_json(value: Any) -> None:

@@ -103,8 +103,8 @@ class StageTrainer(Trainer):
         )
         if self.accelerator.num_processes != world_size():
             raise PruneonceError(
-                f"{world_size()} processes were started, but accelerate sees {self.accelerator.num_processes}: start them "
-                "with torchrun or accelerate launch"
+                f"{world_size()} processes were started, but accelerate sees {self.accelerator.num_processes}: start "
+                "them with torchrun or accelerate launch"
             )
         self.remove_callback(PrinterCallback)  # prints a dictionary per log line; progress goes through on_progress
         if run.teacher is not None:
