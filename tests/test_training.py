@@ -33,25 +33,7 @@ forkserver.set_forkserver_preload(["pruneonce.stages"])
 def articles(tmp_path_factory):
     """A hundred small documents whose words the tiny vocabulary knows."""
     rng = np.random.default_rng(0)
-    words = [
-        "the",
-        "city",
-        "river",
-        "king",
-        "war",
-        "year",
-        "people",
-        "world",
-        "music",
-        "water",
-        "house",
-        "small",
-        "great",
-        "old",
-        "new",
-        "north",
-        "south",
-    ]
+    words = "the city river king war year people world music water house small great old new north south".split()
     file = tmp_path_factory.mktemp("text") / "documents.jsonl"
     with open(file, "w") as stream:
         for number in range(100):
@@ -240,14 +222,15 @@ def run_and_kill(values, out, kill_at):
     elif kill_at == "second checkpoint without its marker":
         original = training.mark_complete
         training.mark_complete = lambda folder: die() if folder.name == "checkpoint-8" else original(folder)
-    elif kill_at == "final save":
-        from pruneonce.stages import folder as stage_folder
+    elif kill_at == "model saved, record not":
+        from pruneonce.stages import lifecycle
 
-        stage_folder.write_json = lambda *_: die()
+        original = lifecycle.save_model_folder
+        lifecycle.save_model_folder = lambda *args: (original(*args), die())
     run("prune", values, out, keep_checkpoints=True)
 
 
-@pytest.mark.parametrize("kill_at", ["step 7", "second checkpoint without its marker"])
+@pytest.mark.parametrize("kill_at", ["step 7", "second checkpoint without its marker", "model saved, record not"])
 def test_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(kill_at, tiny_bert, pair_corpus, tmp_path):
     values = prune_values(tiny_bert, pair_corpus, micro_batch_size=4)  # dropout on, two accumulated parts
     straight, killed = tmp_path / "straight", tmp_path / "killed"

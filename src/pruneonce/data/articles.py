@@ -2,26 +2,18 @@
 
 A folder holds Parquet shards `articles-00000.parquet`, ... with the string columns `title` and `text` (the paragraphs
 of one document, separated by one newline) and, written last, `manifest.json`. Without its manifest a folder is
-unfinished and nothing reads it. What every stage of this package shares is here too: `Progress`, `Outcome` and
-`ordered_map`.
+unfinished and nothing reads it. What every stage of this package shares is here too: `Progress` and `Outcome`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import multiprocessing
-import os
-import signal
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,14 +25,11 @@ FORMAT = "pruneonce-articles"
 VERSION = 1
 SHARD_BYTES = 64 << 20  # of text; about 25,000 Wikipedia articles, and a few hundred MB for the process that reads it
 ROW_GROUP_BYTES = 4 << 20  # of text; what the writer holds in memory
-IN_FLIGHT_PER_WORKER = 3  # one running, one queued, one waiting for its turn to be written
 
 Progress = Callable[[int, "int | None", str], None]
 """`on_progress(done, total, unit)`: `done` never falls; `total` is None when unknown; `unit` is a plural noun."""
 
 _SCHEMA = pa.schema([("title", pa.string()), ("text", pa.string())])
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -219,51 +208,3 @@ def read_shard(path: Path) -> Iterator[tuple[str, str]]:
         raise PruneonceError(
             f"{path} cannot be read ({error}): delete the articles folder and make it again"
         ) from error
-
-
-# ------------------------------------------------------------------------------------------------------ processes
-
-
-def ordered_map(function: Callable[[_Item], _Result], items: Iterable[_Item], *, workers: int) -> Iterator[_Result]:
-    """`map(function, items)` over `workers` processes: results in the order of `items`, which are read lazily.
-
-    At most IN_FLIGHT_PER_WORKER items per worker are held at once (Executor.map and Pool.imap read all of them).
-    One worker means this process. Otherwise `function` must be a module-level function; processes are spawned, not
-    forked, because the parent may have threads (torch, tokenizers) whose locks a fork would copy.
-    """
-    if workers < 1:
-        raise UsageError(f"workers must be at least 1, got {workers}")
-    if workers == 1:
-        yield from map(function, items)
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    pending: deque[Future[_Result]] = deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) >= IN_FLIGHT_PER_WORKER * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    except BrokenProcessPool as error:
-        raise PruneonceError(
-            "a worker process was killed, most often for want of memory: use fewer workers, then run the same command "
-            "again"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # end on Ctrl-C at once and without a traceback per worker
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def die_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    # A parent killed outright cannot end its workers; left alive, they would write into the next run's folder.
-    threading.Thread(target=die_with_parent, daemon=True).start()

@@ -32,6 +32,7 @@ from tokenizers import Tokenizer
 
 from pruneonce import files
 from pruneonce.data import articles as articles_folder
+from pruneonce.data.parallel import ordered_map
 from pruneonce.data.sentences import split_sentences
 from pruneonce.errors import OtherInputsError, PruneonceError, UsageError
 from pruneonce.tokenization import load_tokenizer, special_token_ids
@@ -177,7 +178,7 @@ def _run(
     token_counts = np.zeros(vocabulary.size, np.int64)
     done, total = 0, source_manifest["articles"]
     on_progress(done, total, "documents")
-    results = articles_folder.ordered_map(_build_shard, jobs, workers=min(workers, len(source_manifest["shards"])))
+    results = ordered_map(_build_shard, jobs, workers=min(workers, len(source_manifest["shards"])))
     for source_shard, (entries, counts) in zip(source_manifest["shards"], results, strict=True):
         shards += entries
         token_counts += counts

@@ -23,6 +23,7 @@ import mwparserfromhell
 from mwparserfromhell import nodes
 
 from pruneonce.data import articles
+from pruneonce.data.parallel import ordered_map
 from pruneonce.errors import PruneonceError, UsageError
 
 CLEANER = 1  # raise it whenever `clean` gives another text, so that folders made before are not taken for new ones
@@ -71,7 +72,7 @@ def _articles(
     dump: Path, workers: int, skipped: Counter[str], on_progress: articles.Progress
 ) -> Generator[tuple[str, str], None, None]:
     batches = _batches(read_pages(dump, skipped, on_progress))
-    for cleaned in articles.ordered_map(_clean_batch, batches, workers=workers):
+    for cleaned in ordered_map(_clean_batch, batches, workers=workers):
         for title, text in cleaned:
             if text:
                 yield title, text
@@ -204,7 +205,7 @@ _UNSEEN = re.compile(r"<!--.*?-->|<ref\b[^<>]*/>|<ref\b[^<>]*>.*?</ref\s*>", re.
 _QUOTES = re.compile("'{2,5}")  # bold and italic: cheaper here than as nodes, and never unbalanced
 _DROPPED_TAGS = frozenset(
     """ref references gallery table math chem ce timeline score imagemap hiero pre source syntaxhighlight graph mapframe
-    templatestyles style script inputbox categorytree""".split()  # noqa: SIM905 - as a list it takes 22 lines
+    templatestyles style script inputbox categorytree""".split()
 )
 _BREAKING_TAGS = frozenset(["hr", "p", "div", "blockquote", "center", "poem"])
 # "de:Titel" is an interlanguage link; ":de:Titel" is a visible one.

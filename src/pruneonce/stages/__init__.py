@@ -5,7 +5,7 @@ from typing import Any
 
 from pruneonce.provenance import Provenance
 from pruneonce.stages.finetuning import run_finetune
-from pruneonce.stages.folder import StageOptions
+from pruneonce.stages.lifecycle import StageOptions
 from pruneonce.stages.pretraining import plan_pruning, run_prune, run_teacher
 
 __all__ = ["RUNNERS", "StageOptions", "plan_pruning", "run_finetune", "run_prune", "run_teacher"]

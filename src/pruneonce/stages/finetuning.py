@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +13,14 @@ from pruneonce.errors import UsageError
 from pruneonce.files import sha256_file
 from pruneonce.model_folder import folder_digest
 from pruneonce.objectives import TaskObjective
-from pruneonce.provenance import Provenance, check_masks, library_versions, read_provenance
+from pruneonce.provenance import Provenance, check_masks, read_provenance
 from pruneonce.pruning.pruner import Pruner
 from pruneonce.recipe import FinetuneRecipe
 from pruneonce.scoring import score
-from pruneonce.stages.folder import (
+from pruneonce.stages.lifecycle import (
     StageOptions,
     begin_stage,
-    close_pruner,
-    finish_stage,
+    complete_stage,
     linear_names,
     set_dropout,
     total_steps,
@@ -33,7 +30,7 @@ from pruneonce.task_data import max_tokens_of, sample, task_of, train_source, va
 from pruneonce.task_model import load_task_model, match_vocabulary, takes_token_types
 from pruneonce.tasks import Task
 from pruneonce.tokenization import load_tokenizer, special_token_ids
-from pruneonce.training import TrainingRun, is_main_process, train
+from pruneonce.training import TrainingRun
 
 LOCKED_FROM = 0.01  # a matrix with fewer zeros than this was not pruned; some trained weight may just be 0
 
@@ -70,40 +67,25 @@ def run_finetune(recipe: FinetuneRecipe, options: StageOptions) -> Provenance:
         distillation=distillation,
     )
     steps = total_steps(recipe.training, len(features))
-    begun = time.monotonic()
-    log = train(
-        TrainingRun(
-            model=model,
-            hub_model=model,
-            objective=objective,
-            training=recipe.training,
-            steps=steps,
-            seed=recipe.seed,
-            folder=options.out,
-            learning_rate_factor=learning_rate_factor(recipe.training, steps),
-            pruner=pruner,
-            teacher=teacher,
-            new_parameters=new_parameters,
-            on_progress=options.on_progress,
-        )
-    )
-    trained = time.monotonic()
-    record = Provenance(
-        stage="finetune",
-        recipe=asdict(recipe),
-        inputs=inputs,
-        seed=recipe.seed,
+    run = TrainingRun(
+        model=model,
+        hub_model=model,
+        objective=objective,
+        training=recipe.training,
         steps=steps,
-        metrics={},
-        versions=library_versions(),
+        seed=recipe.seed,
+        folder=options.out,
+        learning_rate_factor=learning_rate_factor(recipe.training, steps),
+        pruner=pruner,
+        teacher=teacher,
+        new_parameters=new_parameters,
+        on_progress=options.on_progress,
     )
-    if not is_main_process():
-        return record
-    close_pruner(pruner, architecture_of(model.config.model_type), record)
-    record.metrics = score(model, task, recipe.task, tokenizer, seed=recipe.seed)
-    record.timings = {"training": trained - begun, "evaluation": time.monotonic() - trained}
-    finish_stage(record, model, recipe.model, log, options)
-    return record
+
+    def score_validation() -> dict[str, float]:
+        return score(model, task, recipe.task, tokenizer, seed=recipe.seed)
+
+    return complete_stage("finetune", recipe, inputs, run, options, score_validation)
 
 
 def lock_zeros(model: Any, recipe: FinetuneRecipe) -> Pruner | None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -16,22 +15,21 @@ from pruneonce.evaluate import evaluate_language_model
 from pruneonce.language_model import LanguageModel, load_config, load_language_model
 from pruneonce.model_folder import folder_digest
 from pruneonce.objectives import PretrainingObjective
-from pruneonce.provenance import Provenance, library_versions
+from pruneonce.provenance import Provenance
 from pruneonce.pruning.masks import pruned_count
 from pruneonce.pruning.pruner import Pruner
 from pruneonce.pruning.schedules import PruningSchedule, linear_factor, rewinding_factor, warmup_steps_from_ratio
 from pruneonce.recipe import PruneRecipe, Pruning, TeacherRecipe, Training
-from pruneonce.stages.folder import (
+from pruneonce.stages.lifecycle import (
     StageOptions,
     begin_stage,
-    close_pruner,
-    finish_stage,
+    complete_stage,
     linear_names,
     set_dropout,
     total_steps,
 )
 from pruneonce.tokenization import load_tokenizer, special_token_ids
-from pruneonce.training import TrainingRun, is_main_process, train
+from pruneonce.training import TrainingRun
 
 
 @dataclass(frozen=True)
@@ -157,41 +155,26 @@ def _run_pretraining(stage: str, recipe: TeacherRecipe | PruneRecipe, options: S
     if pruning is not None:
         names = prunable_linears(linear_names(model.model), model.architecture, pooler=pruning.pooler)
         pruner = Pruner(model.model, names, pruning_schedule(pruning, steps))
-    begun = time.monotonic()
-    log = train(
-        TrainingRun(
-            model=model,
-            hub_model=model.model,
-            objective=objective,
-            training=recipe.training,
-            steps=steps,
-            seed=recipe.seed,
-            folder=options.out,
-            learning_rate_factor=learning_rate_factor(recipe.training, steps, pruning),
-            pruner=pruner,
-            teacher=teacher,
-            new_parameters=new_parameters,
-            on_progress=options.on_progress,
-        )
-    )
-    trained = time.monotonic()
-    record = Provenance(
-        stage=stage,
-        recipe=asdict(recipe),
-        inputs=inputs,
-        seed=recipe.seed,
+    run = TrainingRun(
+        model=model,
+        hub_model=model.model,
+        objective=objective,
+        training=recipe.training,
         steps=steps,
-        metrics={},
-        versions=library_versions(),
+        seed=recipe.seed,
+        folder=options.out,
+        learning_rate_factor=learning_rate_factor(recipe.training, steps, pruning),
+        pruner=pruner,
+        teacher=teacher,
+        new_parameters=new_parameters,
+        on_progress=options.on_progress,
     )
-    if not is_main_process():
-        return record
-    close_pruner(pruner, model.architecture, record)
-    held_out = replace(objective, corpus=Corpus(recipe.corpus, "validation"), teacher=None, distillation=None)
-    record.metrics = evaluate_language_model(model, held_out, examples=recipe.validation_examples)
-    record.timings = {"training": trained - begun, "evaluation": time.monotonic() - trained}
-    finish_stage(record, model.model, recipe.model, log, options)
-    return record
+
+    def score() -> dict[str, float]:
+        held_out = replace(objective, corpus=Corpus(recipe.corpus, "validation"), teacher=None, distillation=None)
+        return evaluate_language_model(model, held_out, examples=recipe.validation_examples)
+
+    return complete_stage(stage, recipe, inputs, run, options, score)
 
 
 def _load_pretraining_teacher(path: str, nsp: bool) -> LanguageModel:

@@ -1,23 +1,24 @@
-"""A stage's folder: reserved when it begins, whole when it is finished, and never overwritten in between."""
+"""The life of a stage: its folder is reserved, the model trained, scored and saved; nothing is ever overwritten."""
 
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from pruneonce.architectures import Architecture, encoder_name
+from pruneonce.architectures import architecture_of, encoder_name
 from pruneonce.errors import OtherInputsError
 from pruneonce.files import read_json, sha256_json, write_json
 from pruneonce.model_folder import save_model_folder
 from pruneonce.progress import Advance
-from pruneonce.provenance import Provenance, read_provenance
-from pruneonce.pruning.pruner import Pruner
+from pruneonce.provenance import Provenance, library_versions, read_provenance
 from pruneonce.recipe import Recipe, Training
-from pruneonce.training import is_main_process
+from pruneonce.training import TrainingRun, is_main_process, train
 
 RUN_FILE = "run.json"  # what an unfinished folder is being made from
 LOG_FILE = "training_log.json"
@@ -51,14 +52,43 @@ def begin_stage(stage: str, recipe: Recipe, inputs: dict[str, str], out: Path) -
     return None
 
 
-def finish_stage(record: Provenance, model: nn.Module, tokenizer_from: str, log: Any, options: StageOptions) -> None:
-    """Save the final folder: model, log, and last the record that makes it count. Then drop what was for resuming."""
-    save_model_folder(model, tokenizer_from, options.out)
+def complete_stage(
+    stage: str,
+    recipe: Recipe,
+    inputs: dict[str, str],
+    run: TrainingRun,
+    options: StageOptions,
+    score: Callable[[], dict[str, float]],
+) -> Provenance:
+    """Train, write the zeros into the weights, score, and save the folder with its record last.
+
+    score: called once the model is final, in the main process alone; the others return a record without metrics.
+    """
+    begun = time.monotonic()
+    log = train(run)
+    trained = time.monotonic()
+    record = Provenance(
+        stage=stage,
+        recipe=asdict(recipe),
+        inputs=inputs,
+        seed=recipe.seed,
+        steps=run.steps,
+        metrics={},
+        versions=library_versions(),
+    )
+    if not is_main_process():
+        return record
+    if run.pruner is not None:
+        _bake(run, record)
+    record.metrics = score()
+    record.timings = {"training": trained - begun, "evaluation": time.monotonic() - trained}
+    save_model_folder(run.hub_model, recipe.model, options.out)
     write_json(options.out / LOG_FILE, log)
     record.write(options.out)
     (options.out / RUN_FILE).unlink(missing_ok=True)
     if not options.keep_checkpoints:
         shutil.rmtree(options.out / "checkpoints", ignore_errors=True)
+    return record
 
 
 def total_steps(training: Training, examples: int) -> int:
@@ -78,14 +108,15 @@ def set_dropout(model: nn.Module, probability: float | None) -> None:
             module.p = probability
 
 
-def close_pruner(pruner: Pruner | None, architecture: Architecture, record: Provenance) -> None:
-    """Bake the masks in and write down what they are."""
-    if pruner is None:
-        return
-    sparsities = {name: 1 - float(layer.mask.float().mean()) for name, layer in pruner.layers.items()}
-    record.sparsity = {encoder_name(name, architecture): value for name, value in sparsities.items()}
-    record.masks = {encoder_name(name, architecture): digest for name, digest in pruner.digests().items()}
-    pruner.bake()
+def _bake(run: TrainingRun, record: Provenance) -> None:
+    """Write down what the masks are, then make them part of the weights."""
+    assert run.pruner is not None
+    architecture = architecture_of(run.hub_model.config.model_type)
+    digests = run.pruner.digests()
+    for name, layer in run.pruner.layers.items():
+        record.sparsity[encoder_name(name, architecture)] = 1 - float(layer.mask.float().mean())
+        record.masks[encoder_name(name, architecture)] = digests[name]
+    run.pruner.bake()
 
 
 def linear_names(model: nn.Module) -> list[str]:

@@ -1,0 +1,65 @@
+"""A map over processes that reads its input lazily and keeps its order."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from pruneonce.errors import PruneonceError, UsageError
+
+IN_FLIGHT_PER_WORKER = 3  # one running, one queued, one waiting for its turn to be written
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def ordered_map(function: Callable[[_Item], _Result], items: Iterable[_Item], *, workers: int) -> Iterator[_Result]:
+    """`map(function, items)` over `workers` processes: results in the order of `items`, which are read lazily.
+
+    At most IN_FLIGHT_PER_WORKER items per worker are held at once (Executor.map and Pool.imap read all of them).
+    One worker means this process. Otherwise `function` must be a module-level function; processes are spawned, not
+    forked, because the parent may have threads (torch, tokenizers) whose locks a fork would copy.
+    """
+    if workers < 1:
+        raise UsageError(f"workers must be at least 1, got {workers}")
+    if workers == 1:
+        yield from map(function, items)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    pending: deque[Future[_Result]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= IN_FLIGHT_PER_WORKER * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise PruneonceError(
+            "a worker process was killed, most often for want of memory: use fewer workers, then run the same command "
+            "again"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # end on Ctrl-C at once and without a traceback per worker
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def die_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    # A parent killed outright cannot end its workers; left alive, they would write into the next run's folder.
+    threading.Thread(target=die_with_parent, daemon=True).start()

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from pruneonce.data.parallel import IN_FLIGHT_PER_WORKER, ordered_map
+from pruneonce.errors import PruneonceError, UsageError
+
+
+def square(number):
+    return number * number
+
+
+def process_id(_):
+    return os.getpid()
+
+
+def kill_self(_):
+    os._exit(9)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_results_come_in_order(workers):
+    assert list(ordered_map(square, range(30), workers=workers)) == [i * i for i in range(30)]
+
+
+def test_items_are_not_read_ahead_without_bound():
+    taken = []
+    results = ordered_map(square, (taken.append(i) or i for i in range(1000)), workers=2)
+    next(results)
+    assert len(taken) <= 2 * IN_FLIGHT_PER_WORKER
+    results.close()
+
+
+def test_work_is_done_elsewhere_even_when_the_parent_has_threads():
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    try:
+        assert os.getpid() not in ordered_map(process_id, range(4), workers=2)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_killed_worker_is_an_error_not_a_hang():
+    with pytest.raises(PruneonceError, match="worker process was killed"):
+        list(ordered_map(kill_self, range(4), workers=2))
+
+
+def test_no_workers_is_a_usage_error():
+    with pytest.raises(UsageError, match="at least 1"):
+        list(ordered_map(square, [1], workers=0))
