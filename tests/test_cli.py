@@ -144,7 +144,7 @@ def test_data_commands_make_a_corpus_and_say_how_fast(pruneonce, tiny_bert, tmp_
         (["finetune", "RECIPE", "--set", "training.stepz=3"], 2, "did you mean 'training.steps'"),
         (["prune", "RECIPE"], 2, "is a recipe for `pruneonce finetune`"),
         (["finetune", "RECIPE", "--set", "task.name=sst3"], 2, "unknown task 'sst3' (did you mean 'sst2'?)"),
-        (["finetune", "RECIPE", "--set", "task.text=sentence"], 1, "has no column 'sentence'"),
+        (["finetune", "RECIPE", "--set", "task.text=sentence"], 2, "has no column 'sentence'"),
         (["evaluate", "MODEL", "--task", "squad", "--data", "REVIEWS"], 2, "was not fine-tuned for question answering"),
         (["data", "text", "EMPTY", "--out", "OUT"], 1, "no"),
     ],

@@ -239,7 +239,7 @@ def test_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(kill_at, tiny_ber
     worker.start()
     worker.join()
     assert worker.exitcode == -signal.SIGKILL
-    assert (killed / "checkpoints" / "checkpoint-4" / "complete.json").is_file()
+    assert list((killed / "checkpoints").glob("*/complete.json"))
     assert not (killed / "pruneonce.json").exists()
     record = run("prune", values, killed, keep_checkpoints=True)
 

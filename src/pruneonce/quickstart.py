@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 import time
 from collections import Counter
@@ -13,12 +12,13 @@ from typing import Any
 
 from pruneonce.assets import Assets, fetch_assets
 from pruneonce.data import pretraining, text
+from pruneonce.doctor import describe_machine
 from pruneonce.errors import OtherInputsError
 from pruneonce.files import write_json, write_text
 from pruneonce.inspection import inspect_folder
 from pruneonce.model_folder import WEIGHTS_FILE
 from pruneonce.progress import Advance, progress_bar
-from pruneonce.provenance import Provenance, library_versions
+from pruneonce.provenance import Provenance
 from pruneonce.recipe import load_recipe, stage_of
 from pruneonce.recipe_files import recipes_folder
 from pruneonce.stages import RUNNERS, StageOptions
@@ -47,7 +47,6 @@ class Report:
     language_models: dict[str, dict[str, float]]  # teacher and pruned model on held-out text
     seconds: dict[str, float]  # of each step that ran now; 0 if it was done before
     machine: dict[str, Any]
-    versions: dict[str, str]
 
 
 def run_quickstart(out: Path) -> Report:
@@ -96,8 +95,7 @@ def run_quickstart(out: Path) -> Report:
         held_out_sentences=held_out,
         language_models={"teacher": teacher.metrics, "pruned": pruned.metrics},
         seconds=seconds,
-        machine={"machine": platform.machine(), "system": platform.system()},
-        versions=library_versions(),
+        machine=asdict(describe_machine(out)),
     )
     write_json(out / "report.json", asdict(report))
     write_text(out / "report.md", markdown(report))
@@ -107,8 +105,7 @@ def run_quickstart(out: Path) -> Report:
 def markdown(report: Report) -> str:
     """The report as a page of Markdown."""
     lines = ["# Quickstart", "", f"Movie-review sentences, {report.held_out_sentences} held out.", ""]
-    lines += ["| model | accuracy | zeros | non-zero parameters | file |", "|---|---|---|---|---|"]
-    lines += ["| " + " | ".join(cells(row)) + " |" for row in report.rows]
+    lines += table(report)
     lines += [
         "",
         "Language models on held-out text:",
@@ -119,8 +116,17 @@ def markdown(report: Report) -> str:
     for name, metrics in report.language_models.items():
         values = " | ".join(f"{metrics[key]:.3f}" for key in ("mlm_loss", "mlm_accuracy", "nsp_accuracy"))
         lines.append(f"| {name} | {values} |")
-    lines += ["", "Seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in report.seconds.items()) + "."]
+    machine = report.machine
+    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "transformers"))
+    lines += ["", f"{machine['processor']}, {machine['cores']} cores; {versions}. Seconds of each step in this run:"]
+    lines.append(", ".join(f"{name} {value:.0f}" for name, value in report.seconds.items()) + ".")
     return "\n".join(lines) + "\n"
+
+
+def table(report: Report) -> list[str]:
+    """The main table, as lines of Markdown."""
+    lines = ["| model | accuracy | zeros | non-zero parameters | file |", "|---|---|---|---|---|"]
+    return lines + ["| " + " | ".join(cells(row)) + " |" for row in report.rows]
 
 
 def cells(row: Row) -> list[str]:

@@ -98,6 +98,8 @@ class StageTrainer(Trainer):
             group_by_length=run.training.group_by_length,
         )
         callbacks: list[TrainerCallback] = [_StepCallback(run)]
+        if run.training.tensorboard and is_main_process():
+            callbacks.append(_tensorboard(run.folder / "tensorboard"))
         super().__init__(
             model=run.model, args=arguments, train_dataset=_Keys(len(self.plan.lengths)), callbacks=callbacks
         )
@@ -269,7 +271,7 @@ def _arguments(run: TrainingRun, checkpoints: Path) -> TrainingArguments:
         logging_steps=training.log_steps or max(1, run.steps // 100),
         logging_nan_inf_filter=False,
         disable_tqdm=True,
-        report_to=["tensorboard"] if training.tensorboard else [],
+        report_to=[],
         remove_unused_columns=False,
         # Masks are computed alike in every process; sending them around at each forward pass would only cost time.
         ddp_broadcast_buffers=False,
@@ -278,6 +280,15 @@ def _arguments(run: TrainingRun, checkpoints: Path) -> TrainingArguments:
         use_cpu=not torch.accelerator.is_available(),
         ddp_backend="gloo" if world_size() > 1 and not torch.cuda.is_available() else None,
     )
+
+
+def _tensorboard(folder: Path) -> TrainerCallback:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+        from transformers.integrations import TensorBoardCallback
+    except ImportError as error:
+        raise UsageError("training.tensorboard needs `pip install pruneonce[tensorboard]`") from error
+    return TensorBoardCallback(SummaryWriter(str(folder)))
 
 
 class _Keys(Dataset[ExampleKey]):

@@ -1,0 +1,32 @@
+"""Put the table of a quickstart's report into README.md, so that its numbers are those that a run wrote.
+
+python benchmarks/readme_table.py runs/quickstart/report.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from pruneonce.files import write_text
+from pruneonce.quickstart import Report, Row, table
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- quickstart results: written by benchmarks/readme_table.py -->\n", "<!-- end of results -->"
+
+
+def main() -> None:
+    values = json.loads(Path(sys.argv[1]).read_text())
+    values["rows"] = [Row(**row) for row in values["rows"]]
+    report = Report(**values)
+    before, _, rest = README.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    minutes = sum(report.seconds.values()) / 60
+    note = f"Movie-review sentences, {report.held_out_sentences} held out; the whole chain in {minutes:.1f} minutes on "
+    note += f"{report.machine['cores']} cores of an {report.machine['processor']}."
+    write_text(README, before + BEGIN + "\n".join([*table(report), "", note, ""]) + END + after)
+
+
+if __name__ == "__main__":
+    main()
