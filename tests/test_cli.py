@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, BertConfig, BertForPreTraining
 
 from pruneonce import cli
 from pruneonce.pruning.masks import magnitude_mask
+from pruneonce.recipe_files import recipes_folder
 
 
 @pytest.fixture
@@ -109,19 +110,16 @@ def test_dry_run_lists_targets_and_trains_nothing(pruneonce, tiny_bert, tmp_path
     assert not (tmp_path / "runs").exists()
 
 
-def test_doctor_estimates_a_published_recipe_without_the_network(pruneonce, tmp_path):
-    recipe = tmp_path / "prune.toml"
-    recipe.write_text(
-        'stage = "prune"\nmodel = "distilbert-base-uncased"\ncorpus = "unbuilt"\n'
-        "[training]\nsteps = 100_000\nbatch_size = 256\nlearning_rate = 1e-4\n"
-    )
-    code, out, err = pruneonce("doctor", recipe, "--json")
+def test_doctor_estimates_a_published_recipe_before_its_teacher_exists(pruneonce, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = pruneonce("doctor", recipes_folder() / "distilbert" / "prune-90.toml", "--json")
     assert code == 0, err
     answer = json.loads(out)
     assert answer["machine"]["matmul_gflops"] > 0
     assert answer["recipe"]["hours"] == pytest.approx(answer["recipe"]["seconds_per_step"] * 100_000 / 3600)
     parameters = 66_985_530  # of DistilBertForMaskedLM
     assert answer["recipe"]["memory_bytes"] > 16 * parameters
+    assert not list(tmp_path.iterdir())
 
 
 def test_data_commands_make_a_corpus_and_say_how_fast(pruneonce, tiny_bert, tmp_path):

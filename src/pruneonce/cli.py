@@ -314,7 +314,7 @@ def _print_doctor(answer: dict[str, Any]) -> None:
     console.print(f"accelerators: {', '.join(machine['accelerators']) or 'none'}")
     console.print(", ".join(f"{name} {version}" for name, version in machine["versions"].items()))
     if cost := answer.get("recipe"):
-        console.print(f"\n{cost['steps']:,} steps of {cost['tokens_per_step']:,} tokens, from {cost['probe']}:")
+        console.print(f"\n{cost['steps']:,} steps of up to {cost['tokens_per_step']:,} tokens, from {cost['probe']}:")
         console.print(f"  {cost['seconds_per_step']:.2f} s per step ({1 / cost['seconds_per_step']:.3g} steps/s)")
         console.print(f"  {cost['hours']:.1f} hours on the processor of this machine")
         console.print(

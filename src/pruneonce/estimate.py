@@ -20,13 +20,14 @@ from pruneonce.pruning.pruner import Pruner
 from pruneonce.recipe import Distillation, FinetuneRecipe, PruneRecipe, Recipe, Training
 from pruneonce.training import CHECKPOINTS_KEPT, accumulation_for
 
-# Shapes of the models that the published recipes start from, for an estimate without the network.
-KNOWN_CONFIGS: dict[str, Callable[[], Any]] = {
-    "bert-base-uncased": BertConfig,
-    "bert-large-uncased": lambda: BertConfig(
+# Shapes of the published models, by a part of their names: an estimate needs neither the network nor the folder of a
+# stage that has not run yet ("runs/bert-large/teacher").
+KNOWN_SHAPES: dict[str, Callable[[], Any]] = {
+    "distilbert": DistilBertConfig,
+    "bert-large": lambda: BertConfig(
         hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
     ),
-    "distilbert-base-uncased": DistilBertConfig,
+    "bert-base": BertConfig,
 }
 # Training examples of the public tasks, for recipes that count in epochs (GLUE and SQuAD 1.1 as distributed).
 KNOWN_TRAINING_EXAMPLES = {
@@ -41,6 +42,7 @@ KNOWN_TRAINING_EXAMPLES = {
     "stsb": 5_749,
 }
 UNBUILT_CORPUS_TOKENS = 512  # per example, while there is no corpus to measure
+PROBE_EXAMPLES = 3  # timed beside 1, so that what a pass costs by itself is told apart from its examples
 ADAM_PROBE_SIZE = 4_000_000  # parameters; well beyond any cache
 
 
@@ -64,11 +66,13 @@ def estimate(recipe: Recipe) -> Estimate:
     steps = training.steps or max(1, round((training.epochs or 0) * examples / training.batch_size))
     model = _random_model(recipe)
     distillation = getattr(recipe, "distillation", None)
-    probe = _time_example(recipe, model, tokens, distillation)
+    probe = _probe(recipe, model, tokens, distillation)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     prunable = sum(module.weight.numel() for _, module in _prunable(recipe, model))
-    micro = -(-training.batch_size // accumulation_for(training, 1))
-    seconds = probe.seconds * training.batch_size + _adam_seconds_per_parameter() * parameters
+    passes = accumulation_for(training, 1)
+    micro = -(-training.batch_size // passes)
+    seconds = passes * probe.seconds_per_pass + training.batch_size * probe.seconds_per_example
+    seconds += _adam_seconds_per_parameter() * parameters
     return Estimate(
         steps=steps,
         tokens_per_step=tokens * training.batch_size,
@@ -77,26 +81,55 @@ def estimate(recipe: Recipe) -> Estimate:
         memory_bytes=_memory(parameters, prunable, distillation, micro * probe.activation_bytes),
         # A checkpoint holds weights and two moments; the latents behind the zeros come on top while pruning.
         disk_bytes=4 * parameters + CHECKPOINTS_KEPT * (12 * parameters + 4 * prunable),
-        probe=f"one example of {tokens} tokens: {probe.seconds * 1e3:.0f} ms",
+        probe=f"{probe.seconds_per_example * 1e3:.0f} ms for an example of {tokens} tokens",
     )
 
 
 @dataclass(frozen=True)
 class _Probe:
-    seconds: float  # forward and backward of one example, with the teacher's forward
-    activation_bytes: int  # kept for the backward pass
+    """A forward and backward pass, with the teacher's forward, takes seconds_per_pass + n x seconds_per_example."""
+
+    seconds_per_pass: float  # what does not depend on the examples: masks above all
+    seconds_per_example: float
+    activation_bytes: int  # of one example, kept for the backward pass
 
 
-def _time_example(recipe: Recipe, model: LanguageModel, tokens: int, distillation: Distillation | None) -> _Probe:
+def _probe(recipe: Recipe, model: LanguageModel, tokens: int, distillation: Distillation | None) -> _Probe:
     model.train()
     share = 0.15 if distillation is None else max(0.15, distillation.kd_tokens)
-    logits_wanted = 1 if isinstance(recipe, FinetuneRecipe) else max(1, round(share * tokens))
-    inputs = {
-        "input_ids": torch.randint(model.config.vocab_size, (1, tokens)),
-        "attention_mask": torch.ones(1, tokens, dtype=torch.int64),
-        "token_type_ids": torch.zeros(1, tokens, dtype=torch.int64),
-        "positions": torch.arange(logits_wanted),
+    logits = 1 if isinstance(recipe, FinetuneRecipe) else max(1, round(share * tokens))  # per example
+
+    def seconds(examples: int) -> float:
+        return min(_time_pass(model, _random_inputs(model, examples, tokens, logits), distillation) for _ in range(2))
+
+    one, more = seconds(1), seconds(PROBE_EXAMPLES)
+    per_example = max(more - one, 0.0) / (PROBE_EXAMPLES - 1) or more / PROBE_EXAMPLES
+    activations = _activation_bytes(model, _random_inputs(model, 1, tokens, logits))
+    return _Probe(max(one - per_example, 0.0), per_example, activations)
+
+
+def _random_inputs(model: LanguageModel, examples: int, tokens: int, logits: int) -> dict[str, torch.Tensor]:
+    shape = (examples, tokens)
+    return {
+        "input_ids": torch.randint(model.config.vocab_size, shape),
+        "attention_mask": torch.ones(shape, dtype=torch.int64),
+        "token_type_ids": torch.zeros(shape, dtype=torch.int64),
+        "positions": torch.arange(examples * logits),
     }
+
+
+def _time_pass(model: LanguageModel, inputs: dict[str, torch.Tensor], distillation: Distillation | None) -> float:
+    begun = time.perf_counter()
+    _some_loss(model, inputs).backward()
+    if distillation is not None:
+        with torch.no_grad():
+            model(**inputs)
+    elapsed = time.perf_counter() - begun
+    model.zero_grad()
+    return elapsed
+
+
+def _activation_bytes(model: LanguageModel, inputs: dict[str, torch.Tensor]) -> int:
     kept: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -105,35 +138,31 @@ def _time_example(recipe: Recipe, model: LanguageModel, tokens: int, distillatio
         return tensor
 
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    best = float("inf")
-    for _ in range(2):  # the first pass also warms up
-        kept.clear()
-        begun = time.perf_counter()
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            output = model(**inputs)
-            loss = sum(value.square().mean() for value in output.values())
-        loss.backward()
-        if distillation is not None:
-            with torch.no_grad():
-                model(**inputs)
-        best = min(best, time.perf_counter() - begun)
-        model.zero_grad()
-    return _Probe(best, sum(size for address, size in kept.items() if address not in weights))
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        _some_loss(model, inputs)
+    return sum(size for address, size in kept.items() if address not in weights)
+
+
+def _some_loss(model: LanguageModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.stack([logits.square().mean() for logits in model(**inputs).values()]).sum()
 
 
 def _random_model(recipe: Recipe) -> LanguageModel:
-    try:
-        config = load_config(recipe.model)
-    except UsageError:
-        if recipe.model not in KNOWN_CONFIGS:
-            raise
-        config = KNOWN_CONFIGS[recipe.model]()
+    config = _config(recipe.model)
     nsp = config.model_type == "bert"
     loader = AutoModelForPreTraining if nsp else AutoModelForMaskedLM
     model = LanguageModel(loader.from_config(config), nsp=nsp)
     if isinstance(recipe, (PruneRecipe, FinetuneRecipe)):
         Pruner(model.model, [name for name, _ in _prunable(recipe, model)])
     return model
+
+
+def _config(model: str) -> Any:
+    if not Path(model).is_dir():
+        for name, shape in KNOWN_SHAPES.items():
+            if name in model:
+                return shape()
+    return load_config(model)
 
 
 def _prunable(recipe: Recipe, model: LanguageModel) -> list[tuple[str, nn.Linear]]:
