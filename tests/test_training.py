@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining
 
 from pruneonce.data import pretraining, text
@@ -171,6 +172,13 @@ def test_distilbert_is_pruned_without_its_tied_head(tiny_distilbert, sentence_co
     }
 
 
+def test_batches_prepared_by_another_process_are_the_same(tiny_bert, pair_corpus, tmp_path):
+    for name, workers in (("alone", 0), ("helped", 1)):
+        run("teacher", prune_values(tiny_bert, pair_corpus, dataloader_workers=workers), tmp_path / name)
+    alone, helped = (tmp_path / name / "model.safetensors" for name in ("alone", "helped"))
+    assert alone.read_bytes() == helped.read_bytes()
+
+
 def test_wrong_corpus_for_the_family_is_one_line(tiny_distilbert, pair_corpus, tmp_path):
     with pytest.raises(UsageError, match="no next-sentence head"):
         run("teacher", prune_values(tiny_distilbert, pair_corpus), tmp_path / "out")
@@ -202,6 +210,19 @@ def test_finished_stage_is_skipped_and_another_recipe_is_refused(sparse_bert, ti
         UsageError, match=r"holds a finished run of other inputs \(recipe.training.learning_rate is 0.001"
     ):
         run("prune", prune_values(tiny_bert, pair_corpus, learning_rate=2e-3), sparse_bert)
+
+
+def test_moved_model_and_another_way_of_cutting_up_the_work_are_the_same_run(
+    sparse_bert, tiny_bert, pair_corpus, tmp_path
+):
+    moved = tmp_path / "moved"
+    shutil.copytree(tiny_bert, moved)
+    run("prune", prune_values(moved, pair_corpus, micro_batch_size=2, checkpoint_steps=3), sparse_bert)
+    weights = load_file(moved / "model.safetensors")
+    weights["bert.embeddings.word_embeddings.weight"][0, 0] += 1
+    save_file(weights, moved / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UsageError, match=r"inputs\.model changed"):
+        run("prune", prune_values(moved, pair_corpus), sparse_bert)
 
 
 # ------------------------------------------------------------------------------------------------ killed and resumed

@@ -45,7 +45,7 @@ class Report:
     rows: list[Row]
     held_out_sentences: int
     language_models: dict[str, dict[str, float]]  # teacher and pruned model on held-out text
-    seconds: dict[str, float]  # of each step that ran now; 0 if it was done before
+    seconds: dict[str, float]  # of each step; of a stage, its training and evaluation, whenever it ran
     machine: dict[str, Any]
 
 
@@ -118,7 +118,7 @@ def markdown(report: Report) -> str:
         lines.append(f"| {name} | {values} |")
     machine = report.machine
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "transformers"))
-    lines += ["", f"{machine['processor']}, {machine['cores']} cores; {versions}. Seconds of each step in this run:"]
+    lines += ["", f"{machine['processor']}, {machine['cores']} cores; {versions}. Seconds of each step:"]
     lines.append(", ".join(f"{name} {value:.0f}" for name, value in report.seconds.items()) + ".")
     return "\n".join(lines) + "\n"
 
@@ -171,6 +171,7 @@ class _Steps:
             name,
             lambda advance: self.renew(name, lambda folder: runner(recipe, StageOptions(folder, on_progress=advance))),
         )
+        self.seconds[name] = sum(result.timings.values())
         return result
 
 

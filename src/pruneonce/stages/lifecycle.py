@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from torch import nn
 
 from pruneonce.architectures import architecture_of, encoder_name
 from pruneonce.errors import OtherInputsError
-from pruneonce.files import read_json, sha256_json, write_json
+from pruneonce.files import read_json, write_json
 from pruneonce.model_folder import save_model_folder
 from pruneonce.progress import Advance
 from pruneonce.provenance import Provenance, library_versions, read_provenance
@@ -22,6 +23,22 @@ from pruneonce.training import TrainingRun, is_main_process, train
 
 RUN_FILE = "run.json"  # what an unfinished folder is being made from
 LOG_FILE = "training_log.json"
+# May differ between a run and its continuation: where inputs are (their digests are compared instead), and how the
+# work is cut up or reported, which changes rounding at most.
+INCIDENTAL_KEYS = (
+    "model",
+    "corpus",
+    "distillation.teacher",
+    "task.train",
+    "task.validation",
+    "training.micro_batch_size",
+    "training.dataloader_workers",
+    "training.checkpoint_steps",
+    "training.log_steps",
+    "training.tensorboard",
+    "published",
+    "source",
+)
 
 
 @dataclass(frozen=True)
@@ -42,11 +59,11 @@ def begin_stage(stage: str, recipe: Recipe, inputs: dict[str, str], out: Path) -
     done = read_provenance(out)
     if done is not None:
         found = {"stage": done.stage, "recipe": done.recipe, "inputs": done.inputs}
-        _same_run(found, wanted, out, "a finished run")
+        _refuse_other_run(found, wanted, out, "a finished run")
         return done
     running = out / RUN_FILE
     if running.is_file():
-        _same_run(read_json(running), wanted, out, "an unfinished run")
+        _refuse_other_run(read_json(running), wanted, out, "an unfinished run")
     elif is_main_process():
         write_json(running, wanted)
     return None
@@ -123,14 +140,24 @@ def linear_names(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
 
 
-def _same_run(found: dict[str, Any], wanted: dict[str, Any], out: Path, what: str) -> None:
-    # Through JSON, as `found` was: tuples become lists.
-    if sha256_json(found) == sha256_json(wanted):
-        return
-    difference = _first_difference(found, wanted) or "something"
-    raise OtherInputsError(
-        f"{out} holds {what} of other inputs ({difference}): choose another --out, or delete the folder to start anew"
-    )
+def _refuse_other_run(found: dict[str, Any], wanted: dict[str, Any], out: Path, what: str) -> None:
+    difference = _first_difference(_identity(found), _identity(wanted))
+    if difference is not None:
+        raise OtherInputsError(
+            f"{out} holds {what} of other inputs ({difference}): choose another --out, or delete the folder to start anew"
+        )
+
+
+def _identity(run: dict[str, Any]) -> dict[str, Any]:
+    """What makes two runs the same: stage, digests of what is read, and the recipe but for `INCIDENTAL_KEYS`."""
+    run = json.loads(json.dumps(run))  # as it reads back from a file, where tuples are lists
+    for key in INCIDENTAL_KEYS:
+        *sections, last = key.split(".")
+        section = run["recipe"]
+        for name in sections:
+            section = section.get(name) or {}
+        section.pop(last, None)
+    return run
 
 
 def _first_difference(found: Any, wanted: Any, path: str = "") -> str | None:
@@ -140,6 +167,7 @@ def _first_difference(found: Any, wanted: Any, path: str = "") -> str | None:
             if inner:
                 return inner
         return None
-    if isinstance(wanted, tuple):
-        wanted = list(wanted)
-    return None if found == wanted else f"{path} is {found!r} there and {wanted!r} here"
+    if found == wanted:
+        return None
+    # A digest says nothing to a reader.
+    return f"{path} changed" if path.startswith("inputs.") else f"{path} is {found!r} there and {wanted!r} here"
