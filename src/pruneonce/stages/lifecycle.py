@@ -144,7 +144,7 @@ def _refuse_other_run(found: dict[str, Any], wanted: dict[str, Any], out: Path, 
     difference = _first_difference(_identity(found), _identity(wanted))
     if difference is not None:
         raise OtherInputsError(
-            f"{out} holds {what} of other inputs ({difference}): choose another --out, or delete the folder to start anew"
+            f"{out} holds {what} of other inputs ({difference}): choose another --out, or delete it to start anew"
         )
 
 
