@@ -52,7 +52,7 @@ class Training:
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
-            raise UsageError("training needs either steps or epochs, and not both")
+            raise UsageError("training needs either steps or epochs, not both (--set training.epochs=false drops one)")
         _positive(self, "learning_rate", "head_learning_rate", "batch_size", "micro_batch_size", "steps", "epochs")
         _positive(self, "log_steps", "checkpoint_steps", "max_grad_norm")
         _fraction(self, "warmup_ratio", "dropout")

@@ -1,0 +1,73 @@
+"""The quickstart on tiny models: its report says what was measured, and a second run does nothing again."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import pytest
+
+from pruneonce import quickstart
+from pruneonce.assets import Assets, split_reviews
+from pruneonce.inspection import inspect_folder
+from pruneonce.provenance import read_provenance
+from pruneonce.recipe_files import recipes_folder
+
+
+@pytest.fixture
+def small(tiny_bert, tmp_path, monkeypatch):
+    """Tiny assets and the shipped recipes at a few steps each."""
+    leads = [{"title": f"{n}", "text": "The city was old. The river was great. " * 3} for n in range(40)]
+    reviews = [
+        {"text": f"a {word} film {n}", "label": label}
+        for n in range(30)
+        for word, label in (("good", "positive"), ("bad", "negative"))
+    ]
+    assets = Assets(tiny_bert, *(tmp_path / name for name in ("leads.jsonl", "train.jsonl", "held-out.jsonl")))
+    for file, rows in (
+        (assets.wikipedia, leads),
+        (assets.reviews_train, reviews),
+        (assets.reviews_held_out, reviews[:21]),
+    ):
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipes = tmp_path / "recipes"
+    shutil.copytree(recipes_folder(), recipes)
+    for file in (recipes / "quickstart").iterdir():
+        file.write_text(re.sub(r"(?m)^(steps|epochs) = .*$", "steps = 6", file.read_text()))
+    monkeypatch.setattr(quickstart, "fetch_assets", lambda: assets)
+    monkeypatch.setattr(quickstart, "recipes_folder", lambda: recipes)
+    monkeypatch.setattr(quickstart, "CORPUS_TOKENS", 32)
+    return recipes
+
+
+def test_report_holds_what_the_folders_say_and_a_second_run_trains_nothing(small, tmp_path):
+    out = tmp_path / "runs"
+    report = quickstart.run_quickstart(out)
+    dense, sparse, majority = report.rows
+    assert sparse.accuracy == read_provenance(out / "sparse").metrics["accuracy"]
+    assert sparse.sparsity == inspect_folder(out / "sparse").prunable.sparsity == pytest.approx(0.9, abs=0.01)
+    assert dense.sparsity < 0.01
+    assert sparse.file_bytes == (out / "sparse" / "model.safetensors").stat().st_size
+    assert majority.accuracy == pytest.approx(11 / 21)  # the first of two equally frequent labels
+    assert json.loads((out / "report.json").read_text())["rows"][1]["accuracy"] == sparse.accuracy
+    assert f"{sparse.accuracy:.1%}" in (out / "report.md").read_text()
+
+    written = {path: path.stat().st_mtime_ns for path in out.glob("*/model.safetensors")}
+    again = quickstart.run_quickstart(out)
+    assert again.rows == report.rows
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*/model.safetensors")} == written
+
+    sparse_recipe = small / "quickstart" / "sparse.toml"
+    sparse_recipe.write_text(sparse_recipe.read_text().replace("learning_rate = 3e-4", "learning_rate = 4e-4"))
+    quickstart.run_quickstart(out)
+    changed = {path.parent.name for path in written if path.stat().st_mtime_ns != written[path]}
+    assert changed == {"sparse"}, "only the step whose recipe changed runs again"
+
+
+def test_reviews_are_split_by_their_own_text_and_neutral_ones_dropped():
+    lines = "".join(f"{n}\t{score}\tsentence {n % 50}\n" for n in range(200) for score in ("2.5", "0.4", "-3"))
+    train, held_out = split_reviews(lines)
+    assert len(train) + len(held_out) == 400
+    assert not {example["text"] for example in train} & {example["text"] for example in held_out}
+    assert {example["label"] for example in train} == {"positive", "negative"}
