@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from pruneonce.errors import UsageError
 
+EMBEDDING_MARK = "embeddings."  # in the names of the embeddings' tensors, in every family
+
 
 @dataclass(frozen=True)
 class Architecture:

@@ -19,6 +19,7 @@ from pruneonce.recipe_files import default_output
 
 if TYPE_CHECKING:
     from pruneonce.inspection import Inspection, Total
+    from pruneonce.packed_inspection import PackedInspection
 
 app = typer.Typer(
     help="Prune a BERT once, while it is being pre-trained; fine-tune it with its zeros locked; run it on a CPU.",
@@ -164,7 +165,16 @@ def finetune(recipe: Path, overrides: Set = None, out: Out = None, keep_checkpoi
 
 @app.command()
 def inspect(model: Path, as_json: JSON = False) -> None:
-    """Sparsity, mask digest and bytes of every matrix of a model folder, and the totals."""
+    """Sparsity, mask digest and bytes of every matrix of a model folder or a packed file, and the totals."""
+    if model.is_file():
+        from pruneonce.packed_inspection import inspect_packed
+
+        packed = inspect_packed(model)
+        if as_json:
+            _print_json(packed.as_dict())
+        else:
+            _print_packed(packed)
+        return
     from pruneonce.inspection import inspect_folder
 
     report = inspect_folder(model)
@@ -172,6 +182,29 @@ def inspect(model: Path, as_json: JSON = False) -> None:
         _print_json(report.as_dict())
     else:
         _print_inspection(report)
+
+
+@app.command()
+def export(
+    model: Path,
+    out: Annotated[Path, typer.Option("--out", help="File to write, by custom NAME.pruneonce.")],
+    to: Annotated[str, typer.Option("--to", help="packed: one file with weights, tokenizer and record.")] = "packed",
+    embeddings: Annotated[str, typer.Option(help="Type of the embeddings: fp32, fp16, bf16 or int8.")] = "fp16",
+    values: Annotated[str, typer.Option(help="Type of the encoder's matrices: fp32, fp16 or bf16.")] = "fp32",
+    as_json: JSON = False,
+) -> None:
+    """Write a model folder as one file that needs no torch."""
+    from pruneonce.export import export_packed
+    from pruneonce.packed_inspection import inspect_packed
+
+    if to != "packed":
+        raise UsageError(f"--to cannot be '{to}': expected packed")
+    export_packed(model, out, embeddings=embeddings, values=values)
+    report = inspect_packed(out)
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        _print_packed_totals(report)
 
 
 @app.command()
@@ -302,6 +335,34 @@ def _print_inspection(report: Inspection) -> None:
     if report.lock_intact is not None:
         state = "are the recorded ones" if report.lock_intact else "ARE NOT the recorded ones"
         console.print(f"stage {report.stage}; the zeros {state}")
+
+
+def _print_packed(report: PackedInspection) -> None:
+    table = Table("tensor", "shape", "zeros", "type", "encoding", "bits", "MB", title=report.file)
+    for tensor in report.tensors:
+        if len(tensor.shape) < 2:
+            continue  # biases and layer norms: see the totals
+        shape = " x ".join(map(str, tensor.shape))
+        zeros = f"{tensor.sparsity:.2%}" if tensor.sparse else ""
+        bits = f"{tensor.position_bits:.3f}" if tensor.sparse else ""
+        size = f"{(tensor.value_bytes + tensor.position_bytes) / 1e6:.2f}"
+        table.add_row(tensor.name, shape, zeros, tensor.type, tensor.encoding, bits, size)
+    _console().print(table)
+    _print_packed_totals(report)
+    if report.lock_intact is not None:
+        state = "are the recorded ones" if report.lock_intact else "ARE NOT the recorded ones"
+        print(f"stage {report.stage}; the zeros {state}")
+
+
+def _print_packed_totals(report: PackedInspection) -> None:
+    table = Table("part", "MB", "share")
+    for kind, size in report.bytes_by_kind.items():
+        table.add_row(kind, f"{size / 1e6:.2f}", f"{size / report.bytes:.1%}")
+    table.add_section()
+    table.add_row("file", f"{report.bytes / 1e6:.2f}", "")
+    table.add_row("dense fp32", f"{report.dense_bytes / 1e6:.2f}", f"{report.ratio:.2f} times as large")
+    _console().print(table)
+    print(f"{report.file}: format {report.format_version}, {report.position_bits:.3f} bits of position per weight")
 
 
 def _print_doctor(answer: dict[str, Any]) -> None:

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pruneonce.architectures import EMBEDDING_MARK
 from pruneonce.model_folder import Matrix, mask_digests, read_architecture, read_matrices, require_folder
 from pruneonce.provenance import read_provenance
-
-EMBEDDING_MARK = "embeddings."  # in the tensor names of every family we know
 
 
 @dataclass(frozen=True)
