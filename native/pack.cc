@@ -1,0 +1,124 @@
+#include "pack.h"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+
+#include "spmm.h"
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
+
+namespace pruneonce {
+namespace {
+
+constexpr std::size_t kMaxSide = std::numeric_limits<std::int32_t>::max();
+
+[[noreturn]] void refuse(const std::string& why) { throw std::invalid_argument("[PackedWeight] " + why); }
+
+void check(const Csr& csr) {
+  using std::to_string;
+  const std::size_t nonzeros = csr.col.size();
+  if (csr.row_ptr.empty()) refuse("row_ptr is empty; it needs one entry more than there are rows");
+  if (csr.row_ptr.size() - 1 > kMaxSide || csr.cols > kMaxSide) refuse("more than 2^31 - 1 rows or columns");
+  if (csr.values.size() != nonzeros)
+    refuse("col has " + to_string(nonzeros) + " entries but values has " + to_string(csr.values.size()));
+  if (csr.row_ptr.front() != 0) refuse("row_ptr[0] is " + to_string(csr.row_ptr.front()) + ", expected 0");
+  // Before any entry is used as an index: all of them lie between the first and the last.
+  for (std::size_t r = 0; r + 1 < csr.row_ptr.size(); ++r)
+    if (csr.row_ptr[r + 1] < csr.row_ptr[r])
+      refuse("row_ptr falls from " + to_string(csr.row_ptr[r]) + " to " + to_string(csr.row_ptr[r + 1]) + " after row " +
+             to_string(r));
+  if (static_cast<std::uint64_t>(csr.row_ptr.back()) != nonzeros)
+    refuse("row_ptr ends with " + to_string(csr.row_ptr.back()) + " but there are " + to_string(nonzeros) +
+           " non-zeros");
+  for (std::size_t r = 0; r + 1 < csr.row_ptr.size(); ++r) {
+    std::int64_t previous = -1;
+    for (std::int64_t i = csr.row_ptr[r]; i < csr.row_ptr[r + 1]; ++i) {
+      const std::int64_t col = csr.col[i];
+      if (col <= previous)
+        refuse("columns of row " + to_string(r) + " must be 0 or more and rise; " + to_string(col) +
+               (previous < 0 ? " comes first" : " follows " + to_string(previous)));
+      if (static_cast<std::uint64_t>(col) >= csr.cols)
+        refuse("row " + to_string(r) + " has column " + to_string(col) + " of " + to_string(csr.cols));
+      previous = col;
+    }
+  }
+}
+
+std::size_t l1_bytes() {
+#ifdef _SC_LEVEL1_DCACHE_SIZE
+  if (const long bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE); bytes > 0) return static_cast<std::size_t>(bytes);
+#endif
+  return 32 * 1024;  // the smallest of current x86 and Arm server cores
+}
+
+// Three quarters of the L1 cache hold the x panel; the rest is for y rows and weights on their way through.
+std::size_t columns_per_tile(Isa isa) {
+  const std::size_t vector_bytes = spmm_kernel(isa).lanes * sizeof(float);
+  const std::size_t in_l1 = l1_bytes() * 3 / 4 / (vector_bytes * kMaxVectors);
+  return std::min(in_l1, (std::numeric_limits<std::uint16_t>::max() + std::size_t{1}) / vector_bytes);
+}
+
+}  // namespace
+
+PackedWeight::PackedWeight(const Csr& csr, Isa isa)
+    : rows_(csr.row_ptr.empty() ? 0 : csr.row_ptr.size() - 1), cols_(csr.cols), tile_cols_(columns_per_tile(isa)), isa_(isa) {
+  check(csr);
+  const std::size_t vector_bytes = spmm_kernel(isa).lanes * sizeof(float);
+  offsets_.reserve(csr.col.size());
+  values_.reserve(csr.col.size());
+  starts_.reserve(tiles_across() * tiles_down() + 1);
+
+  std::vector<std::int64_t> next(csr.row_ptr.begin(), csr.row_ptr.end());  // per row: its first non-zero not yet packed
+  std::vector<std::uint32_t> count(tile_rows);
+  std::vector<std::uint16_t> order(tile_rows);
+  for (std::size_t across = 0; across < tiles_across(); ++across) {
+    const auto first_col = static_cast<std::int64_t>(across * tile_cols_);
+    const auto end_col = first_col + static_cast<std::int64_t>(tile_cols_);
+    for (std::size_t down = 0; down < tiles_down(); ++down) {
+      starts_.push_back({runs_.size(), row_order_.size(), values_.size()});
+      const std::size_t first_row = down * tile_rows;
+      const std::size_t rows = std::min(tile_rows, rows_ - first_row);
+      for (std::size_t r = 0; r < rows; ++r) {
+        const std::int64_t* const from = csr.row_ptr.data() + first_row + r;
+        std::int64_t end = next[first_row + r];
+        while (end < from[1] && csr.col[end] < end_col) ++end;
+        count[r] = static_cast<std::uint32_t>(end - next[first_row + r]);
+      }
+      std::iota(order.begin(), order.begin() + rows, std::uint16_t{0});
+      std::stable_sort(order.begin(), order.begin() + rows, [&](auto a, auto b) { return count[a] < count[b]; });
+      for (std::size_t position = 0; position < rows; ++position) {
+        const std::uint16_t r = order[position];
+        if (count[r] == 0) continue;
+        if (runs_.size() == starts_.back().run || runs_.back().nonzeros_per_row != count[r])
+          runs_.push_back({0, count[r]});
+        ++runs_.back().rows;
+        row_order_.push_back(r);
+        for (std::uint32_t i = 0; i < count[r]; ++i, ++next[first_row + r]) {
+          const std::int64_t source = next[first_row + r];
+          offsets_.push_back(static_cast<std::uint16_t>((csr.col[source] - first_col) * vector_bytes));
+          values_.push_back(csr.values[source]);
+        }
+      }
+    }
+  }
+  starts_.push_back({runs_.size(), row_order_.size(), values_.size()});
+}
+
+Tile PackedWeight::tile(std::size_t down, std::size_t across) const {
+  const TileStart* const start = &starts_[across * tiles_down() + down];
+  return {runs_.data() + start->run, start[1].run - start->run, row_order_.data() + start->row,
+          offsets_.data() + start->nonzero, values_.data() + start->nonzero};
+}
+
+std::size_t PackedWeight::bytes() const {
+  return sizeof(*this) + starts_.capacity() * sizeof(TileStart) + runs_.capacity() * sizeof(Run) +
+         row_order_.capacity() * sizeof(std::uint16_t) + offsets_.capacity() * sizeof(std::uint16_t) +
+         values_.capacity() * sizeof(float);
+}
+
+}  // namespace pruneonce

@@ -1,0 +1,58 @@
+// A sparse matrix, packed for one processor's caches and vector width.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "cpu_isa.h"
+#include "spmm_kernel.h"
+
+namespace pruneonce {
+
+// Compressed sparse rows, as a caller gives them: nothing is trusted yet.
+struct Csr {
+  std::span<const std::int64_t> row_ptr;  // [rows + 1]
+  std::span<const std::int32_t> col;      // [non-zeros]
+  std::span<const float> values;          // [non-zeros]
+  std::size_t cols;
+};
+
+// Cut into tiles of `tile_rows` × `tile_cols`. The x rows of one tile stay in the L1 cache while all its matrix rows
+// pass; these are sorted by their number of non-zeros, so that the inner loop's length hardly ever changes and its exit
+// is predicted.
+class PackedWeight {
+ public:
+  // Throws std::invalid_argument where the CSR breaks a rule.
+  PackedWeight(const Csr& csr, Isa isa);
+
+  std::size_t rows() const { return rows_; }
+  std::size_t cols() const { return cols_; }
+  std::size_t nonzeros() const { return values_.size(); }
+  Isa isa() const { return isa_; }
+  std::size_t bytes() const;
+
+  static constexpr std::size_t tile_rows = 192;  // a quarter of 768: rows can be shared out among 2, 3 or 4 threads
+  std::size_t tile_cols() const { return tile_cols_; }
+  std::size_t tiles_down() const { return (rows_ + tile_rows - 1) / tile_rows; }
+  std::size_t tiles_across() const { return (cols_ + tile_cols_ - 1) / tile_cols_; }
+  Tile tile(std::size_t down, std::size_t across) const;
+
+ private:
+  struct TileStart {
+    std::size_t run, row, nonzero;
+  };
+
+  std::size_t rows_;
+  std::size_t cols_;
+  std::size_t tile_cols_;
+  Isa isa_;
+  std::vector<TileStart> starts_;  // [tiles_across, tiles_down] and one past the end
+  std::vector<Run> runs_;
+  std::vector<std::uint16_t> row_order_;
+  std::vector<std::uint16_t> offsets_;
+  std::vector<float> values_;
+};
+
+}  // namespace pruneonce
