@@ -17,6 +17,7 @@ ESCAPE = 255  # a delta byte: 255 zeros and no weight; a smaller byte b: b zeros
 BITS_SET = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)  # numpy 1.26 has no bitwise_count
 ENCODINGS = ("bitmask", "delta")  # of positions
 MAX_SPARSE_SIZE = 2**31 - 1  # elements, zeros included: so positions, and the size itself, fit int32
+MAX_SCALE = np.finfo(np.float32).max / np.float32(128)  # of int8 rows: no product overflows
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,14 @@ class Int8Matrix:
         return self.codes.astype(np.float32) * self.scale[:, None].astype(np.float32, copy=False)
 
     def check(self) -> None:
-        """ValueError unless there is one finite scale >= 0 per row and no code is -128."""
+        """ValueError unless there is one scale of 0 to MAX_SCALE per row and no code is -128."""
         if self.codes.ndim != 2 or self.scale.shape != self.codes.shape[:1]:
             raise ValueError(
                 f"int8 needs a matrix and one scale per row, not {self.codes.shape} and {self.scale.shape}"
             )
         check_finite(self.scale, FLOAT_TYPES["fp32"])
-        if self.scale.size and self.scale.min() < 0:
-            raise ValueError("a scale is negative")
+        if self.scale.size and not 0 <= self.scale.min() <= self.scale.max() <= MAX_SCALE:
+            raise ValueError(f"a scale is not within 0 and {MAX_SCALE:g}")
         if self.codes.size and self.codes.min() == -128:
             raise ValueError("a code is -128: codes are symmetric, -127..127")
 
@@ -298,10 +299,10 @@ def encode_floats(values: Array, kind: str) -> Array:
     else:
         coded = ((bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16).astype("<u2")
     underflows = ((coded & 0x7FFF) == 0) & ((bits & 0x7FFF_FFFF) != 0)
-    coded = (coded | underflows).astype("<u2", copy=False)
-    if not _is_finite(coded, target):
+    stored = (coded | underflows).view(target.storage)
+    if not _is_finite(stored, target):
         raise ValueError(f"the largest magnitude, {np.abs(values).max():g}, is beyond {kind}: choose fp32")
-    return coded.view(target.storage)
+    return stored
 
 
 def decode_floats(stored: Array, kind: FloatType) -> Array:
@@ -324,7 +325,7 @@ def _is_finite(stored: Array, kind: FloatType) -> bool:
 
 def _magnitudes(stored: Array, kind: FloatType) -> Array:
     """Bit patterns without the sign: they sort as the magnitudes do."""
-    bits = stored.astype(kind.storage, copy=False).view(kind.bits)
+    bits = stored.view(kind.bits)
     return bits & np.array(np.iinfo(bits.dtype).max >> 1, bits.dtype)
 
 

@@ -1,0 +1,170 @@
+"""Mutates packed files: `python tests/fuzz_format.py [--seconds 60] [--seed 0]`; tests/test_format.py runs a few.
+
+A mutated file must be refused with PruneonceError, or read as a model whose every array can be used. Anything else
+(another exception, a crash, memory beyond 1 GiB) ends the run with the seed of the mutation, which repeats it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from pruneonce.errors import PruneonceError
+from pruneonce.format import PackedModel, read_packed, write_packed
+from pruneonce.packing import FLOAT_TYPES, SparseMatrix, dense, encode_bitmask, pack, quantize_rows
+
+MEMORY_BYTES = 1 << 30
+NUMBERS = [-1, 0, 1, 2, 254, 255, 256, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**64, 10**30, 0.5, True, None, "7", [], {}]
+
+
+def sample_model() -> PackedModel:
+    """A small model with every encoding."""
+    generator = np.random.default_rng(0)
+    weight = generator.normal(size=(9, 11)).astype(np.float32)
+    weight[generator.random(weight.shape) < 0.7] = 0
+    weight[0, 0], weight[-1, -1] = 0, 0
+    positions = np.flatnonzero(weight)
+    bits = SparseMatrix(
+        (9, 11), weight.reshape(-1)[positions], FLOAT_TYPES["fp32"], "bitmask", encode_bitmask(positions, weight.size)
+    )
+    wide = np.zeros((6, 700), np.float32)
+    wide[1::2, 250::75] = generator.normal(size=(3, 6))
+    return PackedModel(
+        {"model_type": "bert", "id2label": {"0": "no", "1": "yes"}},
+        '{"version":"1.0"}',
+        {
+            "bits": bits,
+            "gaps": pack(wide, "bf16"),
+            "bytes": quantize_rows(weight),
+            "plain": dense(weight[0], "fp16"),
+            "bias": dense(weight[:, 3]),
+        },
+        {"format_version": 1, "masks": {}},
+    )
+
+
+def mutate(raw: bytes, generator: np.random.Generator) -> bytes:
+    """A file with one to three mutations of its bytes or, as a liar would, of its header."""
+    for _ in range(generator.integers(1, 4)):
+        choice = generator.integers(6)
+        if choice == 0:
+            raw = raw[: generator.integers(len(raw) + 1)]
+        elif choice == 1:
+            raw = _flip_bits(raw, generator)
+        elif choice == 2:
+            raw = _copy_slice(raw, generator)
+        else:
+            raw = _lie(raw, generator)
+    return raw
+
+
+def use(model: PackedModel) -> None:
+    """Touch all that native code would."""
+    assert model.labels is not None
+    for tensor in model.tensors.values():
+        found = tensor.to_dense()
+        assert found.shape == tensor.shape
+        if not isinstance(tensor, SparseMatrix):
+            continue
+        csr, (rows, columns) = tensor.csr(), tensor.shape
+        assert csr.row_pointers.shape == (rows + 1,)
+        assert csr.row_pointers[0] == 0
+        assert csr.row_pointers[-1] == len(csr.columns) == len(csr.values)
+        assert (np.diff(csr.row_pointers) >= 0).all()
+        assert not len(csr.columns) or 0 <= csr.columns.min() <= csr.columns.max() < columns
+        assert np.count_nonzero(found) == len(csr.values)
+
+
+def same_model(model: PackedModel, other: PackedModel) -> bool:
+    """Equal in everything, floats by their bits."""
+    if (model.config, model.tokenizer, model.provenance) != (other.config, other.tokenizer, other.provenance):
+        return False
+    if list(model.tensors) != list(other.tensors):
+        return False
+    pairs = zip(model.tensors.values(), other.tensors.values(), strict=True)
+    return all(
+        one.encoding == two.encoding and one.to_dense().tobytes() == two.to_dense().tobytes() for one, two in pairs
+    )
+
+
+def _flip_bits(raw: bytes, generator: np.random.Generator) -> bytes:
+    changed = bytearray(raw)
+    for _ in range(generator.integers(1, 9) if raw else 0):
+        changed[generator.integers(len(raw))] ^= 1 << generator.integers(8)
+    return bytes(changed)
+
+
+def _copy_slice(raw: bytes, generator: np.random.Generator) -> bytes:
+    """Overwrite, or insert, one slice of the file with another."""
+    begin, end, at = sorted(generator.integers(len(raw) + 1, size=3))
+    return raw[:at] + raw[begin:end] + raw[at + (end - begin) * int(generator.integers(2)) :]
+
+
+def _lie(raw: bytes, generator: np.random.Generator) -> bytes:
+    """Change a value somewhere in the header, or in the JSON inside its metadata, and keep the lengths consistent."""
+    length = int.from_bytes(raw[:8], "little")
+    try:
+        header = json.loads(raw[8 : 8 + length])
+        inner = generator.random() < 0.5
+        target = json.loads(header["__metadata__"]["tensors"]) if inner else header
+        _change_something(target, generator)
+        if inner:
+            header["__metadata__"]["tensors"] = json.dumps(target)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return _flip_bits(raw, generator)
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    return len(encoded).to_bytes(8, "little") + encoded + raw[8 + length :]
+
+
+def _change_something(value: object, generator: np.random.Generator) -> None:
+    while isinstance(value, dict | list) and value:
+        keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+        key = keys[generator.integers(len(keys))]
+        if isinstance(value[key], dict | list) and value[key] and generator.random() < 0.9:
+            value = value[key]
+        elif isinstance(value, dict) and generator.random() < 0.2:
+            del value[key]
+            return
+        elif isinstance(value[key], int) and generator.random() < 0.5:
+            value[key] += int(generator.integers(-9, 10))
+            return
+        else:
+            value[key] = NUMBERS[generator.integers(len(NUMBERS))]
+            return
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    end, seed, refused = time.monotonic() + arguments.seconds, arguments.seed, 0
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "m.pruneonce"
+        write_packed(file, sample_model())
+        raw = file.read_bytes()
+        while time.monotonic() < end:
+            file.unlink()
+            file.write_bytes(mutate(raw, np.random.default_rng(seed)))
+            try:
+                use(read_packed(file))
+            except PruneonceError:
+                refused += 1
+            except BaseException:
+                print(f"seed {seed} broke it")
+                raise
+            seed += 1
+    count = seed - arguments.seed
+    print(f"{count:,} files: {refused:,} refused, {count - refused:,} sound")
+
+
+if __name__ == "__main__":
+    main()
