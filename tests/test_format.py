@@ -562,10 +562,10 @@ def test_bitmask_with_a_bit_too_many_or_padding(sound, refused):
 
 def test_deltas_beyond_or_short_of_the_matrix(sound, refused):
     header, data = sound
-    for byte in (255, 200):
-        refused(
-            with_header(header, patched(header, data, "gaps.delta", 0, byte)), "tensor gaps: the (deltas|positions)"
-        )
+    # 950 zeros come first: three bytes of 255, then 185. One weight too many, then one too few.
+    for place, byte in ((0, 200), (3, 255)):
+        raw = with_header(header, patched(header, data, "gaps.delta", place, byte))
+        refused(raw, "tensor gaps: the (deltas|positions)")
     shape = json.loads(header["__metadata__"]["tensors"])["gaps"]["shape"]
     longer = {"encoding": "delta", "shape": [shape[0] + 255, shape[1]]}
     refused(with_header(with_entry(header, "gaps", longer), data), "tensor gaps: the deltas cover .* of")
