@@ -5,13 +5,16 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <functional>
 #include <optional>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "attention.h"
 #include "cpu_isa.h"
+#include "dense.h"
+#include "elementwise.h"
 #include "pack.h"
 #include "parallel.h"
 #include "spmm.h"
@@ -25,36 +28,104 @@ template <class Scalar, std::size_t dimensions>
 using Array = nb::ndarray<Scalar, nb::numpy, nb::ndim<dimensions>, nb::c_contig, nb::device::cpu>;
 using Vector = Array<const float, 1>;
 using Matrix = Array<const float, 2>;
-using MutableMatrix = Array<float, 2>;
+using pruneonce::Activations;
 using std::to_string;
 
-bool overlap(const float* a, std::size_t a_size, const float* b, std::size_t b_size) {
-  return a_size && b_size && std::less<>{}(a, b + b_size) && std::less<>{}(b, a + a_size);
+[[noreturn]] void refuse(const std::string& who, const std::string& why) {
+  throw std::invalid_argument("[" + who + "] " + why);
+}
+
+std::string shape_of(const Activations& x) { return "[" + to_string(x.features()) + ", " + to_string(x.tokens()) + "]"; }
+
+void require_length(const char* who, const char* name, const std::optional<Vector>& vector, std::size_t length) {
+  if (vector && vector->shape(0) != length)
+    refuse(who, std::string(name) + " has " + to_string(vector->shape(0)) + " entries, expected " + to_string(length));
+}
+
+pruneonce::Nonlinearity nonlinearity_of(const std::string& name) {
+  using pruneonce::Nonlinearity;
+  if (name == "none") return Nonlinearity::none;
+  if (name == "gelu") return Nonlinearity::gelu;
+  if (name == "gelu_tanh") return Nonlinearity::gelu_tanh;
+  if (name == "relu") return Nonlinearity::relu;
+  refuse("multiply", "nonlinearity is '" + name + "', expected none, gelu, gelu_tanh or relu");
 }
 
 void init_packed_weight(pruneonce::PackedWeight* self, const Array<const std::int64_t, 1>& row_ptr,
                         const Array<const std::int32_t, 1>& col, const Vector& values, std::size_t cols,
                         const std::optional<std::string>& isa) {
+  const pruneonce::Isa chosen = pruneonce::choose_isa(isa);
+  nb::gil_scoped_release release;
   new (self) pruneonce::PackedWeight(
-      {{row_ptr.data(), row_ptr.size()}, {col.data(), col.size()}, {values.data(), values.size()}, cols},
-      pruneonce::choose_isa(isa));
+      {{row_ptr.data(), row_ptr.size()}, {col.data(), col.size()}, {values.data(), values.size()}, cols}, chosen);
 }
 
-void spmm(const pruneonce::PackedWeight& weight, const Matrix& x, const MutableMatrix& out,
-          const std::optional<Vector>& bias) {
-  if (x.shape(0) != weight.cols())
-    throw std::invalid_argument("[spmm] x has " + to_string(x.shape(0)) + " features, the weight expects " +
-                                to_string(weight.cols()));
-  if (out.shape(0) != weight.rows() || out.shape(1) != x.shape(1))
-    throw std::invalid_argument("[spmm] out is [" + to_string(out.shape(0)) + ", " + to_string(out.shape(1)) +
-                                "], expected [" + to_string(weight.rows()) + ", " + to_string(x.shape(1)) + "]");
-  if (bias && bias->shape(0) != weight.rows())
-    throw std::invalid_argument("[spmm] bias has " + to_string(bias->shape(0)) + " entries, the weight " +
-                                to_string(weight.rows()) + " rows");
-  if (overlap(x.data(), x.size(), out.data(), out.size()) ||
-      (bias && overlap(bias->data(), bias->size(), out.data(), out.size())))
-    throw std::invalid_argument("[spmm] out shares memory with x or bias");
-  pruneonce::spmm(weight, x.data(), bias ? bias->data() : nullptr, out.data(), x.shape(1));
+void init_dense_weight(pruneonce::DenseWeight* self, const Matrix& weight, const std::optional<std::string>& isa) {
+  const pruneonce::Isa chosen = pruneonce::choose_isa(isa);
+  nb::gil_scoped_release release;
+  new (self) pruneonce::DenseWeight(weight.data(), weight.shape(0), weight.shape(1), chosen);
+}
+
+template <class Object>
+std::string isa_name(const Object& object) {
+  return name_of(object.isa());
+}
+
+template <class Weight>
+void multiply(const Weight& weight, const Activations& x, Activations& out, const std::optional<Vector>& bias,
+              const Activations* residual, const std::string& nonlinearity) {
+  if (x.features() != weight.cols())
+    refuse("multiply", "x has " + to_string(x.features()) + " features, the weight expects " + to_string(weight.cols()));
+  if (out.features() != weight.rows())
+    refuse("multiply", "out has " + to_string(out.features()) + " features, the weight gives " + to_string(weight.rows()));
+  if (x.isa() != weight.isa() || out.isa() != weight.isa())
+    refuse("multiply", "weight, x and out are laid out for different instruction sets");
+  if (&out == &x || &out == residual) refuse("multiply", "out must be neither x nor residual");
+  if (residual && (residual->features() != weight.rows() || residual->tokens() != x.tokens() || residual->isa() != x.isa()))
+    refuse("multiply", "residual is " + shape_of(*residual) + ", out " + to_string(weight.rows()) + " features of " +
+                           to_string(x.tokens()) + " tokens");
+  require_length("multiply", "bias", bias, weight.rows());
+  const pruneonce::Nonlinearity f = nonlinearity_of(nonlinearity);
+  nb::gil_scoped_release release;
+  out.resize(x.tokens());
+  pruneonce::multiply(weight, x, bias ? bias->data() : nullptr, residual, f, out);
+}
+
+void attention(const Activations& qkv, const Array<const std::int64_t, 1>& starts, std::size_t heads, Activations& out) {
+  if (heads == 0 || out.features() % heads != 0 || qkv.features() != 3 * out.features())
+    refuse("attention", "qkv has " + to_string(qkv.features()) + " features and out " + to_string(out.features()) +
+                            ": expected 3 to 1, and a multiple of " + to_string(heads) + " heads");
+  if (qkv.isa() != out.isa()) refuse("attention", "qkv and out are laid out for different instruction sets");
+  const std::span<const std::int64_t> span{starts.data(), starts.size()};
+  bool rising = !span.empty() && span.front() == 0 && static_cast<std::uint64_t>(span.back()) == qkv.tokens();
+  for (std::size_t i = 0; rising && i + 1 < span.size(); ++i) rising = span[i] < span[i + 1];
+  if (!rising) refuse("attention", "starts must rise from 0 to the " + to_string(qkv.tokens()) + " tokens");
+  nb::gil_scoped_release release;
+  out.resize(qkv.tokens());
+  pruneonce::attention(qkv, span, heads, out);
+}
+
+void layer_norm(Activations& x, const Vector& scale, const Vector& shift, float epsilon) {
+  require_length("layer_norm", "scale", scale, x.features());
+  require_length("layer_norm", "shift", shift, x.features());
+  nb::gil_scoped_release release;
+  pruneonce::layer_norm(x, scale.data(), shift.data(), epsilon);
+}
+
+void load_rows(Activations& to, const Matrix& rows) {
+  if (rows.shape(1) != to.features())
+    refuse("load", "rows have " + to_string(rows.shape(1)) + " features, expected " + to_string(to.features()));
+  nb::gil_scoped_release release;
+  to.resize(rows.shape(0));
+  pruneonce::load_rows(to, rows.data(), rows.shape(1));
+}
+
+void store_rows(const Activations& from, const Array<float, 2>& out) {
+  if (out.shape(0) != from.tokens() || out.shape(1) != from.features())
+    refuse("store", "out is [" + to_string(out.shape(0)) + ", " + to_string(out.shape(1)) + "], expected [" +
+                        to_string(from.tokens()) + ", " + to_string(from.features()) + "]");
+  nb::gil_scoped_release release;
+  pruneonce::store_rows(from, out.data(), out.shape(1));
 }
 
 std::vector<std::string> available_isas() {
@@ -66,7 +137,7 @@ std::vector<std::string> available_isas() {
 }  // namespace
 
 NB_MODULE(_native, m) {
-  m.doc() = "Sparse kernels. Activations are feature-major: [features, tokens], tokens contiguous.";
+  m.doc() = "Kernels of the encoder. Activations are feature-major: [features, tokens], tokens contiguous.";
 
   m.def("available_isas", &available_isas, "Instruction sets of this build that this processor has, fastest last.");
   m.def("choose_isa", [] { return std::string(name_of(pruneonce::choose_isa())); },
@@ -75,22 +146,52 @@ NB_MODULE(_native, m) {
   m.def("set_num_threads", &pruneonce::set_num_threads, "count"_a,
         "Use `count` threads, the calling one included, from the next call on.");
 
+  nb::class_<Activations>(m, "Activations", "[features, tokens] in panels of tokens; not for use by two threads at once.")
+      .def("__init__",
+           [](Activations* self, std::size_t features, const std::optional<std::string>& isa) {
+             if (features == 0 || features > (std::size_t{1} << 31)) refuse("Activations", "features must be 1 to 2^31");
+             new (self) Activations(features, pruneonce::choose_isa(isa));
+           },
+           "features"_a, nb::kw_only(), "isa"_a = nb::none())
+      .def_prop_ro("features", &Activations::features)
+      .def_prop_ro("tokens", &Activations::tokens)
+      .def_prop_ro("isa", &isa_name<Activations>)
+      // noconvert: otherwise nanobind would copy arrays of other types, and write results into the copy.
+      .def("load", &load_rows, "rows"_a.noconvert(), "Take over [tokens, features], float32.")
+      .def("store", &store_rows, "out"_a.noconvert(), "Write [tokens, features], float32.");
+
   nb::class_<pruneonce::PackedWeight>(m, "PackedWeight", "A sparse matrix, packed for this processor.")
       .def("__init__", &init_packed_weight, "row_ptr"_a.noconvert(), "col"_a.noconvert(), "values"_a.noconvert(),
-           nb::kw_only(), "cols"_a, "isa"_a = nb::none(), nb::call_guard<nb::gil_scoped_release>(),
+           nb::kw_only(), "cols"_a, "isa"_a = nb::none(),
            "Pack compressed sparse rows.\n\n"
            "row_ptr: int64 [rows + 1]; col: int32 [non-zeros], rising within a row; values: float32 [non-zeros].\n"
            "ValueError says which rule is broken. `isa` overrides $PRUNEONCE_ISA.")
       .def_prop_ro("rows", &pruneonce::PackedWeight::rows)
       .def_prop_ro("cols", &pruneonce::PackedWeight::cols)
       .def_prop_ro("nonzeros", &pruneonce::PackedWeight::nonzeros)
-      .def_prop_ro("isa", [](const pruneonce::PackedWeight& weight) { return std::string(name_of(weight.isa())); })
+      .def_prop_ro("isa", &isa_name<pruneonce::PackedWeight>)
       .def_prop_ro("nbytes", &pruneonce::PackedWeight::bytes, "Memory it takes, in bytes.");
 
-  // noconvert: otherwise nanobind would write the result into a temporary copy of `out`.
-  m.def("spmm", &spmm, "weight"_a, "x"_a.noconvert(), nb::kw_only(), "out"_a.noconvert(),
-        "bias"_a.noconvert() = nb::none(), nb::call_guard<nb::gil_scoped_release>(),
-        "Write weight · x + bias into out.\n\nx: [cols, tokens]; out: [rows, tokens]; bias: [rows]; all float32.");
+  nb::class_<pruneonce::DenseWeight>(m, "DenseWeight", "A dense matrix, packed for this processor.")
+      .def("__init__", &init_dense_weight, "weight"_a.noconvert(), nb::kw_only(), "isa"_a = nb::none(),
+           "weight: float32 [rows, cols].")
+      .def_prop_ro("rows", &pruneonce::DenseWeight::rows)
+      .def_prop_ro("cols", &pruneonce::DenseWeight::cols)
+      .def_prop_ro("isa", &isa_name<pruneonce::DenseWeight>)
+      .def_prop_ro("nbytes", &pruneonce::DenseWeight::bytes, "Memory it takes, in bytes.");
+
+  const char* const multiply_doc =
+      "out = nonlinearity(weight · x + bias + residual).\n\n"
+      "bias: float32 [rows]; nonlinearity: none, gelu, gelu_tanh or relu. `out` takes x's number of tokens.";
+  m.def("multiply", &multiply<pruneonce::PackedWeight>, "weight"_a, "x"_a, nb::kw_only(), "out"_a,
+        "bias"_a.noconvert() = nb::none(), "residual"_a = nb::none(), "nonlinearity"_a = "none", multiply_doc);
+  m.def("multiply", &multiply<pruneonce::DenseWeight>, "weight"_a, "x"_a, nb::kw_only(), "out"_a,
+        "bias"_a.noconvert() = nb::none(), "residual"_a = nb::none(), "nonlinearity"_a = "none", multiply_doc);
+  m.def("attention", &attention, "qkv"_a, nb::kw_only(), "starts"_a.noconvert(), "heads"_a, "out"_a,
+        "out = softmax(Kᵀ Q / sqrt(head size)) on V, per sequence and head.\n\n"
+        "qkv: [3 · hidden, tokens]; starts: int64 [sequences + 1], first tokens and the end.");
+  m.def("layer_norm", &layer_norm, "x"_a, nb::kw_only(), "scale"_a.noconvert(), "shift"_a.noconvert(), "epsilon"_a,
+        "Normalise each token of x over its features, in place; scale, shift: float32 [features].");
 
   m.def(
       "run_multiply_adds",

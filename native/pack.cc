@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "parallel.h"
 #include "spmm.h"
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -56,33 +57,42 @@ std::size_t l1_bytes() {
   return 32 * 1024;  // the smallest of current x86 and Arm server cores
 }
 
-// Three quarters of the L1 cache hold the x panel; the rest is for y rows and weights on their way through.
+// Three quarters of the L1 cache hold a panel's x; the rest is for y rows and weights on their way through.
 std::size_t columns_per_tile(Isa isa) {
   const std::size_t vector_bytes = spmm_kernel(isa).lanes * sizeof(float);
-  const std::size_t in_l1 = l1_bytes() * 3 / 4 / (vector_bytes * kMaxVectors);
+  const std::size_t in_l1 = l1_bytes() * 3 / 4 / (vector_bytes * kPanelVectors);
   return std::min(in_l1, (std::numeric_limits<std::uint16_t>::max() + std::size_t{1}) / vector_bytes);
+}
+
+// The more rows are sorted together, the longer the runs; but every thread must find a tile, even for one panel.
+std::size_t rows_per_tile(std::size_t rows) {
+  return std::clamp<std::size_t>(divide_up(rows, num_threads() * 32) * 32, 96, 384);
 }
 
 }  // namespace
 
 PackedWeight::PackedWeight(const Csr& csr, Isa isa)
-    : rows_(csr.row_ptr.empty() ? 0 : csr.row_ptr.size() - 1), cols_(csr.cols), tile_cols_(columns_per_tile(isa)), isa_(isa) {
+    : rows_(csr.row_ptr.empty() ? 0 : csr.row_ptr.size() - 1),
+      cols_(csr.cols),
+      tile_rows_(rows_per_tile(rows_)),
+      tile_cols_(columns_per_tile(isa)),
+      isa_(isa) {
   check(csr);
   const std::size_t vector_bytes = spmm_kernel(isa).lanes * sizeof(float);
-  offsets_.reserve(csr.col.size());
-  values_.reserve(csr.col.size());
+  offsets_.reserve(csr.col.size() + 3);
+  values_.reserve(csr.col.size() + 3);
   starts_.reserve(tiles_across() * tiles_down() + 1);
 
   std::vector<std::int64_t> next(csr.row_ptr.begin(), csr.row_ptr.end());  // per row: its first non-zero not yet packed
-  std::vector<std::uint32_t> count(tile_rows);
-  std::vector<std::uint16_t> order(tile_rows);
+  std::vector<std::uint32_t> count(tile_rows_);
+  std::vector<std::uint16_t> order(tile_rows_);
   for (std::size_t across = 0; across < tiles_across(); ++across) {
     const auto first_col = static_cast<std::int64_t>(across * tile_cols_);
     const auto end_col = first_col + static_cast<std::int64_t>(tile_cols_);
     for (std::size_t down = 0; down < tiles_down(); ++down) {
       starts_.push_back({runs_.size(), row_order_.size(), values_.size()});
-      const std::size_t first_row = down * tile_rows;
-      const std::size_t rows = std::min(tile_rows, rows_ - first_row);
+      const std::size_t first_row = down * tile_rows_;
+      const std::size_t rows = std::min(tile_rows_, rows_ - first_row);
       for (std::size_t r = 0; r < rows; ++r) {
         const std::int64_t* const from = csr.row_ptr.data() + first_row + r;
         std::int64_t end = next[first_row + r];
@@ -93,7 +103,7 @@ PackedWeight::PackedWeight(const Csr& csr, Isa isa)
       std::stable_sort(order.begin(), order.begin() + rows, [&](auto a, auto b) { return count[a] < count[b]; });
       for (std::size_t position = 0; position < rows; ++position) {
         const std::uint16_t r = order[position];
-        if (count[r] == 0) continue;
+        if (count[r] == 0 && across > 0) continue;  // the first tile of a row gives it its bias
         if (runs_.size() == starts_.back().run || runs_.back().nonzeros_per_row != count[r])
           runs_.push_back({0, count[r]});
         ++runs_.back().rows;
@@ -107,6 +117,10 @@ PackedWeight::PackedWeight(const Csr& csr, Isa isa)
     }
   }
   starts_.push_back({runs_.size(), row_order_.size(), values_.size()});
+  // The kernel reads ahead: the next row's place, and weights in fours.
+  row_order_.push_back(0);
+  offsets_.insert(offsets_.end(), 3, 0);
+  values_.insert(values_.end(), 3, 0.0f);
 }
 
 Tile PackedWeight::tile(std::size_t down, std::size_t across) const {

@@ -1,12 +1,14 @@
 // A sparse matrix, packed for one processor's caches and vector width.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
 
 #include "cpu_isa.h"
+#include "activations.h"
 #include "spmm_kernel.h"
 
 namespace pruneonce {
@@ -29,14 +31,14 @@ class PackedWeight {
 
   std::size_t rows() const { return rows_; }
   std::size_t cols() const { return cols_; }
-  std::size_t nonzeros() const { return values_.size(); }
+  std::size_t nonzeros() const { return starts_.back().nonzero; }
   Isa isa() const { return isa_; }
   std::size_t bytes() const;
 
-  static constexpr std::size_t tile_rows = 192;  // a quarter of 768: rows can be shared out among 2, 3 or 4 threads
+  std::size_t tile_rows() const { return tile_rows_; }
   std::size_t tile_cols() const { return tile_cols_; }
-  std::size_t tiles_down() const { return (rows_ + tile_rows - 1) / tile_rows; }
-  std::size_t tiles_across() const { return (cols_ + tile_cols_ - 1) / tile_cols_; }
+  std::size_t tiles_down() const { return (rows_ + tile_rows_ - 1) / tile_rows_; }
+  std::size_t tiles_across() const { return std::max<std::size_t>(1, (cols_ + tile_cols_ - 1) / tile_cols_); }
   Tile tile(std::size_t down, std::size_t across) const;
 
  private:
@@ -46,6 +48,7 @@ class PackedWeight {
 
   std::size_t rows_;
   std::size_t cols_;
+  std::size_t tile_rows_;
   std::size_t tile_cols_;
   Isa isa_;
   std::vector<TileStart> starts_;  // [tiles_across, tiles_down] and one past the end

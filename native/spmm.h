@@ -1,8 +1,10 @@
-// Sparse weight times dense activations.
+// Sparse weight times activations.
 #pragma once
 
 #include <cstddef>
 
+#include "activations.h"
+#include "elementwise.h"
 #include "pack.h"
 #include "spmm_kernel.h"
 
@@ -10,10 +12,11 @@ namespace pruneonce {
 
 const SpmmKernel& spmm_kernel(Isa isa);
 
-// y[rows, tokens] = weight · x[cols, tokens] + bias[rows]; bias may be null. x and y must not overlap.
-// Each result is one chain of multiply-adds in the order of its columns: the same bits for any number of threads, and
-// for any number of other tokens.
-void spmm(const PackedWeight& weight, const float* x, const float* bias, float* y, std::size_t tokens);
+// y = f(weight · x + bias + residual); bias [rows] and residual may be null, y must be neither x nor residual.
+// Each sum is one chain of multiply-adds in the order of its columns: the same bits for any number of threads, and for
+// any number of other tokens.
+void multiply(const PackedWeight& weight, const Activations& x, const float* bias, const Activations* residual,
+              Nonlinearity f, const Activations& y);
 
 // Multiply-adds on registers, on every thread of the pool: what the processor could do at best. Returns the number of
 // floating point operations.

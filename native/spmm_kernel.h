@@ -1,14 +1,10 @@
-// The interface between the code that is compiled once and the kernels that are compiled once per instruction set.
+// The interface between the code that is compiled once and the sparse kernels, compiled once per instruction set.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 namespace pruneonce {
-
-// Widest panel of tokens, in vectors. Eight sums, one weight: fits 16 registers and hides the latency of the FMA
-// (4 or 5 cycles, two per cycle).
-constexpr std::size_t kMaxVectors = 8;
 
 // Neighbouring rows (in the tile's own order) that have equally many non-zeros.
 struct Run {
@@ -20,24 +16,22 @@ struct Run {
 struct Tile {
   const Run* runs;
   std::size_t run_count;
-  const std::uint16_t* row;     // [rows with non-zeros] place in the tile
-  const std::uint16_t* offset;  // [non-zeros] column in the tile, times the bytes of one vector
-  const float* value;           // [non-zeros]
+  const std::uint16_t* row;     // place in the tile; one more can be read
+  const std::uint16_t* offset;  // [non-zeros] column in the tile, times the bytes of one vector; three more can be read
+  const float* value;           // [non-zeros] three more can be read
 };
 
-// A panel is [features, vectors · lanes], contiguous and aligned; an x panel's vectors are rounded up to a power of two,
-// so that an offset becomes an address by an x86 scale factor of 1, 2, 4 or 8.
+// Where the sums of a tile begin: at y itself, or at bias + residual. Null: there is none. Rows as in y.
+struct Start {
+  bool at_y;
+  const float* bias;
+  const float* residual;
+};
+
 struct SpmmKernel {
   std::size_t lanes;  // floats per vector
-  // y += tile · x, for panels of `index + 1` vectors.
-  void (*multiply[kMaxVectors])(const Tile& tile, const float* x, float* y);
-  // Every row of the panel becomes its bias, or zero where bias is null.
-  void (*fill)(const float* bias, std::size_t rows, float* panel, std::size_t panel_stride);
-  // Matrix rows to panel rows; what is beyond `tokens` becomes zero.
-  void (*load)(const float* from, std::size_t from_stride, std::size_t rows, std::size_t tokens, float* panel,
-               std::size_t panel_stride);
-  void (*store)(const float* panel, std::size_t panel_stride, std::size_t rows, std::size_t tokens, float* to,
-                std::size_t to_stride);
+  // y = start + tile · x, for panels of `index + 1` vectors per row.
+  void (*multiply[4])(const Tile& tile, const float* x, const Start& start, float* y);
   // `iterations` times kPeakFmas independent multiply-adds on registers; returns something that depends on them all.
   float (*multiply_adds)(std::size_t iterations);
 };

@@ -1,0 +1,48 @@
+#include "activations.h"
+
+#include "elementwise.h"
+#include "parallel.h"
+
+namespace pruneonce {
+namespace {
+
+// Both sides of a transposition are walked in cache lines: `kBlock` features of one token are one.
+constexpr std::size_t kBlock = 16;
+
+template <class Move>
+void for_each_block(const Activations& activations, Move move) {
+  parallel_for(activations.panels(), [&](std::size_t index) {
+    const Panel panel = activations.panel(index);
+    for (std::size_t first = 0; first < activations.features(); first += kBlock) {
+      const std::size_t end = std::min(first + kBlock, activations.features());
+      for (std::size_t token = 0; token < panel.tokens; ++token)
+        for (std::size_t feature = first; feature < end; ++feature)
+          move(panel.data[feature * panel.stride + token], panel.first_token + token, feature);
+    }
+  });
+}
+
+}  // namespace
+
+Activations::Activations(std::size_t features, Isa isa)
+    : features_(features), isa_(isa), lanes_(elementwise_kernel(isa).lanes) {}
+
+void Activations::resize(std::size_t tokens) {
+  buffer_.at_least(features_ * divide_up(tokens, lanes_) * lanes_);
+  tokens_ = tokens;
+}
+
+void load_rows(const Activations& to, const float* rows, std::size_t stride) {
+  for_each_block(to, [&](float& here, std::size_t token, std::size_t feature) { here = rows[token * stride + feature]; });
+  // What an earlier, longer content left beyond the last token must not grow from layer to layer.
+  if (to.panels() == 0) return;
+  const Panel last = to.panel(to.panels() - 1);
+  for (std::size_t feature = 0; feature < to.features(); ++feature)
+    std::fill(last.data + feature * last.stride + last.tokens, last.data + (feature + 1) * last.stride, 0.0f);
+}
+
+void store_rows(const Activations& from, float* rows, std::size_t stride) {
+  for_each_block(from, [&](float& here, std::size_t token, std::size_t feature) { rows[token * stride + feature] = here; });
+}
+
+}  // namespace pruneonce

@@ -1,0 +1,19 @@
+// Layer norm and the nonlinearities.
+#pragma once
+
+#include <cstddef>
+
+#include "activations.h"
+#include "elementwise_kernel.h"
+
+namespace pruneonce {
+
+const ElementwiseKernel& elementwise_kernel(Isa isa);
+
+// In place; count: floats, a multiple of the instruction set's lanes.
+void apply(Nonlinearity f, Isa isa, float* values, std::size_t count);
+
+// In place, over the features of each token; scale and shift: [features].
+void layer_norm(const Activations& x, const float* scale, const float* shift, float epsilon);
+
+}  // namespace pruneonce

@@ -1,0 +1,86 @@
+// Compiled once per instruction set: see spmm_kernel.cc.
+#include "elementwise_kernel.h"
+
+#include PRUNEONCE_VEC
+
+namespace pruneonce::PRUNEONCE_ISA_NAMESPACE {
+namespace {
+
+#include "vec_math.h"
+
+constexpr std::size_t lanes = Vec::lanes;
+
+template <class Function>
+inline void map(float* values, std::size_t count, Function function) {
+  for (std::size_t i = 0; i < count; i += lanes) function(Vec::load(values + i)).store(values + i);
+}
+
+// x/2 · (1 + erf(x / sqrt 2)), Hendrycks & Gimpel 2016
+void gelu(float* values, std::size_t count) {
+  map(values, count, [](Vec x) {
+    const Vec half = x * Vec::broadcast(0.5f);
+    return Vec::multiply_add(half, erf(x * Vec::broadcast(0.70710678f)), half);
+  });
+}
+
+// x/2 · (1 + tanh(u)) = x · (1 - 1 / (e^2u + 1)), u = sqrt(2/π) · (x + 0.044715 x³)
+void gelu_tanh(float* values, std::size_t count) {
+  map(values, count, [](Vec x) {
+    const Vec twice_u = x * Vec::multiply_add(x * x, Vec::broadcast(0.0713548163f), Vec::broadcast(1.59576912f));
+    return x - x / (exp(twice_u) + Vec::broadcast(1.0f));
+  });
+}
+
+void relu(float* values, std::size_t count) {
+  map(values, count, [](Vec x) { return Vec::max(x, Vec::broadcast(0.0f)); });
+}
+
+void layer_norm(float* x, std::size_t features, std::size_t stride, std::size_t vectors, const float* scale,
+                const float* shift, float epsilon) {
+  const Vec share = Vec::broadcast(1.0f / static_cast<float>(features));
+  for (std::size_t v = 0; v < vectors; ++v, x += lanes) {
+    // The mean first: a sum of squares alone would lose what is small beside it.
+    Vec sum[4] = {Vec::broadcast(0.0f), Vec::broadcast(0.0f), Vec::broadcast(0.0f), Vec::broadcast(0.0f)};
+    for (std::size_t f = 0; f < features; ++f) sum[f % 4] = sum[f % 4] + Vec::load(x + f * stride);
+    const Vec mean = (sum[0] + sum[1] + (sum[2] + sum[3])) * share;
+    Vec square[4] = {Vec::broadcast(0.0f), Vec::broadcast(0.0f), Vec::broadcast(0.0f), Vec::broadcast(0.0f)};
+    for (std::size_t f = 0; f < features; ++f) {
+      const Vec deviation = Vec::load(x + f * stride) - mean;
+      square[f % 4] = Vec::multiply_add(deviation, deviation, square[f % 4]);
+    }
+    const Vec variance = (square[0] + square[1] + (square[2] + square[3])) * share;
+    const Vec factor = Vec::broadcast(1.0f) / Vec::sqrt(variance + Vec::broadcast(epsilon));
+    for (std::size_t f = 0; f < features; ++f) {
+      float* const here = x + f * stride;
+      const Vec normed = (Vec::load(here) - mean) * factor;
+      Vec::multiply_add(normed, Vec::broadcast(scale[f]), Vec::broadcast(shift[f])).store(here);
+    }
+  }
+}
+
+void exponentials(float* x, std::size_t rows, std::size_t vectors, float* sums) {
+  const std::size_t stride = vectors * lanes;
+  for (std::size_t v = 0; v < vectors; ++v, x += lanes, sums += lanes) {
+    Vec largest = Vec::load(x);
+    for (std::size_t r = 1; r < rows; ++r) largest = Vec::max(largest, Vec::load(x + r * stride));
+    Vec sum = Vec::broadcast(0.0f);
+    for (std::size_t r = 0; r < rows; ++r) {
+      const Vec value = exp(Vec::load(x + r * stride) - largest);
+      value.store(x + r * stride);
+      sum = sum + value;
+    }
+    sum.store(sums);
+  }
+}
+
+void divide(float* x, std::size_t rows, std::size_t vectors, const float* divisors) {
+  for (std::size_t r = 0; r < rows; ++r)
+    for (std::size_t v = 0; v < vectors; ++v, x += lanes) (Vec::load(x) / Vec::load(divisors + v * lanes)).store(x);
+}
+
+}  // namespace
+
+extern const ElementwiseKernel elementwise_kernel;
+const ElementwiseKernel elementwise_kernel = {lanes, gelu, gelu_tanh, relu, layer_norm, exponentials, divide};
+
+}  // namespace pruneonce::PRUNEONCE_ISA_NAMESPACE
