@@ -1,5 +1,7 @@
 #include "activations.h"
 
+#include <vector>
+
 #include "elementwise.h"
 #include "parallel.h"
 
@@ -32,17 +34,32 @@ void Activations::resize(std::size_t tokens) {
   tokens_ = tokens;
 }
 
+void clear_spare_lanes(const Activations& activations) {
+  if (activations.panels() == 0) return;
+  const Panel last = activations.panel(activations.panels() - 1);
+  for (std::size_t feature = 0; feature < activations.features(); ++feature)
+    std::fill(last.data + feature * last.stride + last.tokens, last.data + (feature + 1) * last.stride, 0.0f);
+}
+
 void load_rows(const Activations& to, const float* rows, std::size_t stride) {
   for_each_block(to, [&](float& here, std::size_t token, std::size_t feature) { here = rows[token * stride + feature]; });
-  // What an earlier, longer content left beyond the last token must not grow from layer to layer.
-  if (to.panels() == 0) return;
-  const Panel last = to.panel(to.panels() - 1);
-  for (std::size_t feature = 0; feature < to.features(); ++feature)
-    std::fill(last.data + feature * last.stride + last.tokens, last.data + (feature + 1) * last.stride, 0.0f);
+  clear_spare_lanes(to);
 }
 
 void store_rows(const Activations& from, float* rows, std::size_t stride) {
   for_each_block(from, [&](float& here, std::size_t token, std::size_t feature) { rows[token * stride + feature] = here; });
+}
+
+void take(Activations& from, std::span<const std::int64_t> tokens) {
+  std::vector<float> rows(tokens.size() * from.features());
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    const auto token = static_cast<std::size_t>(tokens[i]);
+    const Panel panel = from.panel(token / from.panel_tokens());
+    for (std::size_t feature = 0; feature < from.features(); ++feature)
+      rows[i * from.features() + feature] = panel.data[feature * panel.stride + token - panel.first_token];
+  }
+  from.resize(tokens.size());
+  load_rows(from, rows.data(), from.features());
 }
 
 }  // namespace pruneonce

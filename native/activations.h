@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <new>
+#include <span>
 
 #include "cpu_isa.h"
 
@@ -82,9 +84,14 @@ class Activations {
   Buffer buffer_;
 };
 
+// Zeros beyond the last token: what an earlier, longer content left must not grow from layer to layer.
+void clear_spare_lanes(const Activations& activations);
+
 // rows: [tokens, features] with `stride` floats from row to row.
 void load_rows(const Activations& to, const float* rows, std::size_t stride);
-// Rows of some features (first_feature ...) of all tokens.
 void store_rows(const Activations& from, float* rows, std::size_t stride);
+
+// Keeps only some tokens, whose numbers rise.
+void take(Activations& from, std::span<const std::int64_t> tokens);
 
 }  // namespace pruneonce

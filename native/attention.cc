@@ -116,11 +116,7 @@ void attention(const Activations& qkv, std::span<const std::int64_t> starts, std
     return a.tokens * (a.end_query - a.first_query) > b.tokens * (b.end_query - b.first_query);
   });
   parallel_for(jobs.size(), [&](std::size_t index) { attend(qkv, jobs[index], head_size, out); });
-  // Lanes beyond the last token: finite, and the same whatever was there.
-  if (out.panels() == 0) return;
-  const Panel last = out.panel(out.panels() - 1);
-  for (std::size_t f = 0; f < out.features(); ++f)
-    std::fill(last.data + f * last.stride + last.tokens, last.data + (f + 1) * last.stride, 0.0f);
+  clear_spare_lanes(out);
 }
 
 }  // namespace pruneonce

@@ -120,6 +120,15 @@ void load_rows(Activations& to, const Matrix& rows) {
   pruneonce::load_rows(to, rows.data(), rows.shape(1));
 }
 
+void take(Activations& from, const Array<const std::int64_t, 1>& tokens) {
+  const std::span<const std::int64_t> span{tokens.data(), tokens.size()};
+  for (std::size_t i = 0; i < span.size(); ++i)
+    if (span[i] < 0 || static_cast<std::uint64_t>(span[i]) >= from.tokens() || (i > 0 && span[i] <= span[i - 1]))
+      refuse("take", "tokens must rise and be below " + to_string(from.tokens()));
+  nb::gil_scoped_release release;
+  pruneonce::take(from, span);
+}
+
 void store_rows(const Activations& from, const Array<float, 2>& out) {
   if (out.shape(0) != from.tokens() || out.shape(1) != from.features())
     refuse("store", "out is [" + to_string(out.shape(0)) + ", " + to_string(out.shape(1)) + "], expected [" +
@@ -140,8 +149,10 @@ NB_MODULE(_native, m) {
   m.doc() = "Kernels of the encoder. Activations are feature-major: [features, tokens], tokens contiguous.";
 
   m.def("available_isas", &available_isas, "Instruction sets of this build that this processor has, fastest last.");
-  m.def("choose_isa", [] { return std::string(name_of(pruneonce::choose_isa())); },
-        "The instruction set in use: $PRUNEONCE_ISA, else the fastest available.");
+  m.def("choose_isa", [](const std::optional<std::string>& isa) { return std::string(name_of(pruneonce::choose_isa(isa))); },
+        "isa"_a = nb::none(),
+        "The instruction set in use: `isa`, else $PRUNEONCE_ISA, else the fastest available.\n\n"
+        "ValueError if it is unknown, or this processor lacks it.");
   m.def("num_threads", &pruneonce::num_threads);
   m.def("set_num_threads", &pruneonce::set_num_threads, "count"_a,
         "Use `count` threads, the calling one included, from the next call on.");
@@ -158,7 +169,8 @@ NB_MODULE(_native, m) {
       .def_prop_ro("isa", &isa_name<Activations>)
       // noconvert: otherwise nanobind would copy arrays of other types, and write results into the copy.
       .def("load", &load_rows, "rows"_a.noconvert(), "Take over [tokens, features], float32.")
-      .def("store", &store_rows, "out"_a.noconvert(), "Write [tokens, features], float32.");
+      .def("store", &store_rows, "out"_a.noconvert(), "Write [tokens, features], float32.")
+      .def("take", &take, "tokens"_a.noconvert(), "Keep only these tokens: int64, rising.");
 
   nb::class_<pruneonce::PackedWeight>(m, "PackedWeight", "A sparse matrix, packed for this processor.")
       .def("__init__", &init_packed_weight, "row_ptr"_a.noconvert(), "col"_a.noconvert(), "values"_a.noconvert(),

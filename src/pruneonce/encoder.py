@@ -1,0 +1,134 @@
+"""The forward pass of BERT and DistilBERT over native kernels, for sequences of any lengths laid end to end."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+
+from pruneonce._native import Activations, attention, layer_norm, multiply
+from pruneonce.kernel_choice import Weight
+from pruneonce.packing import Array, DenseTensor, Int8Matrix, Tensor, decode_floats
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A linear layer: x -> weight · x + bias."""
+
+    weight: Weight
+    bias: Array  # float32 [rows]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerNorm:
+    """Scale and shift of a layer norm."""
+
+    scale: Array  # float32 [hidden]
+    shift: Array  # float32 [hidden]
+    epsilon: float
+
+    def __call__(self, x: Activations) -> None:
+        layer_norm(x, scale=self.scale, shift=self.shift, epsilon=self.epsilon)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One transformer layer."""
+
+    query_key_value: Linear  # the three matrices as one: x is read once
+    attention_output: Linear
+    attention_norm: LayerNorm
+    up: Linear
+    down: Linear
+    output_norm: LayerNorm
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Word embeddings as stored; position and type embeddings float32."""
+
+    words: DenseTensor | Int8Matrix  # [vocabulary, hidden]
+    positions: Array  # float32 [max tokens, hidden]
+    types: Array | None  # float32 [types, hidden]; DistilBERT has none
+    norm: LayerNorm
+
+    def rows(self, token_ids: Array, token_types: Array, positions: Array) -> Array:
+        """Their sum before the layer norm: float32 [tokens, hidden]. Only the words in use are decoded."""
+        rows = rows_of(self.words, token_ids)
+        rows += self.positions[positions]
+        if self.types is not None:
+            rows += self.types[token_types]
+        return rows
+
+
+def rows_of(table: Tensor, indices: Array) -> Array:
+    """Some rows of a stored matrix: float32 [indices, columns], the caller's to change."""
+    if isinstance(table, DenseTensor):
+        rows = decode_floats(table.data[indices], table.type)
+        return rows if rows.flags.owndata and rows.flags.writeable else rows.copy()
+    if isinstance(table, Int8Matrix):
+        return Int8Matrix(table.codes[indices], table.scale[indices]).to_dense()
+    return table.to_dense()[indices]
+
+
+class Encoder:
+    """Embeddings and layers. Several threads may call it at once."""
+
+    def __init__(
+        self, embeddings: Embeddings, layers: list[Layer], *, heads: int, nonlinearity: str, isa: str | None = None
+    ) -> None:
+        self.embeddings, self.layers, self.heads = embeddings, layers, heads
+        self.nonlinearity = nonlinearity
+        self.hidden_size = embeddings.positions.shape[1]
+        self._isa = isa
+        self._of_thread = threading.local()
+
+    def __call__(self, token_ids: Array, token_types: Array, starts: Array, kept: Array | None = None) -> Activations:
+        """Last hidden states [hidden, tokens], valid until the thread's next call.
+
+        token_ids, token_types: int64 [tokens], the sequences laid end to end; starts: int64 [sequences + 1], where each
+        begins, and the end. kept: int64, the tokens whose states are wanted (None: all); the last layer computes no
+        other.
+        """
+        space = self._workspace()
+        hidden, attended = space.hidden, space.attended
+        positions = np.arange(len(token_ids)) - np.repeat(starts[:-1], np.diff(starts))
+        hidden.load(self.embeddings.rows(token_ids, token_types, positions))
+        self.embeddings.norm(hidden)
+        for layer in self.layers:
+            _linear(layer.query_key_value, hidden, space.query_key_value)
+            attention(space.query_key_value, starts=starts, heads=self.heads, out=space.context)
+            if layer is self.layers[-1] and kept is not None and len(kept) < len(token_ids):
+                for states in (space.context, hidden):
+                    states.take(kept)
+            _linear(layer.attention_output, space.context, attended, residual=hidden)
+            layer.attention_norm(attended)
+            _linear(layer.up, attended, space.intermediate, nonlinearity=self.nonlinearity)
+            _linear(layer.down, space.intermediate, hidden, residual=attended)
+            layer.output_norm(hidden)
+        return hidden
+
+    def _workspace(self) -> _Workspace:
+        if not hasattr(self._of_thread, "workspace"):
+            intermediate = max((layer.up.weight.rows for layer in self.layers), default=1)
+            self._of_thread.workspace = _Workspace(self.hidden_size, intermediate, self._isa)
+        workspace: _Workspace = self._of_thread.workspace
+        return workspace
+
+
+class _Workspace:
+    """A thread's activations; their memory grows to the largest batch and stays, since fresh pages cost time."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int, isa: str | None) -> None:
+        self.hidden = Activations(hidden_size, isa=isa)
+        self.query_key_value = Activations(3 * hidden_size, isa=isa)
+        self.context = Activations(hidden_size, isa=isa)
+        self.attended = Activations(hidden_size, isa=isa)
+        self.intermediate = Activations(intermediate_size, isa=isa)
+
+
+def _linear(
+    linear: Linear, x: Activations, out: Activations, *, residual: Activations | None = None, nonlinearity: str = "none"
+) -> None:
+    multiply(linear.weight, x, out=out, bias=linear.bias, residual=residual, nonlinearity=nonlinearity)
