@@ -17,7 +17,9 @@ from pruneonce.format import PackedModel, read_packed
 from pruneonce.kernel_choice import weight_of
 from pruneonce.packing import Array, SparseMatrix, Tensor
 
-TOKENS_AT_ONCE = 2048  # of one pass: more would only need more memory
+# Of one pass, per thread: activations then stay in the caches. 16 sequences of 128 tokens at once took a quarter longer
+# than in passes of two.
+PASS_TOKENS = 128
 
 TASK_OF_HEAD = {
     "ForSequenceClassification": "text-classification",
@@ -239,8 +241,9 @@ def load_model(path: str | Path, *, isa: str | None = None) -> Model:
 
 
 def _end_of_pass(ids: list[Array], first: int) -> int:
+    at_once = PASS_TOKENS * _native.num_threads()
     tokens, end = len(ids[first]), first + 1
-    while end < len(ids) and tokens + len(ids[end]) <= TOKENS_AT_ONCE:
+    while end < len(ids) and tokens + len(ids[end]) <= at_once:
         tokens += len(ids[end])
         end += 1
     return end
@@ -251,7 +254,7 @@ class _Tensors:
 
     def __init__(self, packed: PackedModel) -> None:
         model_type = packed.config.get("model_type")
-        if model_type not in FAMILIES:
+        if not isinstance(model_type, str) or model_type not in FAMILIES:
             raise ValueError(f"model type {str(model_type)[:40]!a} is not one of {', '.join(FAMILIES)}")
         self.config = packed.config
         self.family = FAMILIES[model_type]
@@ -293,6 +296,14 @@ class _Tensors:
     def norm(self, name: str, size: int, epsilon: float) -> LayerNorm:
         return LayerNorm(self.vector(f"{name}.weight", size), self.vector(f"{name}.bias", size), epsilon)
 
+    def nonlinearity(self) -> str:
+        name = self.config.get(self.family.nonlinearity, "gelu")
+        if not isinstance(name, str) or name not in NONLINEARITIES:
+            raise ValueError(
+                f"config.json: {self.family.nonlinearity} {str(name)[:40]!a} is not one of {', '.join(NONLINEARITIES)}"
+            )
+        return NONLINEARITIES[name]
+
     def epsilon(self) -> float:
         value = self.config.get("layer_norm_eps", 1e-12)
         if not isinstance(value, int | float) or not 0 <= value < 1:
@@ -315,9 +326,6 @@ def _encoder(tensors: _Tensors, isa: str) -> Encoder:
     family, config = tensors.family, tensors.config
     if config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder"):
         raise ValueError("only encoders with absolute positions are supported")
-    act = config.get(family.nonlinearity, "gelu")
-    if act not in NONLINEARITIES:
-        raise ValueError(f"config.json: {family.nonlinearity} {str(act)[:40]!a} is not one of {', '.join(NONLINEARITIES)}")
     hidden, heads = tensors.number(family.hidden_size), tensors.number(family.head_count)
     if hidden % heads:
         raise ValueError(f"config.json: {hidden} hidden units cannot be shared out among {heads} heads")
@@ -352,7 +360,7 @@ def _encoder(tensors: _Tensors, isa: str) -> Encoder:
                 output_norm=tensors.norm(layer + family.output_norm, hidden, epsilon),
             )
         )
-    return Encoder(embeddings, layers, heads=heads, nonlinearity=NONLINEARITIES[act], isa=isa)
+    return Encoder(embeddings, layers, heads=heads, nonlinearity=tensors.nonlinearity(), isa=isa)
 
 
 def _rows(hidden: Activations) -> Array:
@@ -401,10 +409,10 @@ def _mlm_head(tensors: _Tensors, family: _Family, isa: str) -> Head:
     decoder = tensors.get(family.mlm_decoder if tensors.has(family.mlm_decoder) else tied, (None, hidden))
     bias_name = next((name for name in family.mlm_biases if tensors.has(name)), family.mlm_biases[0])
     vocabulary = Linear(weight_of([decoder], isa), tensors.vector(bias_name, decoder.shape[0]))
-    act = NONLINEARITIES[tensors.config.get(family.nonlinearity, "gelu")]
+    nonlinearity = tensors.nonlinearity()
 
     def head(states: Activations) -> Array:
-        transformed = _apply(transform, states, act)
+        transformed = _apply(transform, states, nonlinearity)
         norm(transformed)
         return _rows(_apply(vocabulary, transformed))
 

@@ -1,0 +1,59 @@
+"""Plain numpy twins of the native kernels, in float64: what they compute, with no thought of speed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+erf = np.vectorize(math.erf, otypes=[float])
+
+
+def gelu(x):
+    return x * 0.5 * (1 + erf(x / math.sqrt(2)))
+
+
+def gelu_tanh(x):
+    return x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+NONLINEARITIES = {"none": lambda x: x, "gelu": gelu, "gelu_tanh": gelu_tanh, "relu": lambda x: np.maximum(x, 0)}
+
+
+def multiply(weight, x, bias=None, residual=None, nonlinearity="none"):
+    """weight: [rows, cols]; x: [cols, tokens]."""
+    y = weight.astype(float) @ x
+    if bias is not None:
+        y = y + bias[:, None]
+    if residual is not None:
+        y = y + residual
+    return NONLINEARITIES[nonlinearity](y)
+
+
+def layer_norm(x, scale, shift, epsilon):
+    """x: [features, tokens]."""
+    x = x.astype(float)
+    centred = x - x.mean(axis=0)
+    return centred / np.sqrt((centred**2).mean(axis=0) + epsilon) * scale[:, None] + shift[:, None]
+
+
+def attention(qkv, starts, heads):
+    """qkv: [3 · hidden, tokens]; one sequence and head after the other."""
+    query, key, value = np.split(qkv.astype(float), 3)
+    out = np.zeros_like(query)
+    size = len(query) // heads
+    for begin, end in zip(starts, starts[1:], strict=False):
+        for head in range(heads):
+            part = np.s_[head * size : (head + 1) * size, begin:end]
+            scores = key[part].T @ query[part] / math.sqrt(size)
+            scores = np.exp(scores - scores.max(axis=0))
+            out[part] = value[part] @ (scores / scores.sum(axis=0))
+    return out
+
+
+def csr(weight):
+    """(row pointers int64, columns int32, values float32) of a dense matrix."""
+    rows, cols = np.nonzero(weight)
+    pointers = np.zeros(len(weight) + 1, np.int64)
+    np.cumsum(np.bincount(rows, minlength=len(weight)), out=pointers[1:])
+    return pointers, cols.astype(np.int32), weight[rows, cols].astype(np.float32)

@@ -1,0 +1,282 @@
+"""The engine against transformers' own forward pass, on every instruction set of this machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from pruneonce import _native
+from pruneonce.engine import Model, load_model
+from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.export import export_packed
+from pruneonce.format import read_packed, write_packed
+
+ISAS = _native.available_isas()
+HEADS = ["ForSequenceClassification", "ForQuestionAnswering", "ForTokenClassification", "ForMaskedLM", "Model"]
+VOCABULARY = 500
+LENGTHS = (7, 31, 60, 1, 33, 64)
+
+
+def config_of(family, **changes):
+    if family == "Bert":
+        sizes = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 130}
+    else:
+        sizes = {"dim": 48, "n_layers": 3, "n_heads": 3, "hidden_dim": 130}
+    general = {"vocab_size": VOCABULARY, "max_position_embeddings": 64}
+    return getattr(transformers, family + "Config")(**(general | sizes | changes))
+
+
+def make_model(family, head, density=0.1, **changes):
+    """A random model whose activations are as large as a trained one's."""
+    torch.manual_seed(0)
+    changes = {"num_labels": 2 if head == "ForQuestionAnswering" else 3} | changes
+    model = getattr(transformers, family + head)(config_of(family, **changes)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2 and ".layer." in name:
+                parameter.mul_((torch.rand_like(parameter) < density) * 5)
+            elif parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+            else:
+                parameter.mul_(3)
+    return model
+
+
+@pytest.fixture(scope="module")
+def tokenizer_file(tiny_bert):
+    return tiny_bert / "tokenizer.json"
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory, tokenizer_file):
+    def pack(model):
+        folder = tmp_path_factory.mktemp("model")
+        model.save_pretrained(folder)
+        (folder / "tokenizer.json").write_bytes(tokenizer_file.read_bytes())
+        export_packed(folder, folder / "model.pruneonce", embeddings="fp32")
+        return folder / "model.pruneonce"
+
+    return pack
+
+
+@pytest.fixture(scope="module")
+def classifier_file(pack):
+    return pack(make_model("Bert", "ForSequenceClassification"))
+
+
+def random_batch(lengths=LENGTHS, seed=0):
+    generator = np.random.default_rng(seed)
+    ids = [generator.integers(0, VOCABULARY, length) for length in lengths]
+    return ids, [generator.integers(0, 2, length) for length in lengths]
+
+
+def torch_logits(model, ids, types):
+    inputs = {"input_ids": torch.tensor(ids)[None]}
+    if model.config.model_type == "bert":
+        inputs["token_type_ids"] = torch.tensor(types)[None]
+    with torch.no_grad():
+        out = model(**inputs)
+    if "start_logits" in out:
+        return torch.stack([out.start_logits[0], out.end_logits[0]], -1).numpy()
+    return (out.logits if "logits" in out else out.last_hidden_state)[0].numpy()
+
+
+@pytest.mark.parametrize("family", ["Bert", "DistilBert"])
+@pytest.mark.parametrize("head", HEADS)
+def test_logits_of_a_ragged_batch_are_those_of_transformers(family, head, pack):
+    model = make_model(family, head)
+    file = pack(model)
+    ids, types = random_batch()
+    for isa in ISAS:
+        outputs = load_model(file, isa=isa)(ids, types)
+        assert len(outputs) == len(ids)
+        for sequence, segments, output in zip(ids, types, outputs, strict=True):
+            np.testing.assert_allclose(output, torch_logits(model, sequence, segments), atol=2e-5)
+            assert output.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("Bert", {"hidden_act": "relu"}),
+        ("Bert", {"hidden_act": "gelu_new", "layer_norm_eps": 1e-5}),
+        ("Bert", {"num_hidden_layers": 1}),
+        ("DistilBert", {"activation": "relu"}),
+    ],
+)
+def test_unusual_configs(family, changes, pack):
+    model = make_model(family, "ForMaskedLM", **changes)
+    ids, types = random_batch((5, 40))
+    for output, sequence, segments in zip(load_model(pack(model))(ids, types), ids, types, strict=True):
+        np.testing.assert_allclose(output, torch_logits(model, sequence, segments), atol=3e-5)
+
+
+@pytest.mark.parametrize("density", [1.0, 0.5])
+def test_layers_without_enough_zeros_run_dense_or_sparse_with_the_same_answer(density, pack):
+    model = make_model("Bert", "ForQuestionAnswering", density)
+    ids, types = random_batch((5, 40))
+    for output, sequence, segments in zip(load_model(pack(model))(ids, types), ids, types, strict=True):
+        np.testing.assert_allclose(output, torch_logits(model, sequence, segments), atol=1e-4)
+
+
+def test_a_batch_larger_than_one_pass_keeps_its_order(classifier_file):
+    model = load_model(classifier_file)
+    ids, types = random_batch([1 + i % 64 for i in range(60)])
+    together = model(ids, types)
+    alone = np.concatenate([model([a], [b]) for a, b in zip(ids, types, strict=True)])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_only_wanted_positions_of_a_masked_lm(pack):
+    model = load_model(pack(make_model("Bert", "ForMaskedLM")))
+    ids, _ = random_batch((5, 40, 9))
+    everything = model(ids)
+    wanted = [np.array([0, 4]), np.array([], int), np.array([8])]
+    for output, all_positions, positions in zip(model(ids, positions=wanted), everything, wanted, strict=True):
+        assert output.shape == (len(positions), VOCABULARY)
+        np.testing.assert_allclose(output, all_positions[positions], atol=1e-5)
+    nothing = model(ids, positions=[np.array([], int)] * 3)
+    assert [output.shape for output in nothing] == [(0, VOCABULARY)] * 3
+
+
+def test_hidden_states_whatever_the_head(pack):
+    model = make_model("Bert", "ForSequenceClassification")
+    ids, types = random_batch((5, 40))
+    states = load_model(pack(model)).hidden_states(ids, types)
+    for state, sequence, segments in zip(states, ids, types, strict=True):
+        np.testing.assert_allclose(state, torch_logits(model.bert, sequence, segments), atol=2e-5)
+
+
+def test_an_empty_batch(classifier_file):
+    assert load_model(classifier_file)([]).shape == (0, 3)
+
+
+def test_answers_do_not_depend_on_threads_or_earlier_calls(classifier_file):
+    model = load_model(classifier_file)
+    ids, types = random_batch()
+    expected, before = model(ids, types), _native.num_threads()
+    try:
+        for threads in 1, 2, 3:
+            _native.set_num_threads(threads)
+            model(*random_batch((64,) * 7))
+            assert np.array_equal(model(ids, types), expected)
+    finally:
+        _native.set_num_threads(before)
+
+
+def test_several_threads_may_call_one_model(classifier_file):
+    model = load_model(classifier_file)
+    wrong = []
+
+    def work(seed):
+        ids, types = random_batch((seed + 1, 64, 3), seed)
+        expected = np.concatenate([model([a], [b]) for a, b in zip(ids, types, strict=True)])
+        for _ in range(20):
+            if not np.allclose(model(ids, types), expected, atol=1e-6):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("ids", "types", "message"),
+    [
+        ([[]], None, "sequence 0 has 0 tokens"),
+        ([[1], [2] * 65], None, "sequence 1 has 65 tokens, this model takes 1 to 64"),
+        ([[1, VOCABULARY]], None, f"expected 0 to {VOCABULARY - 1}"),
+        ([[-1]], None, "expected 0"),
+        ([[0.5]], None, "whole numbers"),
+        ([[[1]]], None, "one dimension"),
+        ([[1, 2]], [[0, 2]], "token types of sequence 0 are 0 to 2"),
+        ([[1, 2]], [[0]], "lengths of the token ids"),
+        ([[1, 2]], [[0, 0], [0]], "lengths of the token ids"),
+    ],
+)
+def test_impossible_input_is_refused_with_the_sequence(ids, types, message, classifier_file):
+    with pytest.raises(UsageError, match=message):
+        load_model(classifier_file)([np.array(each) for each in ids], types and [np.array(each) for each in types])
+
+
+def test_positions_are_for_masked_lms_and_must_rise(classifier_file, pack):
+    with pytest.raises(UsageError, match="positions are for fill-mask"):
+        load_model(classifier_file)([np.array([1])], positions=[np.array([0])])
+    model = load_model(pack(make_model("Bert", "ForMaskedLM")))
+    with pytest.raises(UsageError, match="must rise"):
+        model([np.array([1, 2])], positions=[np.array([1, 0])])
+    with pytest.raises(UsageError, match="expected 0 to 1"):
+        model([np.array([1, 2])], positions=[np.array([2])])
+    with pytest.raises(UsageError, match="2 sequences"):
+        model([np.array([1, 2])], positions=[np.array([0]), np.array([0])])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "gpt2"}, "model type 'gpt2'"),
+        ({"model_type": None}, "model type"),
+        ({"architectures": ["BertForMultipleChoice"]}, "BertForMultipleChoice"),
+        ({"architectures": []}, "architectures"),
+        ({"architectures": ["BertForQuestionAnswering"]}, "tensor qa_outputs.weight is missing"),
+        ({"architectures": ["BertForMaskedLM"]}, "tensor cls.predictions.transform.dense.weight is missing"),
+        ({"hidden_size": 47}, "47"),
+        ({"hidden_size": "48"}, "hidden_size"),
+        ({"hidden_size": -1}, "hidden_size"),
+        ({"num_attention_heads": 5}, "5 heads"),
+        ({"num_hidden_layers": 4}, "encoder.layer.3"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
+        ({"hidden_act": "__import__"}, "hidden_act"),
+        ({"hidden_act": ["gelu"]}, "hidden_act"),
+        ({"layer_norm_eps": "small"}, "layer_norm_eps"),
+        ({"position_embedding_type": "relative_key"}, "absolute"),
+        ({"is_decoder": True}, "only encoders"),
+    ],
+)
+def test_a_file_whose_config_lies_is_refused_with_its_name(config, message, classifier_file, tmp_path):
+    packed = read_packed(classifier_file)
+    file = tmp_path / "lie.pruneonce"
+    write_packed(file, replace(packed, config=packed.config | config))
+    with pytest.raises(PruneonceError, match=message) as caught:
+        load_model(file)
+    assert str(file) in str(caught.value)
+
+
+def test_a_tensor_of_the_wrong_shape_is_refused_before_native_code_sees_it(classifier_file):
+    packed = read_packed(classifier_file)
+    for name in packed.tensors:
+        other = "classifier.bias" if name != "classifier.bias" else "bert.embeddings.word_embeddings.weight"
+        tensors = packed.tensors | {name: packed.tensors[other]}
+        with pytest.raises(ValueError, match=r"tensor .* has shape|stored sparse"):
+            Model(replace(packed, tensors=tensors))
+
+
+def test_a_folder_or_an_unknown_instruction_set(classifier_file):
+    with pytest.raises(UsageError, match="pruneonce export"):
+        load_model(classifier_file.parent)
+    with pytest.raises(UsageError, match="'mmx' is unknown"):
+        load_model(classifier_file, isa="mmx")
+
+
+def test_the_engine_runs_without_torch(classifier_file):
+    code = (
+        "import sys, json, numpy as np\n"
+        "from pruneonce.engine import load_model\n"
+        f"logits = load_model({str(classifier_file)!r})([np.arange(5)])\n"
+        "print(json.dumps([logits.tolist(), sorted(sys.modules)]))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    logits, modules = json.loads(run.stdout)
+    assert np.shape(logits) == (1, 3)
+    assert not {"torch", "transformers", "pyarrow", "typer"} & set(modules)

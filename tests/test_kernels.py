@@ -1,0 +1,317 @@
+"""Every native kernel on every instruction set of this machine, against its plain numpy twin."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pruneonce import _native
+
+ISAS = _native.available_isas()
+# around the lanes (4, 8, 16) and panels (16, 32, 64 tokens) of every instruction set
+TOKENS = [1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 130]
+# around tiles of 96 to 384 rows and 48 to 384 columns
+SHAPES = [(1, 1), (5, 3), (6, 97), (95, 192), (97, 193), (385, 70), (12, 800), (800, 12)]
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    before = _native.num_threads()
+    _native.set_num_threads(2)
+    yield
+    _native.set_num_threads(before)
+
+
+def activations(x, isa):
+    """[features, tokens] into the kernels' layout."""
+    result = _native.Activations(x.shape[0], isa=isa)
+    result.load(np.ascontiguousarray(x.T, np.float32))
+    return result
+
+
+def array(activations):
+    rows = np.full((activations.tokens, activations.features), np.nan, np.float32)
+    activations.store(rows)
+    return rows.T
+
+
+def normal(generator, *shape):
+    return generator.normal(size=shape).astype(np.float32)
+
+
+def sparse(generator, rows, cols, density):
+    weight = normal(generator, rows, cols)
+    weight[generator.random(weight.shape) >= density] = 0
+    return weight
+
+
+def packed(weight, isa):
+    return _native.PackedWeight(*reference.csr(weight), cols=weight.shape[1], isa=isa)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("density", [0.0, 0.1, 0.6, 1.0])
+def test_sparse_and_dense_products_at_awkward_shapes(isa, shape, density):
+    generator = np.random.default_rng(0)
+    weight = sparse(generator, *shape, density)
+    bias = normal(generator, shape[0])
+    for tokens in TOKENS:
+        x, residual = normal(generator, shape[1], tokens), normal(generator, shape[0], tokens)
+        expected = reference.multiply(weight, x, bias, residual)
+        for kernel in packed(weight, isa), _native.DenseWeight(weight, isa=isa):
+            out = _native.Activations(shape[0], isa=isa)
+            _native.multiply(kernel, activations(x, isa), out=out, bias=bias, residual=activations(residual, isa))
+            np.testing.assert_allclose(array(out), expected, atol=2e-6 * (10 + np.sqrt(shape[1])) * 3)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("nonlinearity", reference.NONLINEARITIES)
+def test_nonlinearities_over_their_whole_range(isa, nonlinearity):
+    x = np.concatenate([np.linspace(-12, 12, 5001), [0.0, -0.0, 1e-30, -1e-30, 80, -80, 1e4, -1e4, 3e38, -3e38]])
+    x = x.astype(np.float32)[None]
+    for weight in packed(np.ones((1, 1), np.float32), isa), _native.DenseWeight(np.ones((1, 1), np.float32), isa=isa):
+        out = _native.Activations(1, isa=isa)
+        _native.multiply(weight, activations(x, isa), out=out, nonlinearity=nonlinearity)
+        with np.errstate(over="ignore"):
+            expected = reference.NONLINEARITIES[nonlinearity](x.astype(float))
+        np.testing.assert_allclose(array(out), expected, rtol=1e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_missing_bias_and_residual_mean_zero(isa):
+    generator = np.random.default_rng(1)
+    weight, x = sparse(generator, 33, 65, 0.3), normal(generator, 65, 40)
+    residual = normal(generator, 33, 40)
+    for kernel in packed(weight, isa), _native.DenseWeight(weight, isa=isa):
+        out = _native.Activations(33, isa=isa)
+        _native.multiply(kernel, activations(x, isa), out=out)
+        np.testing.assert_allclose(array(out), reference.multiply(weight, x), atol=1e-4)
+        _native.multiply(kernel, activations(x, isa), out=out, residual=activations(residual, isa))
+        np.testing.assert_allclose(array(out), reference.multiply(weight, x, None, residual), atol=1e-4)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_result_has_the_same_bits_for_any_threads_and_companions(isa):
+    generator = np.random.default_rng(2)
+    weight, x = sparse(generator, 500, 300, 0.1), normal(generator, 300, 150)
+    kernel, out = packed(weight, isa), _native.Activations(500, isa=isa)
+    _native.multiply(kernel, activations(x, isa), out=out)
+    expected = array(out)
+    for threads in 1, 3, 5:
+        _native.set_num_threads(threads)
+        for kernel in kernel, packed(weight, isa):  # packing, too, looks at the threads
+            _native.multiply(kernel, activations(x, isa), out=out)
+            assert np.array_equal(array(out), expected)
+            _native.multiply(kernel, activations(x[:, 64:91], isa), out=out)
+            assert np.array_equal(array(out), expected[:, 64:91])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("features", [1, 5, 64, 769])
+def test_layer_norm_keeps_small_deviations_beside_a_large_mean(isa, features):
+    generator = np.random.default_rng(3)
+    scale, shift = normal(generator, features), normal(generator, features)
+    for tokens in TOKENS:
+        for offset in 0, 100:
+            x = normal(generator, features, tokens) + np.float32(offset)
+            states = activations(x, isa)
+            _native.layer_norm(states, scale=scale, shift=shift, epsilon=1e-12)
+            if features > 1:  # of one feature nothing is left but rounding
+                expected = reference.layer_norm(x, scale, shift, 1e-12)
+                np.testing.assert_allclose(array(states), expected, atol=1e-5 if offset == 0 else 1e-3)
+            else:
+                assert np.isfinite(array(states)).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("heads", "head_size"), [(1, 1), (3, 7), (2, 32), (2, 64)])
+@pytest.mark.parametrize("lengths", [[1], [7, 31, 100], [1, 1, 1], [33, 1, 64, 2], [130]])
+def test_attention_never_looks_into_a_neighbouring_sequence(isa, heads, head_size, lengths):
+    generator = np.random.default_rng(4)
+    starts = np.cumsum([0, *lengths], dtype=np.int64)
+    qkv = normal(generator, 3 * heads * head_size, starts[-1])
+    out = _native.Activations(heads * head_size, isa=isa)
+    for threads in 1, 2, 7:
+        _native.set_num_threads(threads)
+        _native.attention(activations(qkv, isa), starts=starts, heads=heads, out=out)
+        np.testing.assert_allclose(array(out), reference.attention(qkv, starts, heads), atol=5e-6)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_attention_survives_huge_scores(isa):
+    generator = np.random.default_rng(5)
+    qkv = normal(generator, 3 * 8, 20) * 1000
+    out = _native.Activations(8, isa=isa)
+    _native.attention(activations(qkv, isa), starts=np.array([0, 20]), heads=1, out=out)
+    np.testing.assert_allclose(array(out), reference.attention(qkv, [0, 20], 1), rtol=1e-3, atol=1e-3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_sparse_matrix(data):
+    rows, cols = data.draw(st.integers(1, 120)), data.draw(st.integers(1, 450))
+    generator = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    weight = sparse(generator, rows, cols, data.draw(st.floats(0, 1)))
+    weight[data.draw(st.integers(0, rows - 1))] = 0
+    x = normal(generator, cols, data.draw(st.integers(1, 70)))
+    for isa in ISAS:
+        kernel, out = packed(weight, isa), _native.Activations(rows, isa=isa)
+        assert (kernel.rows, kernel.cols, kernel.nonzeros) == (rows, cols, np.count_nonzero(weight))
+        _native.multiply(kernel, activations(x, isa), out=out)
+        np.testing.assert_allclose(array(out), reference.multiply(weight, x), atol=5e-4)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_shorter_content_leaves_nothing_of_the_longer_one_before(isa):
+    states = _native.Activations(3, isa=isa)
+    states.load(np.full((100, 3), 1e30, np.float32))
+    states.load(np.ones((5, 3), np.float32))
+    weight = packed(np.ones((2, 3), np.float32), isa)
+    out = _native.Activations(2, isa=isa)
+    for _ in range(20):  # what grew in the lanes beyond the end would overflow
+        _native.multiply(weight, states, out=out)
+    assert np.array_equal(array(out), np.full((2, 5), 3, np.float32))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_take_keeps_the_named_tokens(isa):
+    x = np.arange(3 * 90, dtype=np.float32).reshape(3, 90)
+    for kept in ([0], [89], [0, 31, 32, 64, 89], list(range(90)), []):
+        states = activations(x, isa)
+        states.take(np.array(kept, np.int64))
+        assert np.array_equal(array(states), x[:, kept])
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"row_ptr": []}, "row_ptr is empty"),
+        ({"row_ptr": [1, 2, 3]}, r"row_ptr\[0\] is 1"),
+        ({"row_ptr": [0, 3, 2]}, "falls from 3 to 2"),
+        ({"row_ptr": [0, 1, 2]}, "ends with 2 but there are 3"),
+        ({"row_ptr": [0, 1, 2**62]}, "but there are 3"),
+        ({"row_ptr": [0, -(2**62), 3]}, "falls from 0"),
+        ({"col": [0, 1, 1]}, "1 follows 1"),
+        ({"col": [0, 2, 1]}, "1 follows 2"),
+        ({"col": [0, 1, 4]}, "column 4 of 4"),
+        ({"col": [-1, 1, 2]}, "-1 comes first"),
+        ({"values": [1.0]}, "col has 3 entries but values has 1"),
+        ({"cols": 2**40}, "more than"),
+    ],
+)
+def test_a_lying_matrix_is_refused(change, rule):
+    parts = {"row_ptr": [0, 1, 3], "col": [0, 1, 2], "values": [1.0, 2.0, 3.0], "cols": 4} | change
+    with pytest.raises(ValueError, match=rule):
+        _native.PackedWeight(
+            np.array(parts["row_ptr"], np.int64),
+            np.array(parts["col"], np.int32),
+            np.array(parts["values"], np.float32),
+            cols=parts["cols"],
+        )
+
+
+def test_wrong_shapes_are_refused_before_anything_is_computed():
+    weight = _native.DenseWeight(np.ones((4, 3), np.float32))
+    x, out = _native.Activations(3), _native.Activations(4)
+    x.load(np.ones((5, 3), np.float32))
+    cases = [
+        (lambda: _native.multiply(weight, out, out=x), "x has 4 features"),
+        (lambda: _native.multiply(weight, x, out=x), "out has 3 features"),
+        (lambda: _native.multiply(weight, x, out=out, bias=np.ones(3, np.float32)), "bias has 3 entries"),
+        (lambda: _native.multiply(weight, x, out=out, residual=x), "residual is"),
+        (lambda: _native.multiply(weight, x, out=out, residual=out), "neither x nor residual"),
+        (lambda: _native.multiply(weight, x, out=out, nonlinearity="tanh"), "'tanh'"),
+        (lambda: x.load(np.ones((5, 4), np.float32)), "4 features, expected 3"),
+        (lambda: x.store(np.ones((4, 3), np.float32)), r"expected \[5, 3\]"),
+        (lambda: x.take(np.array([1, 1])), "must rise"),
+        (lambda: x.take(np.array([5])), "below 5"),
+        (lambda: x.take(np.array([-1])), "below 5"),
+        (lambda: _native.attention(x, starts=np.array([0, 5]), heads=1, out=_native.Activations(3)), "3 to 1"),
+        (lambda: _native.attention(x, starts=np.array([0, 4]), heads=1, out=_native.Activations(1)), "must rise"),
+        (lambda: _native.attention(x, starts=np.array([0, 3, 3, 5]), heads=1, out=_native.Activations(1)), "must rise"),
+        (lambda: _native.attention(x, starts=np.array([0, 5]), heads=0, out=_native.Activations(1)), "0 heads"),
+        (lambda: _native.layer_norm(x, scale=np.ones(3, np.float32), shift=np.ones(2, np.float32), epsilon=0.1), "shift"),
+        (lambda: _native.set_num_threads(0), "count is 0"),
+        (lambda: _native.Activations(0), "features"),
+    ]
+    for call, message in cases:
+        with pytest.raises(ValueError, match=message):
+            call()
+    square = _native.DenseWeight(np.ones((3, 3), np.float32))
+    with pytest.raises(ValueError, match="neither"):
+        _native.multiply(square, x, out=x)
+    with pytest.raises(TypeError):  # a converted copy would take the result with it
+        x.store(np.ones((5, 3), np.float64))
+
+
+@pytest.mark.skipif(len(ISAS) < 2, reason="only one instruction set here")
+def test_layouts_of_two_instruction_sets_do_not_mix():
+    weight = _native.DenseWeight(np.ones((3, 3), np.float32), isa=ISAS[0])
+    x = activations(np.ones((3, 2)), ISAS[1])
+    with pytest.raises(ValueError, match="different instruction sets"):
+        _native.multiply(weight, x, out=_native.Activations(3, isa=ISAS[1]))
+
+
+def chosen_isa(value):
+    code = "from pruneonce import _native; print(_native.choose_isa())"
+    environment = os.environ | {"PRUNEONCE_ISA": value}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("isa", ["", *ISAS])
+def test_the_environment_forces_an_instruction_set(isa):
+    assert chosen_isa(isa).stdout.strip() == (isa or ISAS[-1])
+
+
+@pytest.mark.parametrize("isa", ["mmx", *({"avx2", "avx512"} - set(ISAS))])
+def test_an_instruction_set_that_is_not_there_is_refused_not_run(isa):
+    run = chosen_isa(isa)
+    assert run.returncode == 1
+    assert f"'{isa}'" in run.stderr
+    with pytest.raises(ValueError, match="available|unknown"):
+        _native.Activations(1, isa=isa)
+
+
+def test_threads_that_call_at_once_get_their_own_answers():
+    generator = np.random.default_rng(6)
+    weight = sparse(generator, 300, 200, 0.1)
+    kernel = packed(weight, None)
+    wrong = []
+
+    def work(seed):
+        x = normal(np.random.default_rng(seed), 200, 50)
+        states, out = activations(x, None), _native.Activations(300)
+        for _ in range(50):
+            _native.multiply(kernel, states, out=out)
+            if not np.allclose(array(out), reference.multiply(weight, x), atol=1e-4):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_forked_child_can_compute():
+    code = (
+        "import os, numpy as np; from pruneonce import _native as n\n"
+        "n.set_num_threads(2); w = n.DenseWeight(np.ones((400, 64), np.float32)); x = n.Activations(64)\n"
+        "x.load(np.ones((200, 64), np.float32)); out = n.Activations(400); n.multiply(w, x, out=out)\n"
+        "child = os.fork()\n"
+        "n.multiply(w, x, out=out)\n"
+        "if child == 0: os._exit(7)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout.strip() == "7"
