@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart test lint check bench docs clean
+.PHONY: quickstart test lint check sanitize stub bench clean
 
 quickstart: .venv/train.done
 	$(BIN)/pruneonce quickstart
@@ -21,6 +21,19 @@ lint: .venv/dev.done
 
 # What CI runs.
 check: lint test
+
+# The kernels alone, under AddressSanitizer with leak and undefined-behaviour checks, then under ThreadSanitizer.
+SANITIZERS := address,undefined thread
+sanitize: .venv/dev.done
+	for sanitizer in $(SANITIZERS); do \
+	  $(BIN)/cmake -S . -B build/$$sanitizer -DPRUNEONCE_NATIVE_CHECK=ON -DPRUNEONCE_SANITIZE=$$sanitizer >/dev/null && \
+	  $(BIN)/cmake --build build/$$sanitizer -j 2 >/dev/null && \
+	  build/$$sanitizer/pruneonce_check || exit 1; \
+	done
+
+# Signatures of the compiled module, for type checkers; a test fails when they are out of date.
+stub: .venv/dev.done
+	$(BIN)/python -m nanobind.stubgen --quiet -m pruneonce._native -o src/pruneonce/_native.pyi
 
 bench: .venv/dev.done
 	$(BIN)/python benchmarks/bench_masks.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def attention(qkv, starts, heads):
     query, key, value = np.split(qkv.astype(float), 3)
     out = np.zeros_like(query)
     size = len(query) // heads
-    for begin, end in zip(starts, starts[1:], strict=False):
+    for begin, end in pairwise(starts):
         for head in range(heads):
             part = np.s_[head * size : (head + 1) * size, begin:end]
             scores = key[part].T @ query[part] / math.sqrt(size)

@@ -103,12 +103,12 @@ def test_missing_bias_and_residual_mean_zero(isa):
 def test_a_result_has_the_same_bits_for_any_threads_and_companions(isa):
     generator = np.random.default_rng(2)
     weight, x = sparse(generator, 500, 300, 0.1), normal(generator, 300, 150)
-    kernel, out = packed(weight, isa), _native.Activations(500, isa=isa)
-    _native.multiply(kernel, activations(x, isa), out=out)
+    first, out = packed(weight, isa), _native.Activations(500, isa=isa)
+    _native.multiply(first, activations(x, isa), out=out)
     expected = array(out)
     for threads in 1, 3, 5:
         _native.set_num_threads(threads)
-        for kernel in kernel, packed(weight, isa):  # packing, too, looks at the threads
+        for kernel in first, packed(weight, isa):  # packing, too, looks at the threads
             _native.multiply(kernel, activations(x, isa), out=out)
             assert np.array_equal(array(out), expected)
             _native.multiply(kernel, activations(x[:, 64:91], isa), out=out)
@@ -239,7 +239,10 @@ def test_wrong_shapes_are_refused_before_anything_is_computed():
         (lambda: _native.attention(x, starts=np.array([0, 4]), heads=1, out=_native.Activations(1)), "must rise"),
         (lambda: _native.attention(x, starts=np.array([0, 3, 3, 5]), heads=1, out=_native.Activations(1)), "must rise"),
         (lambda: _native.attention(x, starts=np.array([0, 5]), heads=0, out=_native.Activations(1)), "0 heads"),
-        (lambda: _native.layer_norm(x, scale=np.ones(3, np.float32), shift=np.ones(2, np.float32), epsilon=0.1), "shift"),
+        (
+            lambda: _native.layer_norm(x, scale=np.ones(3, np.float32), shift=np.ones(2, np.float32), epsilon=0.1),
+            "shift",
+        ),
         (lambda: _native.set_num_threads(0), "count is 0"),
         (lambda: _native.Activations(0), "features"),
     ]
@@ -277,7 +280,7 @@ def test_an_instruction_set_that_is_not_there_is_refused_not_run(isa):
     run = chosen_isa(isa)
     assert run.returncode == 1
     assert f"'{isa}'" in run.stderr
-    with pytest.raises(ValueError, match="available|unknown"):
+    with pytest.raises(ValueError, match=r"available|unknown"):
         _native.Activations(1, isa=isa)
 
 

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pruneonce
 
@@ -16,3 +17,10 @@ def test_every_public_name_can_be_imported():
     assert sorted(pruneonce._MODULE_OF) == sorted(pruneonce.__all__)
     for name in pruneonce.__all__:
         assert getattr(pruneonce, name).__name__ == name
+
+
+def test_the_stub_of_the_native_module_is_up_to_date(tmp_path):
+    fresh = tmp_path / "_native.pyi"
+    command = [sys.executable, "-m", "nanobind.stubgen", "--quiet", "-m", "pruneonce._native", "-o", str(fresh)]
+    subprocess.run(command, check=True)
+    assert Path(pruneonce.__file__).with_name("_native.pyi").read_text() == fresh.read_text(), "run `make stub`"

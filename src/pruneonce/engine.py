@@ -228,7 +228,9 @@ def load_model(path: str | Path, *, isa: str | None = None) -> Model:
     """
     path = Path(path)
     if path.is_dir():
-        raise UsageError(f"'{path}' is a model folder: make a packed file of it with `pruneonce export {path} --to packed`")
+        raise UsageError(
+            f"'{path}' is a model folder: make a packed file of it with `pruneonce export {path} --to packed`"
+        )
     try:
         isa = _native.choose_isa(isa)
     except ValueError as error:
@@ -250,7 +252,7 @@ def _end_of_pass(ids: list[Array], first: int) -> int:
 
 
 class _Tensors:
-    """The tensors of a packed model by the engine's needs; a missing or ill-shaped one is a ValueError with its name."""
+    """The tensors that the engine needs; a missing or ill-shaped one is a ValueError with its name."""
 
     def __init__(self, packed: PackedModel) -> None:
         model_type = packed.config.get("model_type")

@@ -1,0 +1,142 @@
+// Runs every kernel on every instruction set without Python, for the sanitizers: `make sanitize`. Results are compared
+// with plain loops, so that what is checked is known to have been computed.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "attention.h"
+#include "dense.h"
+#include "elementwise.h"
+#include "pack.h"
+#include "parallel.h"
+#include "spmm.h"
+
+using namespace pruneonce;
+
+namespace {
+
+struct Random {
+  std::mt19937 engine;
+  explicit Random(unsigned seed) : engine(seed) {}
+  float uniform(float low, float high) { return std::uniform_real_distribution<float>(low, high)(engine); }
+  std::vector<float> vector(std::size_t size, float density = 1) {
+    std::vector<float> result(size);
+    for (float& value : result) value = uniform(0, 1) < density ? uniform(-1, 1) : 0.0f;
+    return result;
+  }
+};
+
+void require(bool condition, const char* what) {
+  if (condition) return;
+  std::fprintf(stderr, "native_check: %s\n", what);
+  std::exit(1);
+}
+
+std::vector<float> rows_of(const Activations& x) {
+  std::vector<float> rows(x.tokens() * x.features());
+  store_rows(x, rows.data(), x.features());
+  return rows;
+}
+
+Activations activations(const std::vector<float>& rows, std::size_t features, Isa isa) {
+  Activations result(features, isa);
+  result.resize(rows.size() / features);
+  load_rows(result, rows.data(), features);
+  return result;
+}
+
+void check_products(Isa isa, std::size_t rows, std::size_t cols, std::size_t tokens, float density, Random& random) {
+  const std::vector<float> weight = random.vector(rows * cols, density), bias = random.vector(rows);
+  std::vector<std::int64_t> row_ptr{0};
+  std::vector<std::int32_t> col;
+  std::vector<float> values;
+  for (std::size_t r = 0; r < rows; ++r) {
+    for (std::size_t c = 0; c < cols; ++c)
+      if (weight[r * cols + c] != 0) {
+        col.push_back(static_cast<std::int32_t>(c));
+        values.push_back(weight[r * cols + c]);
+      }
+    row_ptr.push_back(static_cast<std::int64_t>(col.size()));
+  }
+  const PackedWeight packed({row_ptr, col, values, cols}, isa);
+  const DenseWeight dense(weight.data(), rows, cols, isa);
+  const Activations x = activations(random.vector(tokens * cols), cols, isa);
+  const Activations residual = activations(random.vector(tokens * rows), rows, isa);
+  const std::vector<float> x_rows = rows_of(x), residual_rows = rows_of(residual);
+  Activations y(rows, isa);
+  y.resize(tokens);
+  const auto compare = [&](float bias_factor, float residual_factor) {
+    const std::vector<float> y_rows = rows_of(y);
+    for (std::size_t t = 0; t < tokens; ++t)
+      for (std::size_t r = 0; r < rows; ++r) {
+        double sum = bias_factor * bias[r] + residual_factor * residual_rows[t * rows + r];
+        for (std::size_t c = 0; c < cols; ++c) sum += double(weight[r * cols + c]) * x_rows[t * cols + c];
+        require(std::abs(sum - y_rows[t * rows + r]) < 1e-3, "a product differs from plain loops");
+      }
+  };
+  multiply(packed, x, bias.data(), &residual, Nonlinearity::none, y);
+  compare(1, 1);
+  multiply(dense, x, bias.data(), &residual, Nonlinearity::none, y);
+  compare(1, 1);
+  multiply(packed, x, nullptr, nullptr, Nonlinearity::none, y);
+  compare(0, 0);
+  multiply(packed, x, bias.data(), nullptr, Nonlinearity::gelu, y);
+  multiply(dense, x, bias.data(), nullptr, Nonlinearity::gelu_tanh, y);
+  layer_norm(y, bias.data(), bias.data(), 1e-12f);
+  for (float value : rows_of(y)) require(std::isfinite(value), "a layer norm is not finite");
+  const std::vector<std::int64_t> kept{0, static_cast<std::int64_t>(tokens) - 1};
+  take(y, std::span(kept).first(tokens > 1 ? 2 : 1));
+}
+
+void check_attention(Isa isa, std::size_t heads, std::size_t head_size, const std::vector<std::int64_t>& starts,
+                     Random& random) {
+  const std::size_t hidden = heads * head_size, tokens = static_cast<std::size_t>(starts.back());
+  const Activations qkv = activations(random.vector(tokens * 3 * hidden), 3 * hidden, isa);
+  Activations out(hidden, isa);
+  out.resize(tokens);
+  attention(qkv, starts, heads, out);
+  const std::vector<float> in = rows_of(qkv), result = rows_of(out);
+  for (std::size_t s = 0; s + 1 < starts.size(); ++s)
+    for (auto t = static_cast<std::size_t>(starts[s]); t < static_cast<std::size_t>(starts[s + 1]); ++t)
+      for (std::size_t f = 0; f < hidden; ++f) {  // an average of values lies between them
+        float low = 2, high = -2;
+        for (auto k = static_cast<std::size_t>(starts[s]); k < static_cast<std::size_t>(starts[s + 1]); ++k) {
+          low = std::min(low, in[k * 3 * hidden + 2 * hidden + f]);
+          high = std::max(high, in[k * 3 * hidden + 2 * hidden + f]);
+        }
+        const float value = result[t * hidden + f];
+        require(low - 1e-5f <= value && value <= high + 1e-5f, "attention left its sequence");
+      }
+}
+
+void check_everything(unsigned seed) {
+  Random random(seed);
+  for (Isa isa : available_isas()) {
+    for (std::size_t tokens : {1u, 7u, 33u, 70u})
+      for (auto [rows, cols] : {std::pair{1u, 1u}, {5u, 97u}, {97u, 193u}, {390u, 70u}, {12u, 400u}})
+        for (float density : {0.0f, 0.1f, 1.0f}) check_products(isa, rows, cols, tokens, density, random);
+    check_attention(isa, 3, 7, {0, 7, 38, 40, 75}, random);
+    check_attention(isa, 2, 64, {0, 1, 66}, random);
+  }
+}
+
+}  // namespace
+
+int main() {
+  for (std::size_t threads : {1u, 2u, 5u}) {
+    set_num_threads(threads);
+    check_everything(static_cast<unsigned>(threads));
+  }
+  // Callers that meet: one has the pool, the others work alone; and the pool is resized under them.
+  std::vector<std::thread> callers;
+  for (unsigned seed = 0; seed < 3; ++seed) callers.emplace_back(check_everything, seed);
+  for (std::size_t threads = 1; threads < 6; ++threads) {
+    set_num_threads(threads);
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  for (std::thread& caller : callers) caller.join();
+  std::puts("native_check: every kernel, every instruction set, several threads: in order");
+}

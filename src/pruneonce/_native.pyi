@@ -1,0 +1,125 @@
+"""
+Kernels of the encoder. Activations are feature-major: [features, tokens], tokens contiguous.
+"""
+
+from typing import Annotated, overload
+
+import numpy
+from numpy.typing import NDArray
+
+
+def available_isas() -> list[str]:
+    """Instruction sets of this build that this processor has, fastest last."""
+
+def choose_isa(isa: str | None = None) -> str:
+    """
+    The instruction set in use: `isa`, else $PRUNEONCE_ISA, else the fastest available.
+
+    ValueError if it is unknown, or this processor lacks it.
+    """
+
+def num_threads() -> int: ...
+
+def set_num_threads(count: int) -> None:
+    """Use `count` threads, the calling one included, from the next call on."""
+
+class Activations:
+    """
+    [features, tokens] in panels of tokens; not for use by two threads at once.
+    """
+
+    def __init__(self, features: int, *, isa: str | None = None) -> None: ...
+
+    @property
+    def features(self) -> int: ...
+
+    @property
+    def tokens(self) -> int: ...
+
+    @property
+    def isa(self) -> str: ...
+
+    def load(self, rows: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)]) -> None:
+        """Take over [tokens, features], float32."""
+
+    def store(self, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+        """Write [tokens, features], float32."""
+
+    def take(self, tokens: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> None:
+        """Keep only these tokens: int64, rising."""
+
+class PackedWeight:
+    """A sparse matrix, packed for this processor."""
+
+    def __init__(self, row_ptr: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], col: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], values: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], *, cols: int, isa: str | None = None) -> None:
+        """
+        Pack compressed sparse rows.
+
+        row_ptr: int64 [rows + 1]; col: int32 [non-zeros], rising within a row; values: float32 [non-zeros].
+        ValueError says which rule is broken. `isa` overrides $PRUNEONCE_ISA.
+        """
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def cols(self) -> int: ...
+
+    @property
+    def nonzeros(self) -> int: ...
+
+    @property
+    def isa(self) -> str: ...
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes, in bytes."""
+
+class DenseWeight:
+    """A dense matrix, packed for this processor."""
+
+    def __init__(self, weight: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], *, isa: str | None = None) -> None:
+        """weight: float32 [rows, cols]."""
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def cols(self) -> int: ...
+
+    @property
+    def isa(self) -> str: ...
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes, in bytes."""
+
+@overload
+def multiply(weight: PackedWeight, x: Activations, *, out: Activations, bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, residual: Activations | None = None, nonlinearity: str = 'none') -> None: ...
+
+@overload
+def multiply(weight: DenseWeight, x: Activations, *, out: Activations, bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, residual: Activations | None = None, nonlinearity: str = 'none') -> None:
+    """
+    out = nonlinearity(weight · x + bias + residual).
+
+    bias: float32 [rows]; nonlinearity: none, gelu, gelu_tanh or relu. `out` takes x's number of tokens.
+    """
+
+def attention(qkv: Activations, *, starts: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], heads: int, out: Activations) -> None:
+    """
+    out = softmax(Kᵀ Q / sqrt(head size)) on V, per sequence and head.
+
+    qkv: [3 · hidden, tokens]; starts: int64 [sequences + 1], first tokens and the end.
+    """
+
+def layer_norm(x: Activations, *, scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], shift: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], epsilon: float) -> None:
+    """
+    Normalise each token of x over its features, in place; scale, shift: float32 [features].
+    """
+
+def run_multiply_adds(iterations: int, *, isa: str | None = None) -> float:
+    """
+    Multiply and add on registers alone, on every thread; returns the floating point operations done.
+
+    Timed, it gives the processor's peak, against which the kernels are measured.
+    """
