@@ -60,9 +60,10 @@ Cursor multiply_run(std::uint32_t rows, std::uint32_t fours, Cursor at, const un
     float* const y_row = y + row * stride;
     Vec sum[vectors], odd[vectors];
     for (std::size_t v = 0; v < vectors; ++v) odd[v] = Vec::broadcast(0.0f);
+    // The processor cannot guess which row comes next, and y lies in the L2 cache or, the first time, further away.
+    const auto* ahead = reinterpret_cast<const char*>(y + at.row[kRowsAhead - 1] * stride);
+    for (std::size_t line = 0; line < stride * sizeof(float); line += 64) __builtin_prefetch(ahead + line, 1);
     if (start.at_y) {
-      const auto* next = reinterpret_cast<const char*>(y + *at.row * stride);  // comes from the L2 cache
-      for (std::size_t line = 0; line < stride * sizeof(float); line += 64) __builtin_prefetch(next + line, 1);
       for (std::size_t v = 0; v < vectors; ++v) sum[v] = Vec::load(y_row + v * lanes);
     } else {
       const Vec bias = Vec::broadcast(start.bias ? start.bias[row] : 0.0f);
