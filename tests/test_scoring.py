@@ -77,7 +77,7 @@ def test_a_file_for_another_task_or_other_labels_is_refused(models, sentences, q
     with pytest.raises(UsageError, match="model for text-classification"):
         score_packed(models["classification"][1], TaskData("squad", "", str(questions)))
     with pytest.raises(UsageError, match="bad, good, so-so"):
-        score_packed(models["classification"][1], TaskData("sst2", "", str(sentences), "text", "", "label"))
+        score_packed(models["classification"][1], TaskData("sst2", "", str(sentences)))
 
 
 def test_evaluate_takes_a_packed_file(models, sentences, monkeypatch, capsys):
