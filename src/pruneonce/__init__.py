@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pruneonce.engine import load_model
     from pruneonce.errors import PruneonceError, UsageError
     from pruneonce.inspection import inspect_folder
+    from pruneonce.pipelines import pipeline
     from pruneonce.pruning.masks import magnitude_mask
     from pruneonce.pruning.pruner import Pruner
     from pruneonce.pruning.schedules import PruningSchedule, cubic_sparsity, rewinding_factor
@@ -38,6 +39,7 @@ _MODULE_OF = {
     "load_model": "engine",
     "load_recipe": "recipe",
     "magnitude_mask": "pruning.masks",
+    "pipeline": "pipelines",
     "rewinding_factor": "pruning.schedules",
     "run_finetune": "stages",
     "run_prune": "stages",
@@ -60,6 +62,7 @@ __all__ = [
     "load_model",
     "load_recipe",
     "magnitude_mask",
+    "pipeline",
     "rewinding_factor",
     "run_finetune",
     "run_prune",

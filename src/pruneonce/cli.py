@@ -237,6 +237,64 @@ def evaluate(
 
 
 @app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A packed file: `pruneonce export` makes one.")],
+    texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT...")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Default: what the model was made for.")] = None,
+    question: Annotated[str, typer.Option(help="For question answering; the texts are the contexts.")] = "",
+    file: Annotated[Path | None, typer.Option("--file", help="One text per line; - reads standard input.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="How many answers to each text.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default one per core.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per text.")] = False,
+) -> None:
+    """Answer texts with a packed model: classes, spans, words for [MASK], or vectors."""
+    from pruneonce.pipelines import pipeline
+
+    texts = [*(texts or []), *(_lines_of(file) if file else [])]
+    if not texts:
+        raise UsageError("predict: no text: give texts, or --file FILE (- for standard input)")
+    answer: Any = pipeline(task, model, threads=threads)
+    if question and answer.task != "question-answering":
+        raise UsageError(f"--question is for question answering; this is {answer.task}")
+    if answer.task == "question-answering" and not question:
+        raise UsageError("question answering needs --question; the texts are the contexts")
+    options: dict[str, Any] = {} if top_k is None else {"top_k": top_k}
+    if answer.task == "feature-extraction":
+        answers = answer(texts, pooling="mean", **options).tolist()
+    elif answer.task == "question-answering":
+        answers = answer([{"question": question, "context": text} for text in texts], **options)
+    elif answer.task == "token-classification":
+        answers = answer(texts, aggregation_strategy="simple", **options)
+    else:
+        answers = answer(texts, **options)
+        answers = [answers] if answer.task == "fill-mask" and len(texts) == 1 else answers
+    for text, each in zip(texts, answers, strict=True):
+        print(
+            json.dumps({"text": text, "answer": each}, ensure_ascii=False) if as_json else f"{text}\n  {_shown(each)}"
+        )
+
+
+def _lines_of(file: Path) -> list[str]:
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} cannot be read: {error}") from error
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def _shown(answer: Any) -> str:
+    """A pipeline's answer for a person: best first, indented under its text."""
+    if isinstance(answer, list) and answer and isinstance(answer[0], float):
+        return " ".join(f"{value:.4f}" for value in answer)
+    if isinstance(answer, list):
+        return "\n  ".join(_shown(each) for each in answer) or "nothing found"
+    name = next(str(answer[key]) for key in ("label", "answer", "entity_group", "token_str") if key in answer)
+    where = f"  ({answer['start']}–{answer['end']})" if "start" in answer else ""
+    found = f"{answer['word']}: " if "word" in answer else ""
+    return f"{found}{name or 'no answer'}  {answer['score']:.3f}{where}"
+
+
+@app.command()
 def doctor(
     recipe: Annotated[Path | None, typer.Argument(help="Estimate what this recipe would cost here.")] = None,
     overrides: Set = None,
