@@ -112,6 +112,7 @@ def record(**changes):
         "model": {"name": "random tiny", "prunable": 1000, "sparsity": 0.9, "weight_bytes": 400},
         "threads": 2,
         "rounds": 3,
+        "settle": 1,
         "inputs": "random words",
         "engines": {"pruneonce": "0.1 (avx2)", "torch": "2.6"},
         "cases": [case, mixed],

@@ -89,7 +89,7 @@ def summary(record: dict[str, Any]) -> list[str]:
         f"{machine['memory_bytes'] / 2**30:.0f} GiB; {record['threads']} threads",
         f"measured: {machine['peak_gflops']:.0f} GFLOP/s fp32, {machine['bandwidth_gb_per_s']:.1f} GB/s memory (copy)",
         f"{record['date']}, load average {machine['load_average']:.2f} before, {record['rounds']} rounds, "
-        f"{record['inputs']}",
+        f"{record['settle']} untimed calls before each timed one, {record['inputs']}",
         f"{versions}; {others}",
     ]
 
