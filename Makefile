@@ -36,6 +36,7 @@ stub: .venv/dev.done
 	$(BIN)/python -m nanobind.stubgen --quiet -m pruneonce._native -o src/pruneonce/_native.pyi
 
 bench: .venv/dev.done
+	$(BIN)/python benchmarks/bench_spmm.py
 	$(BIN)/python benchmarks/bench_masks.py
 
 clean:

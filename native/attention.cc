@@ -42,12 +42,30 @@ void gather(const Activations& from, std::size_t first_feature, std::size_t rows
   }
 }
 
-// y[rows, vectors] = a · x, in tiles of the dense kernel
-void multiply(const DenseKernel& kernel, std::size_t rows, std::size_t vectors, DenseTile tile) {
+// [blocks, rows, kDenseRows] ← the same, so that the kernel reads the keys of a block one after the other.
+void gather_blocks(const Activations& from, std::size_t first_feature, std::size_t rows, std::size_t first_token,
+                   std::size_t tokens, float* to) {
+  for (std::size_t r = 0; r < rows; ++r, to += kDenseRows)
+    for_each_stretch(from, first_feature + r, first_token, tokens,
+                     [&](const float* panel, std::size_t place, std::size_t count) {
+                       float* block = to + place / kDenseRows * rows * kDenseRows;
+                       for (std::size_t i = 0, in_block = place % kDenseRows; i < count; ++i) {
+                         block[in_block] = panel[i];
+                         if (++in_block == kDenseRows) {
+                           in_block = 0;
+                           block += rows * kDenseRows;
+                         }
+                       }
+                     });
+}
+
+// y[rows, vectors] = a · x, in tiles of the dense kernel; a_block: from one tile's rows of a to the next one's
+void multiply(const DenseKernel& kernel, std::size_t rows, std::size_t vectors, const DenseTile& tile,
+              std::size_t a_block) {
   for (std::size_t row = 0; row < rows; row += kDenseRows) {
     const std::size_t count = std::min(kDenseRows, rows - row);
     DenseTile part = tile;
-    part.a += row * tile.a_row;
+    part.a += row / kDenseRows * a_block;
     part.y += row * tile.y_stride;
     kernel.multiply[count - 1][vectors - 1](part);
   }
@@ -58,35 +76,36 @@ void attend(const Activations& qkv, const Job& job, std::size_t head_size, const
   const ElementwiseKernel& elementwise = elementwise_kernel(qkv.isa());
   const std::size_t hidden = out.features();
   const std::size_t lanes = qkv.lanes(), block = kDenseVectors * lanes;
-  const std::size_t queries = job.end_query - job.first_query;
-  const std::size_t query_stride = divide_up(queries, lanes) * lanes;
-  const std::size_t key_stride = divide_up(job.tokens, lanes) * lanes;
+  // One vector more than needed: values whose rows lie a power of two apart would fight for the same cache lines.
+  const std::size_t value_stride = (divide_up(job.tokens, lanes) + 1) * lanes;
+  const std::size_t key_block = head_size * kDenseRows;
 
   thread_local Buffer buffer;
-  float* const q = buffer.at_least(head_size * (query_stride + 2 * key_stride + block) + job.tokens * block + block);
-  float* const k = q + head_size * query_stride;
-  float* const v = k + head_size * key_stride;
-  float* const result = v + head_size * key_stride;
+  float* const keys = buffer.at_least(divide_up(job.tokens, kDenseRows) * key_block + head_size * (value_stride + 2 * block) +
+                                      job.tokens * block + block);
+  float* const values = keys + divide_up(job.tokens, kDenseRows) * key_block;
+  float* const queries = values + head_size * value_stride;
+  float* const result = queries + head_size * block;
   float* const scores = result + head_size * block;
   float* const sums = scores + job.tokens * block;
 
   const std::size_t feature = job.head * head_size;
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_size));
-  gather(qkv, feature, head_size, job.first_token + job.first_query, queries, scale, q, query_stride);
-  gather(qkv, hidden + feature, head_size, job.first_token, job.tokens, 1.0f, k, key_stride);
-  gather(qkv, 2 * hidden + feature, head_size, job.first_token, job.tokens, 1.0f, v, key_stride);
+  gather_blocks(qkv, hidden + feature, head_size, job.first_token, job.tokens, keys);
+  gather(qkv, 2 * hidden + feature, head_size, job.first_token, job.tokens, 1.0f, values, value_stride);
 
-  for (std::size_t query = 0; query < queries; query += block) {
-    const std::size_t vectors = std::min(kDenseVectors, (query_stride - query) / lanes);
-    const std::size_t stride = vectors * lanes;
-    multiply(dense, job.tokens, vectors,
-             {head_size, k, 1, key_stride, q + query, query_stride, scores, stride, false});
+  for (std::size_t query = job.first_query; query < job.end_query; query += block) {
+    const std::size_t count = std::min(block, job.end_query - query);
+    const std::size_t vectors = divide_up(count, lanes), stride = vectors * lanes;
+    gather(qkv, feature, head_size, job.first_token + query, count, scale, queries, stride);
+    multiply(dense, job.tokens, vectors, {head_size, keys, 1, kDenseRows, queries, stride, scores, stride, false},
+             key_block);
     elementwise.exponentials(scores, job.tokens, vectors, sums);
-    multiply(dense, head_size, vectors, {job.tokens, v, key_stride, 1, scores, stride, result, stride, false});
+    multiply(dense, head_size, vectors, {job.tokens, values, value_stride, 1, scores, stride, result, stride, false},
+             kDenseRows * value_stride);
     elementwise.divide(result, head_size, vectors, sums);
-    const std::size_t first_token = job.first_token + job.first_query + query;
     for (std::size_t f = 0; f < head_size; ++f)
-      for_each_stretch(out, feature + f, first_token, std::min(stride, queries - query),
+      for_each_stretch(out, feature + f, job.first_token + query, count,
                        [&](float* panel, std::size_t place, std::size_t count) {
                          std::copy_n(result + f * stride + place, count, panel);
                        });

@@ -117,8 +117,8 @@ PackedWeight::PackedWeight(const Csr& csr, Isa isa)
     }
   }
   starts_.push_back({runs_.size(), row_order_.size(), values_.size()});
-  // The kernel reads ahead: the next row's place, and weights in fours.
-  row_order_.push_back(0);
+  // The kernel reads ahead: places of rows, and weights in fours.
+  row_order_.insert(row_order_.end(), kRowsAhead, 0);
   offsets_.insert(offsets_.end(), 3, 0);
   values_.insert(values_.end(), 3, 0.0f);
 }

@@ -13,7 +13,7 @@ namespace pruneonce {
 const SpmmKernel& spmm_kernel(Isa isa);
 
 // y = f(weight · x + bias + residual); bias [rows] and residual may be null, y must be neither x nor residual.
-// Each sum is one chain of multiply-adds in the order of its columns: the same bits for any number of threads, and for
+// Each sum adds its weights in an order that only the weight decides: the same bits for any number of threads, and for
 // any number of other tokens.
 void multiply(const PackedWeight& weight, const Activations& x, const float* bias, const Activations* residual,
               Nonlinearity f, const Activations& y);

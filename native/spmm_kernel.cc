@@ -10,26 +10,36 @@ namespace {
 
 constexpr std::size_t lanes = Vec::lanes;
 
-// sum += the first `count` of four weights, each times its row of x.
+template <std::size_t vectors>
+inline __attribute__((always_inline)) void add_weight(Vec weight, const unsigned char* x_row, Vec (&sum)[vectors]) {
+  const auto* row = reinterpret_cast<const float*>(x_row);
+#pragma GCC unroll 4
+  for (std::size_t v = 0; v < vectors; ++v) sum[v] = Vec::multiply_add(weight, Vec::load(row + v * lanes), sum[v]);
+}
+
+// The offset at `index`, of four that were read in one load: loads are what the kernel is short of.
+template <std::size_t index>
+inline std::size_t offset_of(std::uint64_t four) {
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+  return static_cast<std::uint16_t>(four >> (48 - 16 * index));
+#else
+  return static_cast<std::uint16_t>(four >> (16 * index));
+#endif
+}
+
+// Adds the first `count` of four weights, each times its row of x; by turns to one sum and the other, since one alone
+// would wait for its own additions.
 template <std::size_t vectors, std::size_t count>
 inline __attribute__((always_inline)) void add_weights(const float* value, const std::uint16_t* offset,
-                                                       const unsigned char* x, Vec (&sum)[vectors]) {
+                                                       const unsigned char* x, Vec (&even)[vectors],
+                                                       Vec (&odd)[vectors]) {
   const auto four = Vec::load_four(value);
-  std::uint64_t offsets;  // in one load: loads are what the kernel is short of
+  std::uint64_t offsets;
   __builtin_memcpy(&offsets, offset, sizeof offsets);
-  const auto add = [&](Vec weight, std::uint16_t place) __attribute__((always_inline)) {
-    const auto* row = reinterpret_cast<const float*>(x + place * vectors);
-    for (std::size_t v = 0; v < vectors; ++v) sum[v] = Vec::multiply_add(weight, Vec::load(row + v * lanes), sum[v]);
-  };
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-  constexpr int shift[] = {48, 32, 16, 0};
-#else
-  constexpr int shift[] = {0, 16, 32, 48};
-#endif
-  if constexpr (count > 0) add(Vec::template broadcast<0>(four), static_cast<std::uint16_t>(offsets >> shift[0]));
-  if constexpr (count > 1) add(Vec::template broadcast<1>(four), static_cast<std::uint16_t>(offsets >> shift[1]));
-  if constexpr (count > 2) add(Vec::template broadcast<2>(four), static_cast<std::uint16_t>(offsets >> shift[2]));
-  if constexpr (count > 3) add(Vec::template broadcast<3>(four), static_cast<std::uint16_t>(offsets >> shift[3]));
+  if constexpr (count > 0) add_weight(Vec::template broadcast<0>(four), x + offset_of<0>(offsets) * vectors, even);
+  if constexpr (count > 1) add_weight(Vec::template broadcast<1>(four), x + offset_of<1>(offsets) * vectors, odd);
+  if constexpr (count > 2) add_weight(Vec::template broadcast<2>(four), x + offset_of<2>(offsets) * vectors, even);
+  if constexpr (count > 3) add_weight(Vec::template broadcast<3>(four), x + offset_of<3>(offsets) * vectors, odd);
 }
 
 struct Cursor {
@@ -38,34 +48,36 @@ struct Cursor {
   const float* value;
 };
 
-// Rows of 4 · fours + rest non-zeros.
+// Rows of 4 · fours + rest non-zeros; returns where the next run begins.
 template <std::size_t vectors, std::size_t rest>
-void multiply_run(std::uint32_t rows, std::uint32_t fours, Cursor& at, const unsigned char* x, const Start& start,
-                  float* y) {
+Cursor multiply_run(std::uint32_t rows, std::uint32_t fours, Cursor at, const unsigned char* x, const Start& start,
+                    float* y) {
   constexpr std::size_t stride = vectors * lanes;
+  const std::uint16_t* offset = at.offset;  // on their own, so that they stay in registers
+  const float* value = at.value;
   for (std::uint32_t r = 0; r < rows; ++r) {
     const std::size_t row = *at.row++;
     float* const y_row = y + row * stride;
-    Vec sum[vectors];
+    Vec sum[vectors], odd[vectors];
+    for (std::size_t v = 0; v < vectors; ++v) odd[v] = Vec::broadcast(0.0f);
+    // The processor cannot guess which row comes next, and y lies in the L2 cache or, the first time, further away.
+    const auto* ahead = reinterpret_cast<const char*>(y + at.row[kRowsAhead - 1] * stride);
+    for (std::size_t line = 0; line < stride * sizeof(float); line += 64) __builtin_prefetch(ahead + line, 1);
     if (start.at_y) {
-      const auto* next = reinterpret_cast<const char*>(y + *at.row * stride);  // comes from the L2 cache
-      for (std::size_t line = 0; line < stride * sizeof(float); line += 64) __builtin_prefetch(next + line, 1);
       for (std::size_t v = 0; v < vectors; ++v) sum[v] = Vec::load(y_row + v * lanes);
     } else {
       const Vec bias = Vec::broadcast(start.bias ? start.bias[row] : 0.0f);
       for (std::size_t v = 0; v < vectors; ++v)
         sum[v] = start.residual ? bias + Vec::load(start.residual + row * stride + v * lanes) : bias;
     }
-    for (std::uint32_t i = 0; i < fours; ++i) {
-      add_weights<vectors, 4>(at.value, at.offset, x, sum);
-      at.value += 4;
-      at.offset += 4;
-    }
-    if constexpr (rest > 0) add_weights<vectors, rest>(at.value, at.offset, x, sum);
-    at.value += rest;
-    at.offset += rest;
-    for (std::size_t v = 0; v < vectors; ++v) sum[v].store(y_row + v * lanes);
+    for (std::uint32_t i = 0; i < fours; ++i, value += 4, offset += 4)
+      add_weights<vectors, 4>(value, offset, x, sum, odd);
+    if constexpr (rest > 0) add_weights<vectors, rest>(value, offset, x, sum, odd);
+    value += rest;
+    offset += rest;
+    for (std::size_t v = 0; v < vectors; ++v) (sum[v] + odd[v]).store(y_row + v * lanes);
   }
+  return {at.row, offset, value};
 }
 
 template <std::size_t vectors>
@@ -76,16 +88,16 @@ void multiply(const Tile& tile, const float* x, const Start& start, float* y) {
     const std::uint32_t fours = run->nonzeros_per_row / 4;
     switch (run->nonzeros_per_row % 4) {
       case 0:
-        multiply_run<vectors, 0>(run->rows, fours, at, x_bytes, start, y);
+        at = multiply_run<vectors, 0>(run->rows, fours, at, x_bytes, start, y);
         break;
       case 1:
-        multiply_run<vectors, 1>(run->rows, fours, at, x_bytes, start, y);
+        at = multiply_run<vectors, 1>(run->rows, fours, at, x_bytes, start, y);
         break;
       case 2:
-        multiply_run<vectors, 2>(run->rows, fours, at, x_bytes, start, y);
+        at = multiply_run<vectors, 2>(run->rows, fours, at, x_bytes, start, y);
         break;
       default:
-        multiply_run<vectors, 3>(run->rows, fours, at, x_bytes, start, y);
+        at = multiply_run<vectors, 3>(run->rows, fours, at, x_bytes, start, y);
     }
   }
 }

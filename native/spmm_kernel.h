@@ -16,7 +16,7 @@ struct Run {
 struct Tile {
   const Run* runs;
   std::size_t run_count;
-  const std::uint16_t* row;     // place in the tile; one more can be read
+  const std::uint16_t* row;     // place in the tile; kRowsAhead more can be read
   const std::uint16_t* offset;  // [non-zeros] column in the tile, times the bytes of one vector; three more can be read
   const float* value;           // [non-zeros] three more can be read
 };
@@ -27,6 +27,8 @@ struct Start {
   const float* bias;
   const float* residual;
 };
+
+constexpr std::size_t kRowsAhead = 4;
 
 struct SpmmKernel {
   std::size_t lanes;  // floats per vector

@@ -1,5 +1,7 @@
+import re
 import subprocess
 import sys
+from importlib.metadata import requires
 from pathlib import Path
 
 import pruneonce
@@ -24,3 +26,15 @@ def test_the_stub_of_the_native_module_is_up_to_date(tmp_path):
     command = [sys.executable, "-m", "nanobind.stubgen", "--quiet", "-m", "pruneonce._native", "-o", str(fresh)]
     subprocess.run(command, check=True)
     assert Path(pruneonce.__file__).with_name("_native.pyi").read_text() == fresh.read_text(), "run `make stub`"
+
+
+def test_the_base_install_pulls_no_more_than_the_engine_needs():
+    base = {re.match(r"[\w-]+", need)[0] for need in requires("pruneonce") if "extra ==" not in need}
+    assert base == {"numpy", "safetensors", "tokenizers"}
+
+
+def test_without_the_command_lines_libraries_the_command_says_what_to_install():
+    code = "import sys; sys.modules['typer'] = None; from pruneonce.__main__ import main; main()"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert run.stderr.splitlines() == ["error: the command line needs typer: pip install 'pruneonce[cli]' (or [train])"]

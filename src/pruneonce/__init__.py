@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pruneonce.data.pretraining import Corpus
     from pruneonce.distillation import distillation_loss
+    from pruneonce.engine import load_model
     from pruneonce.errors import PruneonceError, UsageError
     from pruneonce.inspection import inspect_folder
     from pruneonce.pruning.masks import magnitude_mask
     from pruneonce.pruning.pruner import Pruner
     from pruneonce.pruning.schedules import PruningSchedule, cubic_sparsity, rewinding_factor
     from pruneonce.recipe import load_recipe
-    from pruneonce.scoring import score_folder
+    from pruneonce.scoring import score_folder, score_packed
     from pruneonce.stages import StageOptions, run_finetune, run_prune, run_teacher
     from pruneonce.tasks import get_task
 
@@ -34,6 +35,7 @@ _MODULE_OF = {
     "distillation_loss": "distillation",
     "get_task": "tasks",
     "inspect_folder": "inspection",
+    "load_model": "engine",
     "load_recipe": "recipe",
     "magnitude_mask": "pruning.masks",
     "rewinding_factor": "pruning.schedules",
@@ -41,6 +43,7 @@ _MODULE_OF = {
     "run_prune": "stages",
     "run_teacher": "stages",
     "score_folder": "scoring",
+    "score_packed": "scoring",
 }
 
 __all__ = [
@@ -54,6 +57,7 @@ __all__ = [
     "distillation_loss",
     "get_task",
     "inspect_folder",
+    "load_model",
     "load_recipe",
     "magnitude_mask",
     "rewinding_factor",
@@ -61,6 +65,7 @@ __all__ = [
     "run_prune",
     "run_teacher",
     "score_folder",
+    "score_packed",
 ]
 
 

@@ -221,15 +221,16 @@ def evaluate(
     ] = None,
     as_json: JSON = False,
 ) -> None:
-    """Score a fine-tuned model folder with the task's standard metrics."""
+    """Score a fine-tuned model folder, or a packed file, with the task's standard metrics."""
     from pruneonce.language_model import quiet_transformers
     from pruneonce.recipe import TaskData
-    from pruneonce.scoring import score_folder
+    from pruneonce.scoring import score_folder, score_packed
 
     quiet_transformers()
     wanted = TaskData(task, "", data, text, text_pair, label, max_tokens=max_tokens)
     with progress_bar(f"{task} with {model.name}") as advance:
-        metrics = score_folder(model, wanted, on_progress=advance)
+        score = score_packed if model.is_file() else score_folder
+        metrics = score(model, wanted, on_progress=advance)
     if as_json:
         _print_json({"model": str(model), "task": task, "metrics": metrics})
     else:

@@ -1,21 +1,25 @@
-"""Score a torch model on a task's data: after fine-tuning, and for `pruneonce evaluate`."""
+"""Score a torch model or a packed file on a task's data: after fine-tuning, and for `pruneonce evaluate`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer
 
-from pruneonce.evaluate import evaluate_task
+from pruneonce.engine import Model, load_model
+from pruneonce.errors import UsageError
+from pruneonce.evaluate import EVALUATION_BATCH, Predict, evaluate_task
 from pruneonce.language_model import load_config
 from pruneonce.progress import Advance
 from pruneonce.recipe import TaskData
 from pruneonce.task_data import max_tokens_of, sample, task_of, validation_sources
 from pruneonce.task_model import load_task_model, torch_predict
 from pruneonce.tasks import Task
-from pruneonce.tokenization import load_tokenizer, special_token_ids
+from pruneonce.tokenization import load_tokenizer, special_token_ids, tokenizer_from_text
 
 
 def score(
@@ -23,6 +27,10 @@ def score(
 ) -> dict[str, float]:
     """The task's metrics on its validation data; names carry a suffix where there are several splits (MNLI)."""
     predict = torch_predict(model, task, special_token_ids(tokenizer)["pad"], on_progress)
+    return _score(predict, task, data, tokenizer, seed)
+
+
+def _score(predict: Predict, task: Task, data: TaskData, tokenizer: Tokenizer, seed: int) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for suffix, source in validation_sources(data, task).items():
         examples = sample(task.read(source), data.validation_examples, seed)
@@ -43,3 +51,35 @@ def score_folder(model: str | Path, data: TaskData, on_progress: Advance | None 
     task = task_of(data)
     loaded, _ = load_task_model(model, task, trained=True)
     return score(loaded, task, data, load_tokenizer(model), on_progress=on_progress)
+
+
+def score_packed(file: str | Path, data: TaskData, on_progress: Advance | None = None) -> dict[str, float]:
+    """Load a packed file into the engine and score its answers as those of the folder it came from.
+
+    UsageError if the model has no head for the task, or one with other labels.
+    """
+    model = load_model(file)
+    wanted = "question-answering" if data.name.startswith(("squad", "question")) else "text-classification"
+    if model.task != wanted:
+        raise UsageError(f"{file} is a model for {model.task}; task '{data.name}' needs one for {wanted}")
+    if data.name == "classification" and not data.labels:
+        data = replace(data, labels=tuple(model.labels))
+    task = task_of(data)
+    if task.kind == "classification" and task.labels and list(task.labels) != model.labels:
+        raise UsageError(f"{file} answers {', '.join(model.labels)}; task '{task.name}' has {', '.join(task.labels)}")
+    return _score(engine_predict(model, on_progress), task, data, tokenizer_from_text(model.tokenizer), seed=42)
+
+
+def engine_predict(model: Model, on_progress: Advance | None = None) -> Predict:
+    """`predict(features)` -> one float32 array per feature: logits [labels], or [tokens, 2] for spans."""
+
+    def predict(features: Sequence[Any]) -> list[np.ndarray]:
+        results: list[np.ndarray] = []
+        for begin in range(0, len(features), EVALUATION_BATCH):
+            batch = features[begin : begin + EVALUATION_BATCH]
+            results += list(model([each.input_ids for each in batch], [each.token_type_ids for each in batch]))
+            if on_progress is not None:
+                on_progress(len(results), len(features))
+        return results
+
+    return predict

@@ -20,6 +20,19 @@ def load_tokenizer(model: str | Path) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(file))
     else:
         tokenizer = _convert(str(model))
+    return _plain(tokenizer)
+
+
+def tokenizer_from_text(text: str) -> Tokenizer:
+    """The tokenizer of a `tokenizer.json`'s text, as a packed file holds it. UsageError if it is none."""
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # the library raises plain Exception
+        raise UsageError(f"the tokenizer cannot be read: {error}") from error
+    return _plain(tokenizer)
+
+
+def _plain(tokenizer: Tokenizer) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     tokenizer.encode_special_tokens = True

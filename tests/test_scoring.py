@@ -1,0 +1,90 @@
+"""A packed file is scored as the folder it came from."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pruneonce.cli import main
+from pruneonce.errors import UsageError
+from pruneonce.export import export_packed
+from pruneonce.recipe import TaskData
+from pruneonce.scoring import score_folder, score_packed
+
+
+@pytest.fixture(scope="module")
+def models(tiny_bert, tmp_path_factory):
+    """Folder and packed file of random models with heads for sentences and for questions."""
+    import torch
+    from transformers import AutoConfig, BertForQuestionAnswering, BertForSequenceClassification
+
+    torch.manual_seed(1)
+    out = {}
+    for kind, head in (("classification", BertForSequenceClassification), ("questions", BertForQuestionAnswering)):
+        folder = tmp_path_factory.mktemp(kind)
+        config = AutoConfig.from_pretrained(tiny_bert)
+        if kind == "classification":
+            config.id2label, config.label2id = {0: "bad", 1: "good", 2: "so-so"}, {"bad": 0, "good": 1, "so-so": 2}
+        head(config).save_pretrained(folder)
+        (folder / "tokenizer.json").write_bytes((tiny_bert / "tokenizer.json").read_bytes())
+        export_packed(folder, folder / "model.pruneonce", embeddings="fp32")
+        out[kind] = folder, folder / "model.pruneonce"
+    return out
+
+
+@pytest.fixture
+def sentences(tmp_path):
+    file = tmp_path / "sentences.jsonl"
+    rows = [{"text": f"{word} film {n} " * (n % 7), "label": word} for n in range(40) for word in ("good", "bad")]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture
+def questions(tmp_path):
+    file = tmp_path / "questions.json"
+    context = "the old city on the river was made by a great king in the first year of the war . " * 6
+    paragraphs = [
+        {
+            "context": context,
+            "qas": [
+                {
+                    "id": f"{n}",
+                    "question": f"who made {word} ?",
+                    "answers": [{"text": word, "answer_start": context.index(word)}],
+                }
+                for n, word in enumerate(("city", "river", "king", "war"))
+            ],
+        }
+    ]
+    file.write_text(json.dumps({"version": "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}))
+    return file
+
+
+def test_the_engine_scores_what_torch_scores(models, sentences, questions):
+    folder, packed = models["classification"]
+    data = TaskData("classification", "", str(sentences), "text", "", "label", max_tokens=64)
+    assert score_packed(packed, data) == pytest.approx(score_folder(folder, data))
+    folder, packed = models["questions"]
+    data = TaskData("squad", "", str(questions), max_tokens=64, stride_tokens=16)
+    assert score_packed(packed, data) == pytest.approx(score_folder(folder, data))
+
+
+def test_a_file_for_another_task_or_other_labels_is_refused(models, sentences, questions):
+    with pytest.raises(UsageError, match="model for question-answering"):
+        score_packed(models["questions"][1], TaskData("classification", "", str(sentences), "text", "", "label"))
+    with pytest.raises(UsageError, match="model for text-classification"):
+        score_packed(models["classification"][1], TaskData("squad", "", str(questions)))
+    with pytest.raises(UsageError, match="bad, good, so-so"):
+        score_packed(models["classification"][1], TaskData("sst2", "", str(sentences)))
+
+
+def test_evaluate_takes_a_packed_file(models, sentences, monkeypatch, capsys):
+    command = ["pruneonce", "evaluate", str(models["classification"][1]), "--task", "classification"]
+    command += ["--data", str(sentences), "--text", "text", "--label", "label", "--json"]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as exit_code:
+        main()
+    assert exit_code.value.code == 0
+    assert 0 <= json.loads(capsys.readouterr().out)["metrics"]["accuracy"] <= 1
