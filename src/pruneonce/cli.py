@@ -14,6 +14,7 @@ from rich.table import Table
 
 from pruneonce import __version__
 from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.files import write_json
 from pruneonce.progress import Advance, progress_bar
 from pruneonce.recipe_files import default_output
 
@@ -316,6 +317,67 @@ def doctor(
         _print_json(answer)
     else:
         _print_doctor(answer)
+
+
+@app.command()
+def bench(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="MODEL", help="Model folder; with --write, records made by --json.")
+    ] = None,
+    against: Annotated[str, typer.Option(help="Some of torch, onnxruntime, openvino, deepsparse.")] = (
+        "torch,onnxruntime,openvino"
+    ),
+    random: Annotated[str, typer.Option(help="No MODEL but bert-base, bert-large, distilbert or minilm.")] = "",
+    sparsity: Annotated[float, typer.Option(help="Of --random.")] = 0.9,
+    head: Annotated[str, typer.Option(help="Of --random, or question-answering.")] = "sequence-classification",
+    grid: Annotated[str, typer.Option(help="Batches, SEQUENCESxTOKENS each.")] = "1x32,1x128,16x128,1x384",
+    mixed: Annotated[str, typer.Option(help="Mixed lengths too: squad, or a file of token counts.")] = "",
+    texts: Annotated[Path | None, typer.Option(help="Take the words from this file; default random ones.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of every engine; default one per core.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed calls of each engine per batch.")] = 10,
+    settle: Annotated[int, typer.Option(min=0, help="Untimed calls before each timed one.")] = 1,
+    int8: Annotated[bool, typer.Option("--int8/--no-int8", help="Dense int8 of the rivals too.")] = True,
+    deepsparse_python: Annotated[Path | None, typer.Option(help="Python that has deepsparse.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Keep the raw timings.")] = None,
+    write: Annotated[Path | None, typer.Option(metavar="PAGE", help="Make a Markdown page of records.")] = None,
+) -> None:
+    """Measure the engine beside others: same inputs, calls in turn, outputs compared."""
+    from pruneonce.bench import results
+
+    if write is not None:
+        if not paths:
+            raise UsageError("--write needs records made by `pruneonce bench --json FILE`")
+        results.write(paths, write)
+        return
+    if len(paths or []) + bool(random) != 1:
+        raise UsageError("one model folder is expected, or --random bert-base")
+    from pruneonce.bench.run import Options, run_on_folder, run_on_random
+
+    options = Options(
+        against=tuple(name.strip() for name in against.split(",") if name.strip()),
+        grid=grid,
+        threads=threads or _cores(),
+        rounds=rounds,
+        settle=settle,
+        mixed=mixed,
+        texts=texts,
+        int8=int8,
+        deepsparse_python=deepsparse_python,
+    )
+    with progress_bar("bench") as advance:
+        if random:
+            record = run_on_random(random, head, sparsity, options, advance)
+        else:
+            assert paths
+            record = run_on_folder(paths[0], options, advance)
+    if json_file is not None:
+        write_json(json_file, record)
+    for line in results.summary(record):
+        _console().print(line)
+    for table in results.tables(record):
+        _console().print(table)
+    for line in results.mixed_lines(record):
+        _console().print(line)
 
 
 @app.command()

@@ -36,10 +36,10 @@ class Machine:
 def describe_machine(folder: Path = Path()) -> Machine:
     """Measure this machine; `folder` is where runs would be written."""
     return Machine(
-        processor=_processor_name(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        isa=_instruction_sets(),
-        memory_bytes=_memory_bytes(),
+        processor=processor_name(),
+        cores=available_cores(),
+        isa=instruction_sets(),
+        memory_bytes=memory_bytes(),
         free_disk_bytes=shutil.disk_usage(folder).free,
         matmul_gflops=_matmul_gflops(),
         accelerators=_accelerators(),
@@ -60,11 +60,18 @@ def _matmul_gflops() -> float:
     return 2 * PROBE_SIZE**3 / best / 1e9
 
 
-def _processor_name() -> str:
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor_name() -> str:
+    """As the system calls it."""
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
-def _instruction_sets() -> tuple[str, ...]:
+def instruction_sets() -> tuple[str, ...]:
+    """Those of ISA_FLAGS that the processor has."""
     flags = _cpuinfo("flags").split()
     return tuple(flag for flag in ISA_FLAGS if flag in flags)
 
@@ -78,7 +85,8 @@ def _cpuinfo(key: str) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.split(":")[0].strip() == key), "")
 
 
-def _memory_bytes() -> int:
+def memory_bytes() -> int:
+    """Memory of the machine; 0 where the system does not say."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
 
 

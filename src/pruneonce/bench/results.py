@@ -1,0 +1,141 @@
+"""A benchmark's record as tables: on the terminal and as docs/results.md. Every figure follows from the raw seconds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from pruneonce.bench.measure import paired_ratio
+from pruneonce.errors import UsageError
+from pruneonce.files import read_json, write_text
+
+BASELINE = "pruneonce"
+COLUMNS = (
+    "engine",
+    "min ms",
+    "median ms",
+    f"time / {BASELINE}'s",
+    "quartiles",
+    "tokens/s",
+    "useful GFLOP/s",
+    "share of peak",
+    "difference",
+)
+HEADER = """# Results
+Written by `pruneonce bench --write`; do not edit.
+
+Every engine got the same inputs on the same threads in one run, called in turn (A B C A B C …). Ratios are those of
+calls of one round, as quartiles: above 1 the engine is slower than ours. Rivals pad a batch to its longest sequence;
+tokens are real ones. Useful work is two operations per non-zero weight and token, and attention; the peak is that of
+multiply-adds on registers. The difference is the largest one between an engine's outputs and PyTorch's.
+"""
+
+
+def load(file: Path) -> dict[str, Any]:
+    """A record written by `--json`; UsageError if it is something else."""
+    record = read_json(file)
+    if not isinstance(record, dict) or record.get("format") != 1 or "cases" not in record:
+        raise UsageError(f"{file} is no record of `pruneonce bench --json` of format 1")
+    return record
+
+
+def cells(record: dict[str, Any], case: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row per engine, as in COLUMNS."""
+    tokens, baseline = sum(case["lengths"]), case["seconds"][BASELINE]
+    found: list[tuple[str, ...]] = []
+    for name, seconds in case["seconds"].items():
+        median = statistics.median(seconds)
+        rate = case["useful_flops"] / median / 1e9
+        ratio = paired_ratio(seconds, baseline)
+        found.append(
+            (
+                name,
+                f"{min(seconds) * 1e3:.2f}",
+                f"{median * 1e3:.2f}",
+                "" if name == BASELINE else f"{ratio.median:.2f}",
+                "" if name == BASELINE else f"{ratio.lower:.2f} to {ratio.upper:.2f}",
+                f"{tokens / median:,.0f}",
+                f"{rate:.1f}",
+                f"{rate / record['machine']['peak_gflops']:.0%}",
+                f"{case['max_difference'][name]:.1e}",
+            )
+        )
+    return found
+
+
+def limits(record: dict[str, Any], case: dict[str, Any]) -> str:
+    """What the machine allows at best for a case, by its measured speed."""
+    machine, model = record["machine"], record["model"]
+    compute = case["useful_flops"] / machine["peak_gflops"] / 1e6
+    memory = model["weight_bytes"] / machine["bandwidth_gb_per_s"] / 1e6
+    return (
+        f"useful work at the peak: {compute:.2f} ms; reading the non-zero weights once from memory: {memory:.2f} ms; "
+        f"largest output {case['largest_output']:.2g}"
+    )
+
+
+def summary(record: dict[str, Any]) -> list[str]:
+    """Model, machine and conditions, a line each."""
+    machine, model = record["machine"], record["model"]
+    versions = ", ".join(f"{name} {version}" for name, version in record["engines"].items())
+    others = ", ".join(f"{name} {record['versions'][name]}" for name in ("python", "numpy", "transformers"))
+    return [
+        f"{model['name']}: {model['prunable']:,} prunable weights, {model['sparsity']:.2%} zeros",
+        f"{machine['processor']}, {' '.join(machine['isa'])}, {machine['cores']} cores, "
+        f"{machine['memory_bytes'] / 2**30:.0f} GiB; {record['threads']} threads",
+        f"measured: {machine['peak_gflops']:.0f} GFLOP/s fp32, {machine['bandwidth_gb_per_s']:.1f} GB/s memory (copy)",
+        f"{record['date']}, load average {machine['load_average']:.2f} before, {record['rounds']} rounds, "
+        f"{record['settle']} untimed calls before each timed one, {record['inputs']}",
+        f"{versions}; {others}",
+    ]
+
+
+def mixed_lines(record: dict[str, Any]) -> list[str]:
+    """What mixed lengths cost each engine: real tokens per second, beside a batch of one length and as many tokens."""
+    lines = []
+    named = {case["name"]: case for case in record["cases"]}
+    for case in record["cases"]:
+        if "uniform" in case:
+            uniform = named[case["uniform"]]
+            for engine in case["seconds"]:
+                rates = [sum(each["lengths"]) / statistics.median(each["seconds"][engine]) for each in (case, uniform)]
+                lines.append(
+                    f"{engine}: {rates[0]:,.0f} tokens/s on {case['name']} tokens, {rates[1]:,.0f} on "
+                    f"{uniform['name']}: {rates[0] / rates[1]:.0%}"
+                )
+    return lines
+
+
+def tables(record: dict[str, Any]) -> Iterable[Table]:
+    """One table per case, for the terminal."""
+    for case in record["cases"]:
+        table = Table(title=case["name"], caption=limits(record, case))
+        for column in COLUMNS:
+            table.add_column(column, justify="left" if column == "engine" else "right")
+        for row in cells(record, case):
+            table.add_row(*row)
+        yield table
+
+
+def markdown(records: Sequence[dict[str, Any]]) -> str:
+    """The page docs/results.md."""
+    parts = [HEADER]
+    for record in records:
+        title, *rest = summary(record)
+        parts.append(f"## {title}\n" + "\n".join(f"- {line}" for line in rest) + "\n")
+        for case in record["cases"]:
+            lines = ["| " + " | ".join(COLUMNS) + " |", "|---" + "|---:" * (len(COLUMNS) - 1) + "|"]
+            lines += ["| " + " | ".join(row) + " |" for row in cells(record, case)]
+            parts.append(f"### {case['name']}\n" + "\n".join(lines) + f"\n\n{limits(record, case)}\n")
+        if mixed := mixed_lines(record):
+            parts.append("### Mixed lengths\n" + "\n".join(f"- {line}" for line in mixed) + "\n")
+    return "\n".join(parts)
+
+
+def write(files: Sequence[Path], page: Path) -> None:
+    """Write the Markdown page of records."""
+    write_text(page, markdown([load(file) for file in files]))

@@ -1,0 +1,296 @@
+"""Every engine as a small class: `name`, `version`, and `prepare(batch)`, which gives the call to be timed.
+
+Whatever can be done once per shape (compiling, converting inputs) is done in `prepare`, for every engine alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from pruneonce import __version__, _native
+from pruneonce.bench.cases import Batch, Inputs
+from pruneonce.bench.deepsparse_worker import receive, send
+from pruneonce.bench.measure import Call, timed
+from pruneonce.bench.subject import Subject
+from pruneonce.doctor import instruction_sets
+from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.export import export_packed
+from pruneonce.packing import Array
+from pruneonce.tokenization import load_tokenizer
+
+OURS = "pruneonce"
+# What --against may name -> the Python packages it needs.
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "torch": (),
+    "onnxruntime": ("onnx", "onnxruntime"),
+    "openvino": ("onnx", "openvino", "nncf"),
+    "deepsparse": ("onnx",),
+}
+CALIBRATION = (8, 128)  # samples, tokens each, for OpenVINO's int8
+DEEPSPARSE_HELP = (
+    "it needs a Python of its own, 3.8 to 3.11: `python3.11 -m venv DIR`, `DIR/bin/pip install deepsparse==1.8.0 "
+    "'numpy<2' 'setuptools<81'`, then --deepsparse-python DIR/bin/python"
+)
+
+
+class Engine(Protocol):
+    """What is measured."""
+
+    name: str
+    version: str
+
+    def prepare(self, batch: Batch) -> Call:
+        """A Call on `batch` whose output is an array, or one array per sequence."""
+        ...
+
+
+def require(against: list[str], *, deepsparse_python: Path | None) -> None:
+    """UsageError that says what to install, before anything costs time."""
+    for name in against:
+        if name not in PACKAGES:
+            raise UsageError(f"--against '{name}' is unknown: expected some of {', '.join(PACKAGES)}")
+        for package in ("torch", "transformers", *PACKAGES[name]):
+            if importlib.util.find_spec(package) is None:
+                raise UsageError(
+                    f"{name} cannot be measured, {package} is not installed: `pip install 'pruneonce[bench]'`, or "
+                    "leave it out of --against"
+                )
+    if "deepsparse" in against and (deepsparse_python is None or not deepsparse_python.is_file()):
+        what = f"there is no {deepsparse_python}" if deepsparse_python else "--deepsparse-python is missing"
+        raise UsageError(f"deepsparse cannot be measured, {what}: {DEEPSPARSE_HELP}")
+
+
+class Ours:
+    """The packed file in our engine."""
+
+    name = OURS
+
+    def __init__(self, subject: Subject, work: Path, threads: int) -> None:
+        from pruneonce.engine import load_model
+
+        file = work / "model.pruneonce"
+        export_packed(subject.folder, file, embeddings="fp32")
+        self._model = load_model(file)
+        self.version = f"{__version__} ({self._model.isa})"
+        _native.set_num_threads(threads)
+
+    def prepare(self, batch: Batch) -> Call:
+        return timed(lambda: self._model(batch.sequences))
+
+
+class Torch:
+    """PyTorch, eager, with its fused attention; also the reference for everyone's outputs."""
+
+    name = "torch"
+
+    def __init__(self, subject: Subject, threads: int) -> None:
+        import torch
+
+        from pruneonce.bench.onnx_files import OneOutput
+
+        self.version = str(torch.__version__)
+        torch.set_num_threads(threads)
+        self._module = OneOutput(subject, "sdpa")
+
+    def prepare(self, batch: Batch) -> Call:
+        import torch
+
+        tensors = [torch.from_numpy(array) for array in batch.padded()[: len(self._module.inputs)]]
+
+        def run() -> Array:
+            with torch.inference_mode():
+                return self._module(*tensors).numpy()
+
+        return timed(run)
+
+
+class OnnxRuntime:
+    """ONNX Runtime: the fp32 model, or its own dynamic int8 quantisation of it."""
+
+    def __init__(self, onnx_file: Path, threads: int, *, int8: bool = False) -> None:
+        import onnxruntime
+
+        self.name = "onnxruntime-int8" if int8 else "onnxruntime"
+        self.version = onnxruntime.__version__
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # after a call, on others' cores
+        file = _quantized(onnx_file) if int8 else onnx_file
+        self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+    def prepare(self, batch: Batch) -> Call:
+        names = [each.name for each in self._session.get_inputs()]
+        feed = dict(zip(names, batch.padded(), strict=False))
+        return timed(lambda: self._session.run(None, feed)[0])
+
+
+class OpenVino:
+    """OpenVINO, compiled for each shape: the fp32 model, or int8 by nncf's post-training quantisation."""
+
+    def __init__(self, onnx_file: Path, threads: int, *, calibration: list[Batch] | None = None) -> None:
+        import openvino
+
+        self.name = "openvino-int8" if calibration else "openvino"
+        self.version = openvino.__version__.split("-")[0]
+        self._core = openvino.Core()
+        self._model = self._core.read_model(str(onnx_file))
+        if calibration:
+            self._model = _nncf_int8(self._model, calibration)
+        self._settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+
+    def prepare(self, batch: Batch) -> Call:
+        names = [each.any_name for each in self._model.inputs]
+        feed = dict(zip(names, batch.padded(), strict=False))
+        self._model.reshape({name: list(batch.shape) for name in names})
+        request = self._core.compile_model(self._model, "CPU", self._settings).create_infer_request()
+
+        def run() -> Array:
+            request.infer(feed, share_inputs=True)
+            return request.get_output_tensor(0).data.copy()
+
+        return timed(run)
+
+
+class DeepSparse:
+    """DeepSparse, which uses the zeros too. Abandoned and held to old packages, so in a Python of its own.
+
+    It times its calls itself: the pipe between us is not its fault.
+    """
+
+    name = "deepsparse"
+
+    def __init__(self, subject: Subject, work: Path, threads: int, python: Path) -> None:
+        self._subject, self._work, self._threads = subject, work, threads
+        self._log = work / "deepsparse.log"
+        worker = Path(__file__).with_name("deepsparse_worker.py")
+        with open(self._log, "wb") as log:
+            self._process = subprocess.Popen(
+                [str(python), "-I", str(worker)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
+            )
+        weakref.finalize(self, _end, self._process)
+        self.version = str(self._answer()[0]["version"])
+
+    def prepare(self, batch: Batch) -> Call:
+        from pruneonce.bench.onnx_files import export_onnx
+
+        file = self._work / "deepsparse.onnx"  # it writes into its input, so it never gets a file of someone else
+        inputs = export_onnx(self._subject, file, batch.shape)
+        message = {"load": str(file), "batch": batch.shape[0], "cores": self._threads}
+        self._ask(message, batch.padded()[: len(inputs)])
+
+        def call() -> tuple[float, Array]:
+            message, arrays = self._ask({"run": True})
+            return float(message["seconds"]), arrays[0]
+
+        return call
+
+    def close(self) -> None:
+        """End the process."""
+        _end(self._process)
+
+    def _ask(self, message: dict[str, Any], arrays: tuple[Array, ...] = ()) -> tuple[dict[str, Any], list[Array]]:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # the answer says why
+            send(self._process.stdin, message, arrays)
+        return self._answer()
+
+    def _answer(self) -> tuple[dict[str, Any], list[Array]]:
+        assert self._process.stdout is not None
+        try:
+            return receive(self._process.stdout)
+        except EOFError as error:
+            self.close()
+            lines = self._log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+            raise PruneonceError(
+                f"deepsparse has ended: {lines[-1]}. Check its installation: {DEEPSPARSE_HELP}"
+            ) from error
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+    try:
+        process.wait(timeout=10)  # it ends when its input does
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def make_rivals(
+    against: list[str], subject: Subject, work: Path, threads: int, *, int8: bool, deepsparse_python: Path | None
+) -> list[Engine]:
+    """The engines that --against names, fp32 and int8, torch left out (it is always there, as the reference)."""
+    engines: list[Engine] = []
+    if {"onnxruntime", "openvino"} & set(against):
+        from pruneonce.bench.onnx_files import export_onnx
+
+        onnx_file = work / "model.onnx"
+        export_onnx(subject, onnx_file)
+    if "onnxruntime" in against:
+        engines += [OnnxRuntime(onnx_file, threads, int8=kind) for kind in ((False, True) if int8 else (False,))]
+    if "openvino" in against:
+        engines.append(OpenVino(onnx_file, threads))
+        if int8:
+            inputs = Inputs(load_tokenizer(subject.folder), seed=1)
+            samples, tokens = CALIBRATION
+            lengths = [min(tokens, subject.max_tokens)]
+            engines.append(
+                OpenVino(onnx_file, threads, calibration=[inputs.batch("", lengths) for _ in range(samples)])
+            )
+    if "deepsparse" in against:
+        assert deepsparse_python is not None
+        engines.append(DeepSparse(subject, work, threads, deepsparse_python))
+    return engines
+
+
+def rows(output: Any, lengths: list[int]) -> list[Array]:
+    """An engine's output as one array per sequence, of its real tokens only."""
+    if isinstance(output, list):
+        return [np.asarray(row) for row in output]
+    return [row[:length] if row.ndim == 2 else row for row, length in zip(output, lengths, strict=True)]
+
+
+def _quantized(onnx_file: Path) -> Path:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    file = onnx_file.with_suffix(".int8.onnx")
+    # Without VNNI, sums of two products overflow 16 bits unless weights have 7 bits.
+    narrow = "avx512_vnni" not in instruction_sets()
+    logging.disable(logging.WARNING)  # advice that concerns convolutions
+    try:
+        quantize_dynamic(
+            onnx_file, file, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"], reduce_range=narrow
+        )
+    finally:
+        logging.disable(logging.NOTSET)
+    return file
+
+
+def _nncf_int8(model: Any, calibration: list[Batch]) -> Any:
+    os.environ["NNCF_CI"] = "1"  # its switch against telemetry
+    import nncf
+
+    nncf.set_log_level(40)  # errors
+    names = [each.any_name for each in model.inputs]
+    dataset = nncf.Dataset([dict(zip(names, batch.padded(), strict=False)) for batch in calibration])
+    with contextlib.redirect_stdout(sys.stderr):
+        quantize: Callable[..., Any] = nncf.quantize
+        return quantize(model, dataset, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(calibration))

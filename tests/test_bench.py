@@ -1,0 +1,245 @@
+"""The benchmark's arithmetic on fabricated clocks, its page, its messages, and that engines compute the same."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertForQuestionAnswering, BertForSequenceClassification, DistilBertForSequenceClassification
+
+from pruneonce import cli
+from pruneonce.bench import results
+from pruneonce.bench.cases import Batch, Inputs, mixed_lengths, parse_grid
+from pruneonce.bench.deepsparse_worker import receive, send
+from pruneonce.bench.measure import interleave, paired_ratio, timed
+from pruneonce.bench.rivals import DeepSparse, Ours, Torch, require, rows
+from pruneonce.bench.run import Options, run_on_folder
+from pruneonce.bench.subject import read_subject
+from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.tokenization import load_tokenizer
+
+
+def scripted(log, name, durations):
+    """A Call that takes the given seconds in turn."""
+    remaining = iter(durations)
+
+    def call():
+        log.append(name)
+        return next(remaining), None
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_bert, tiny_distilbert, tmp_path_factory):
+    """Tiny models with heads, one matrix of each half zeros."""
+    found = {}
+    for name, source, loader in (
+        ("classes", tiny_bert, BertForSequenceClassification),
+        ("spans", tiny_bert, BertForQuestionAnswering),
+        ("distilbert", tiny_distilbert, DistilBertForSequenceClassification),
+    ):
+        folder = tmp_path_factory.mktemp(name)
+        torch.manual_seed(1)
+        model = loader.from_pretrained(source)
+        weight = next(
+            parameter for key, parameter in model.named_parameters() if "lin1" in key or "intermediate" in key
+        )
+        with torch.no_grad():
+            weight[::2] = 0
+        model.save_pretrained(folder)
+        (folder / "tokenizer.json").write_bytes((Path(source) / "tokenizer.json").read_bytes())
+        found[name] = folder
+    return found
+
+
+def test_a_slow_moment_of_the_machine_does_not_move_the_ratio():
+    ours, rival = [1.0, 1.0, 9.0, 1.0, 1.0], [2.0, 2.0, 18.0, 2.0, 2.0]
+    ratio = paired_ratio(rival, ours)
+    assert (ratio.lower, ratio.median, ratio.upper) == (2.0, 2.0, 2.0)
+    assert paired_ratio([3.0, 1.0, 2.0], [1.0, 1.0, 1.0]).median == 2.0
+    assert paired_ratio([1.0, 2.0, 3.0, 4.0, 5.0], [1.0] * 5).lower == 2.0
+
+
+@pytest.mark.parametrize(("rival", "ours"), [([1.0], [1.0, 2.0]), ([], [])])
+def test_timings_of_different_rounds_are_never_paired(rival, ours):
+    with pytest.raises(ValueError, match="cannot be paired"):
+        paired_ratio(rival, ours)
+
+
+def test_calls_alternate_and_warm_up_and_settling_are_not_counted():
+    log: list[str] = []
+    calls = {"a": scripted(log, "a", [100, 50, 1, 50, 2]), "b": scripted(log, "b", [100, 50, 3, 50, 4])}
+    seconds = interleave(calls, rounds=2, warmup=1, settle=1, pause=lambda _: None)
+    assert seconds == {"a": [1, 2], "b": [3, 4]}
+    assert "".join(log) == "ab" + "aabb" * 2
+
+
+def test_timed_charges_exactly_the_function():
+    ticks = iter([10.0, 12.5])
+    assert timed(lambda: "answer", clock=lambda: next(ticks))() == (2.5, "answer")
+
+
+def record(**changes):
+    case = {
+        "name": "2x3",
+        "lengths": [3, 3],
+        "useful_flops": 2_000_000,
+        "seconds": {"pruneonce": [0.001, 0.002, 0.001], "torch": [0.004, 0.008, 0.004]},
+        "max_difference": {"pruneonce": 2e-7, "torch": 0.0},
+        "largest_output": 0.5,
+    }
+    mixed = {**case, "name": "2 of 1 to 5", "lengths": [1, 5], "uniform": "2x3"}
+    mixed["seconds"] = {"pruneonce": [0.001] * 3, "torch": [0.008] * 3}
+    return {
+        "format": 1,
+        "date": "2026-01-02T03:04+00:00",
+        "machine": {
+            "processor": "Test CPU",
+            "isa": ["avx2"],
+            "cores": 2,
+            "memory_bytes": 2**33,
+            "peak_gflops": 100.0,
+            "bandwidth_gb_per_s": 10.0,
+            "load_average": 0.25,
+        },
+        "versions": {"python": "3.11", "numpy": "2", "transformers": "5"},
+        "model": {"name": "random tiny", "prunable": 1000, "sparsity": 0.9, "weight_bytes": 400},
+        "threads": 2,
+        "rounds": 3,
+        "settle": 1,
+        "inputs": "random words",
+        "engines": {"pruneonce": "0.1 (avx2)", "torch": "2.6"},
+        "cases": [case, mixed],
+        **changes,
+    }
+
+
+def test_the_page_says_what_the_raw_seconds_say(tmp_path, monkeypatch):
+    file, page = tmp_path / "r.json", tmp_path / "docs" / "results.md"
+    file.write_text(json.dumps(record()))
+    monkeypatch.setattr(sys, "argv", ["pruneonce", "bench", "--write", str(page), str(file)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code in (None, 0)
+    text = page.read_text()
+    assert "| pruneonce | 1.00 | 1.00 |  |  | 6,000 | 2.0 | 2% | 2.0e-07 |" in text
+    assert "| torch | 4.00 | 4.00 | 4.00 | 4.00 to 4.00 | 1,500 | 0.5 | 0% | 0.0e+00 |" in text
+    assert "torch: 750 tokens/s on 2 of 1 to 5 tokens, 1,500 on 2x3: 50%" in text
+    for condition in ("Test CPU", "avx2", "2026-01-02", "load average 0.25", "torch 2.6", "90.00% zeros", "2 threads"):
+        assert condition in text
+    assert "useful work at the peak: 0.02 ms" in text
+
+
+def test_a_file_that_is_no_record_is_named(tmp_path):
+    file = tmp_path / "other.json"
+    file.write_text(json.dumps(record(format=2)))
+    with pytest.raises(UsageError, match=r"other\.json is no record"):
+        results.load(file)
+
+
+@pytest.mark.parametrize("name", ["classes", "spans", "distilbert"])
+def test_engines_compute_the_same_from_ragged_and_from_padded_input(folders, tmp_path, name):
+    subject = read_subject(folders[name])
+    batch = Inputs(load_tokenizer(folders[name])).batch("mixed", [5, 17, 2])
+    theirs = rows(Torch(subject, 1).prepare(batch)()[1], batch.lengths)
+    ours = rows(Ours(subject, tmp_path, 1).prepare(batch)()[1], batch.lengths)
+    for mine, expected in zip(ours, theirs, strict=True):
+        assert mine.shape == expected.shape
+        np.testing.assert_allclose(mine, expected, atol=2e-6)
+
+
+def test_a_run_records_every_engine_round_and_case(folders):
+    options = Options(against=("torch",), grid="1x8,2x4", threads=1, rounds=2, mixed="squad")
+    done = json.loads(json.dumps(run_on_folder(folders["classes"], options, lambda *_: None)))
+    assert [case["name"] for case in done["cases"]] == ["1x8", "2x4", "16 of 64 to 64", "16x64"]
+    for case in done["cases"]:
+        assert {name: len(seconds) for name, seconds in case["seconds"].items()} == {"pruneonce": 2, "torch": 2}
+        assert case["max_difference"]["pruneonce"] < 1e-5
+    assert done["machine"]["peak_gflops"] > 0
+    assert str(folders["classes"]) not in json.dumps(done)
+    assert "### 16x64" in results.markdown([done])
+
+
+def test_work_is_counted_from_the_non_zeros(folders):
+    dense, layers, hidden = 2 * (4 * 32 * 32 + 2 * 32 * 64), 2, 32
+    subject = read_subject(folders["classes"])
+    assert subject.nonzeros_per_token == dense - 32 * 32  # half of one 64 x 32 matrix is zero
+    assert subject.nonzeros_per_sequence == 32 * 32
+    weights = subject.nonzeros_per_token * 7 + 2 * 32 * 32
+    assert subject.useful_flops([3, 4]) == 2 * (weights + 2 * layers * hidden * (9 + 16))
+
+
+def test_a_rival_that_is_not_installed_is_named_with_its_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UsageError, match=r"openvino cannot be measured, onnx is not installed.*pruneonce\[bench\]"):
+        require(["torch", "openvino"], deepsparse_python=None)
+
+
+def test_an_unknown_rival_is_refused_with_the_known_ones():
+    with pytest.raises(UsageError, match="'tensorrt' is unknown: expected some of torch, onnxruntime"):
+        require(["tensorrt"], deepsparse_python=None)
+
+
+def test_deepsparse_without_its_python_says_how_to_get_one(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    with pytest.raises(UsageError, match=r"--deepsparse-python is missing: .*pip install deepsparse"):
+        require(["deepsparse"], deepsparse_python=None)
+    with pytest.raises(UsageError, match="there is no"):
+        require(["deepsparse"], deepsparse_python=tmp_path / "python")
+
+
+def test_a_python_without_deepsparse_is_an_error_not_a_hang(folders, tmp_path):
+    with pytest.raises(PruneonceError, match=r"deepsparse has ended: ModuleNotFoundError.*pip install deepsparse"):
+        DeepSparse(read_subject(folders["classes"]), tmp_path, 1, Path(sys.executable))
+
+
+def test_messages_between_the_processes_survive_and_cut_ones_are_noticed():
+    stream = io.BytesIO()
+    arrays = [np.arange(6, dtype=np.int64).reshape(2, 3), np.float32([[0.5]]), np.zeros((0, 4), np.float32)]
+    send(stream, {"run": True}, arrays)
+    message, received = receive(io.BytesIO(stream.getvalue()))
+    assert message == {"run": True}
+    for sent, got in zip(arrays, received, strict=True):
+        assert (sent.dtype, sent.shape) == (got.dtype, got.shape)
+        np.testing.assert_array_equal(sent, got)
+    with pytest.raises(EOFError):
+        receive(io.BytesIO(stream.getvalue()[:-1]))
+
+
+def test_padding_marks_exactly_the_real_tokens():
+    ids, mask, types = Batch("b", (np.array([7, 8, 9]), np.array([5])), pad_id=3).padded()
+    assert ids.tolist() == [[7, 8, 9], [5, 3, 3]]
+    assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert not types.any()
+
+
+def test_text_is_used_in_order_and_goes_round(tiny_bert, tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_text("good film\nbad story\n")
+    tokenizer = load_tokenizer(tiny_bert)
+    batch = Inputs(tokenizer, texts=file).batch("t", [5, 4])
+    assert [[tokenizer.id_to_token(i) for i in each] for each in batch.sequences] == [
+        ["[CLS]", "good", "film", "bad", "[SEP]"],
+        ["[CLS]", "story", "good", "[SEP]"],
+    ]
+
+
+@pytest.mark.parametrize("grid", ["1x", "0x8", "ax8", "1x65", "1x1", "", "1x8,"])
+def test_a_bad_grid_cell_is_named(grid):
+    with pytest.raises(UsageError, match="--grid cell"):
+        parse_grid(grid, 64)
+
+
+def test_lengths_of_a_file_are_read_and_cut_to_the_model(tmp_path):
+    file = tmp_path / "lengths"
+    file.write_text("3\n500\n")
+    assert mixed_lengths(str(file), 64) == [3, 64]
+    file.write_text("three\n")
+    with pytest.raises(UsageError, match="a file of token counts is expected"):
+        mixed_lengths(str(file), 64)
