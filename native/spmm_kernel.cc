@@ -42,6 +42,8 @@ inline __attribute__((always_inline)) void add_weights(const float* value, const
   if constexpr (count > 3) add_weight(Vec::template broadcast<3>(four), x + offset_of<3>(offsets) * vectors, odd);
 }
 
+constexpr std::size_t kWeightsAhead = 320;  // a third of a page
+
 struct Cursor {
   const std::uint16_t* row;
   const std::uint16_t* offset;
@@ -63,6 +65,10 @@ Cursor multiply_run(std::uint32_t rows, std::uint32_t fours, Cursor at, const un
     // The processor cannot guess which row comes next, and y lies in the L2 cache or, the first time, further away.
     const auto* ahead = reinterpret_cast<const char*>(y + at.row[kRowsAhead - 1] * stride);
     for (std::size_t line = 0; line < stride * sizeof(float); line += 64) __builtin_prefetch(ahead + line, 1);
+    // Weights come from memory, in a stream that the processor follows only to the end of each page.
+    __builtin_prefetch(value + kWeightsAhead);
+    __builtin_prefetch(value + kWeightsAhead + 16);
+    __builtin_prefetch(offset + kWeightsAhead);
     if (start.at_y) {
       for (std::size_t v = 0; v < vectors; ++v) sum[v] = Vec::load(y_row + v * lanes);
     } else {
