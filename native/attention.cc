@@ -16,100 +16,84 @@ struct Job {
   std::size_t first_token, tokens, head, first_query, end_query;
 };
 
-// Calls move(panel's float, place in the sequence, count) for each stretch of a feature's tokens that lies in one panel.
-template <class Move>
-void for_each_stretch(const Activations& activations, std::size_t feature, std::size_t first_token, std::size_t tokens,
-                      Move move) {
-  for (std::size_t done = 0; done < tokens;) {
-    const std::size_t token = first_token + done;
+// A stretch of neighbouring tokens within one panel.
+struct Stretch {
+  Panel panel;
+  std::size_t place;   // in the panel
+  std::size_t first;   // in the sequence
+  std::size_t tokens;
+};
+
+// The stretches of a sequence's tokens first ... end.
+template <class Visit>
+void for_each_stretch(const Activations& activations, std::size_t first_token, std::size_t first, std::size_t end,
+                      Visit visit) {
+  while (first < end) {
+    const std::size_t token = first_token + first;
     const Panel panel = activations.panel(token / activations.panel_tokens());
     const std::size_t place = token - panel.first_token;
-    const std::size_t count = std::min(tokens - done, panel.tokens - place);
-    move(panel.data + feature * panel.stride + place, done, count);
-    done += count;
+    const std::size_t tokens = std::min(end - first, panel.tokens - place);
+    visit(Stretch{panel, place, first, tokens});
+    first += tokens;
   }
 }
 
-// [rows, stride] ← features first ... of the sequence, times scale; zeros beyond the last token.
-void gather(const Activations& from, std::size_t first_feature, std::size_t rows, std::size_t first_token,
-            std::size_t tokens, float scale, float* to, std::size_t stride) {
-  for (std::size_t r = 0; r < rows; ++r, to += stride) {
-    for_each_stretch(from, first_feature + r, first_token, tokens,
-                     [&](const float* panel, std::size_t place, std::size_t count) {
-                       for (std::size_t i = 0; i < count; ++i) to[place + i] = panel[i] * scale;
-                     });
-    std::fill(to + tokens, to + stride, 0.0f);
-  }
-}
-
-// [blocks, rows, kDenseRows] ← the same, so that the kernel reads the keys of a block one after the other.
-void gather_blocks(const Activations& from, std::size_t first_feature, std::size_t rows, std::size_t first_token,
-                   std::size_t tokens, float* to) {
-  for (std::size_t r = 0; r < rows; ++r, to += kDenseRows)
-    for_each_stretch(from, first_feature + r, first_token, tokens,
-                     [&](const float* panel, std::size_t place, std::size_t count) {
-                       float* block = to + place / kDenseRows * rows * kDenseRows;
-                       for (std::size_t i = 0, in_block = place % kDenseRows; i < count; ++i) {
-                         block[in_block] = panel[i];
-                         if (++in_block == kDenseRows) {
-                           in_block = 0;
-                           block += rows * kDenseRows;
-                         }
-                       }
-                     });
-}
-
-// y[rows, vectors] = a · x, in tiles of the dense kernel; a_block: from one tile's rows of a to the next one's
-void multiply(const DenseKernel& kernel, std::size_t rows, std::size_t vectors, const DenseTile& tile,
-              std::size_t a_block) {
-  for (std::size_t row = 0; row < rows; row += kDenseRows) {
-    const std::size_t count = std::min(kDenseRows, rows - row);
-    DenseTile part = tile;
-    part.a += row / kDenseRows * a_block;
-    part.y += row * tile.y_stride;
-    kernel.multiply[count - 1][vectors - 1](part);
+// y[rows, vectors] = a · x, in tiles of the dense kernel
+void multiply(const DenseKernel& kernel, std::size_t rows, std::size_t vectors, DenseTile tile) {
+  for (std::size_t left = rows; left > 0;) {
+    // Two tiles of four are faster than one of six and one of two, whose few sums wait for each other.
+    const std::size_t count = left > kDenseRows && left < 2 * kDenseRows ? left / 2 : std::min(left, kDenseRows);
+    kernel.multiply[count - 1][vectors - 1](tile);
+    tile.a += count * tile.a_row;
+    tile.y += count * tile.y_stride;
+    left -= count;
   }
 }
 
 void attend(const Activations& qkv, const Job& job, std::size_t head_size, const Activations& out) {
   const DenseKernel& dense = dense_kernel(qkv.isa());
   const ElementwiseKernel& elementwise = elementwise_kernel(qkv.isa());
-  const std::size_t hidden = out.features();
+  const std::size_t hidden = out.features(), feature = job.head * head_size;
   const std::size_t lanes = qkv.lanes(), block = kDenseVectors * lanes;
-  // One vector more than needed: values whose rows lie a power of two apart would fight for the same cache lines.
+  // One vector more than needed: rows that lie a power of two apart would fight for the same cache lines.
   const std::size_t value_stride = (divide_up(job.tokens, lanes) + 1) * lanes;
-  const std::size_t key_block = head_size * kDenseRows;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(head_size));
 
   thread_local Buffer buffer;
-  float* const keys = buffer.at_least(divide_up(job.tokens, kDenseRows) * key_block + head_size * (value_stride + 2 * block) +
-                                      job.tokens * block + block);
-  float* const values = keys + divide_up(job.tokens, kDenseRows) * key_block;
-  float* const queries = values + head_size * value_stride;
-  float* const result = queries + head_size * block;
+  float* const values = buffer.at_least(head_size * (value_stride + block) + job.tokens * block + block);
+  float* const result = values + head_size * value_stride;
   float* const scores = result + head_size * block;
   float* const sums = scores + job.tokens * block;
 
-  const std::size_t feature = job.head * head_size;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(head_size));
-  gather_blocks(qkv, hidden + feature, head_size, job.first_token, job.tokens, keys);
-  gather(qkv, 2 * hidden + feature, head_size, job.first_token, job.tokens, 1.0f, values, value_stride);
+  for_each_stretch(qkv, job.first_token, 0, job.tokens, [&](const Stretch& keys) {
+    const float* from = keys.panel.data + (2 * hidden + feature) * keys.panel.stride + keys.place;
+    for (std::size_t f = 0; f < head_size; ++f, from += keys.panel.stride)
+      std::copy_n(from, keys.tokens, values + f * value_stride + keys.first);
+  });
 
-  for (std::size_t query = job.first_query; query < job.end_query; query += block) {
-    const std::size_t count = std::min(block, job.end_query - query);
-    const std::size_t vectors = divide_up(count, lanes), stride = vectors * lanes;
-    gather(qkv, feature, head_size, job.first_token + query, count, scale, queries, stride);
-    multiply(dense, job.tokens, vectors, {head_size, keys, 1, kDenseRows, queries, stride, scores, stride, false},
-             key_block);
-    elementwise.exponentials(scores, job.tokens, vectors, sums);
-    multiply(dense, head_size, vectors, {job.tokens, values, value_stride, 1, scores, stride, result, stride, false},
-             kDenseRows * value_stride);
-    elementwise.divide(result, head_size, vectors, sums);
-    for (std::size_t f = 0; f < head_size; ++f)
-      for_each_stretch(out, feature + f, job.first_token + query, count,
-                       [&](float* panel, std::size_t place, std::size_t count) {
-                         std::copy_n(result + f * stride + place, count, panel);
-                       });
-  }
+  for_each_stretch(qkv, job.first_token, job.first_query, job.end_query, [&](const Stretch& queries) {
+    for (std::size_t query = 0; query < queries.tokens; query += block) {
+      const std::size_t count = std::min(block, queries.tokens - query);
+      const std::size_t vectors = divide_up(count, lanes), stride = vectors * lanes;
+      // May read lanes beyond the stretch, which belong to other tokens or features: their sums are not used.
+      const float* const q = queries.panel.data + feature * queries.panel.stride + queries.place + query;
+      for_each_stretch(qkv, job.first_token, 0, job.tokens, [&](const Stretch& keys) {
+        const float* const k = keys.panel.data + (hidden + feature) * keys.panel.stride + keys.place;
+        multiply(dense, keys.tokens, vectors,
+                 {head_size, k, 1, keys.panel.stride, q, queries.panel.stride, scores + keys.first * stride, stride, false});
+      });
+      elementwise.exponentials(scores, job.tokens, vectors, scale, sums);
+      const Panel to = out.panel((job.first_token + queries.first) / out.panel_tokens());
+      float* const here = to.data + feature * to.stride + queries.place + query;
+      const bool whole = count == stride;  // whole vectors of this stretch
+      float* const y = whole ? here : result;
+      const std::size_t y_stride = whole ? to.stride : stride;
+      multiply(dense, head_size, vectors, {job.tokens, values, value_stride, 1, scores, stride, y, y_stride, false});
+      elementwise.divide(y, head_size, y_stride, vectors, sums);
+      if (whole) continue;
+      for (std::size_t f = 0; f < head_size; ++f) std::copy_n(result + f * stride, count, here + f * to.stride);
+    }
+  });
 }
 
 }  // namespace

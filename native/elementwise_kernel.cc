@@ -58,14 +58,15 @@ void layer_norm(float* x, std::size_t features, std::size_t stride, std::size_t 
   }
 }
 
-void exponentials(float* x, std::size_t rows, std::size_t vectors, float* sums) {
+void exponentials(float* x, std::size_t rows, std::size_t vectors, float scale, float* sums) {
+  const Vec factor = Vec::broadcast(scale);
   const std::size_t stride = vectors * lanes;
   for (std::size_t v = 0; v < vectors; ++v, x += lanes, sums += lanes) {
     Vec largest = Vec::load(x);
     for (std::size_t r = 1; r < rows; ++r) largest = Vec::max(largest, Vec::load(x + r * stride));
     Vec sum = Vec::broadcast(0.0f);
     for (std::size_t r = 0; r < rows; ++r) {
-      const Vec value = exp(Vec::load(x + r * stride) - largest);
+      const Vec value = exp((Vec::load(x + r * stride) - largest) * factor);
       value.store(x + r * stride);
       sum = sum + value;
     }
@@ -73,9 +74,11 @@ void exponentials(float* x, std::size_t rows, std::size_t vectors, float* sums) 
   }
 }
 
-void divide(float* x, std::size_t rows, std::size_t vectors, const float* divisors) {
-  for (std::size_t r = 0; r < rows; ++r)
-    for (std::size_t v = 0; v < vectors; ++v, x += lanes) (Vec::load(x) / Vec::load(divisors + v * lanes)).store(x);
+void divide(float* x, std::size_t rows, std::size_t stride, std::size_t vectors, const float* divisors) {
+  for (std::size_t v = 0; v < vectors; ++v, x += lanes) {
+    const Vec factor = Vec::broadcast(1.0f) / Vec::load(divisors + v * lanes);
+    for (std::size_t r = 0; r < rows; ++r) (Vec::load(x + r * stride) * factor).store(x + r * stride);
+  }
 }
 
 }  // namespace

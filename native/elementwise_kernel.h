@@ -17,10 +17,10 @@ struct ElementwiseKernel {
   // Columns of a panel, in place: x = (x - mean) / sqrt(variance + epsilon) * scale + shift over the features.
   void (*layer_norm)(float* x, std::size_t features, std::size_t stride, std::size_t vectors, const float* scale,
                      const float* shift, float epsilon);
-  // Columns of scores, in place: x = e^(x - maximum); sums: [vectors, lanes]
-  void (*exponentials)(float* x, std::size_t rows, std::size_t vectors, float* sums);
-  // x *= factors, for every row; factors: [vectors, lanes]
-  void (*divide)(float* x, std::size_t rows, std::size_t vectors, const float* divisors);
+  // Columns of scores, in place: x = e^((x - maximum) * scale); sums: [vectors, lanes]
+  void (*exponentials)(float* x, std::size_t rows, std::size_t vectors, float scale, float* sums);
+  // Every row of x is divided by the divisors: [vectors, lanes]
+  void (*divide)(float* x, std::size_t rows, std::size_t stride, std::size_t vectors, const float* divisors);
 };
 
 }  // namespace pruneonce
