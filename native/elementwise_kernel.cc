@@ -59,14 +59,14 @@ void layer_norm(float* x, std::size_t features, std::size_t stride, std::size_t 
 }
 
 void exponentials(float* x, std::size_t rows, std::size_t vectors, float scale, float* sums) {
-  const Vec factor = Vec::broadcast(scale);
+  const Vec factor = Vec::broadcast(scale * 1.44269504f);  // e^x = 2^(x / ln 2)
   const std::size_t stride = vectors * lanes;
   for (std::size_t v = 0; v < vectors; ++v, x += lanes, sums += lanes) {
     Vec largest = Vec::load(x);
     for (std::size_t r = 1; r < rows; ++r) largest = Vec::max(largest, Vec::load(x + r * stride));
     Vec sum = Vec::broadcast(0.0f);
     for (std::size_t r = 0; r < rows; ++r) {
-      const Vec value = exp((Vec::load(x + r * stride) - largest) * factor);
+      const Vec value = exp2_of_negative((Vec::load(x + r * stride) - largest) * factor);
       value.store(x + r * stride);
       sum = sum + value;
     }
