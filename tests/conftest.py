@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from pathlib import Path
 
 # Before torch is imported anywhere: nothing in a test may reach for the network.
@@ -13,6 +15,7 @@ import pytest
 
 from pruneonce.assets import Assets, find_assets
 
+FORMAT_PAGE = Path(__file__).parents[1] / "docs" / "format.md"
 SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
 WORDS = """the a of and in to is was for on as by with it that from at his he an are which this be or had not were film
 good bad story city river king war year people world music water house small great old new first north south
@@ -86,3 +89,31 @@ def tiny_distilbert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     DistilBertForMaskedLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def pruneonce(monkeypatch, capsys):
+    """Call the command line; returns (exit code, standard output, standard error)."""
+
+    from pruneonce import cli
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["pruneonce", *map(str, arguments)])
+        try:
+            code = cli.main() or 0
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        output = capsys.readouterr()
+        return code, output.out, output.err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def documented_reader():
+    """`read` of the code block in docs/format.md."""
+    code = re.search(r"```python\n(.*?)```", FORMAT_PAGE.read_text(encoding="utf-8"), re.DOTALL).group(1)
+    assert len(code.splitlines()) <= 60
+    namespace = {}
+    exec(code, namespace)
+    return namespace["read"]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import BertForQuestionAnswering, BertForSequenceClassification, DistilBertForSequenceClassification
 
-from pruneonce import cli
+from pruneonce import _native, cli
 from pruneonce.bench import results
 from pruneonce.bench.cases import Batch, Inputs, mixed_lengths, parse_grid
 from pruneonce.bench.deepsparse_worker import receive, send
@@ -147,8 +147,8 @@ def test_a_file_that_is_no_record_is_named(tmp_path):
 def test_engines_compute_the_same_from_ragged_and_from_padded_input(folders, tmp_path, name):
     subject = read_subject(folders[name])
     batch = Inputs(load_tokenizer(folders[name])).batch("mixed", [5, 17, 2])
-    theirs = rows(Torch(subject, 1).prepare(batch)()[1], batch.lengths)
-    ours = rows(Ours(subject, tmp_path, 1).prepare(batch)()[1], batch.lengths)
+    theirs = rows(Torch(subject).prepare(batch)()[1], batch.lengths)
+    ours = rows(Ours(subject, tmp_path).prepare(batch)()[1], batch.lengths)
     for mine, expected in zip(ours, theirs, strict=True):
         assert mine.shape == expected.shape
         np.testing.assert_allclose(mine, expected, atol=2e-6)
@@ -156,7 +156,9 @@ def test_engines_compute_the_same_from_ragged_and_from_padded_input(folders, tmp
 
 def test_a_run_records_every_engine_round_and_case(folders):
     options = Options(against=("torch",), grid="1x8,2x4", threads=1, rounds=2, mixed="squad")
+    threads = torch.get_num_threads(), _native.num_threads()
     done = json.loads(json.dumps(run_on_folder(folders["classes"], options, lambda *_: None)))
+    assert (torch.get_num_threads(), _native.num_threads()) == threads, "what runs next must not compute otherwise"
     assert [case["name"] for case in done["cases"]] == ["1x8", "2x4", "16 of 64 to 64", "16x64"]
     for case in done["cases"]:
         assert {name: len(seconds) for name, seconds in case["seconds"].items()} == {"pruneonce": 2, "torch": 2}

@@ -3,31 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, BertForPreTraining
 
-from pruneonce import cli
 from pruneonce.pruning.masks import magnitude_mask
 from pruneonce.recipe_files import recipes_folder
-
-
-@pytest.fixture
-def pruneonce(monkeypatch, capsys):
-    """Call the command line; returns (exit code, standard output, standard error)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["pruneonce", *map(str, arguments)])
-        try:
-            code = cli.main() or 0
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        output = capsys.readouterr()
-        return code, output.out, output.err
-
-    return call
 
 
 @pytest.fixture(scope="module")

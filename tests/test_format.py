@@ -64,16 +64,6 @@ def written(tmp_path):
     return write
 
 
-@pytest.fixture(scope="module")
-def documented_reader():
-    """`read` of the code block in docs/format.md."""
-    code = re.search(r"```python\n(.*?)```", SPEC.read_text(encoding="utf-8"), re.DOTALL).group(1)
-    assert len(code.splitlines()) <= 60
-    namespace = {}
-    exec(code, namespace)
-    return namespace["read"]
-
-
 # What is written.
 
 

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,19 +71,33 @@ def require(against: list[str], *, deepsparse_python: Path | None) -> None:
         raise UsageError(f"deepsparse cannot be measured, {what}: {DEEPSPARSE_HELP}")
 
 
+@contextlib.contextmanager
+def own_threads(threads: int) -> Iterator[None]:
+    """`threads` for our kernels and PyTorch, whose number belongs to the whole process; afterwards as before."""
+    import torch
+
+    before = _native.num_threads(), torch.get_num_threads()
+    try:
+        _native.set_num_threads(threads)
+        torch.set_num_threads(threads)
+        yield
+    finally:
+        _native.set_num_threads(before[0])
+        torch.set_num_threads(before[1])
+
+
 class Ours:
     """The packed file in our engine."""
 
     name = OURS
 
-    def __init__(self, subject: Subject, work: Path, threads: int) -> None:
+    def __init__(self, subject: Subject, work: Path) -> None:
         from pruneonce.engine import load_model
 
         file = work / "model.pruneonce"
         export_packed(subject.folder, file, embeddings="fp32")
         self._model = load_model(file)
         self.version = f"{__version__} ({self._model.isa})"
-        _native.set_num_threads(threads)
 
     def prepare(self, batch: Batch) -> Call:
         return timed(lambda: self._model(batch.sequences))
@@ -94,13 +108,12 @@ class Torch:
 
     name = "torch"
 
-    def __init__(self, subject: Subject, threads: int) -> None:
+    def __init__(self, subject: Subject) -> None:
         import torch
 
         from pruneonce.bench.onnx_files import OneOutput
 
         self.version = str(torch.__version__)
-        torch.set_num_threads(threads)
         self._module = OneOutput(subject, "sdpa")
 
     def prepare(self, batch: Batch) -> Call:

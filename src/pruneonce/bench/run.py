@@ -15,7 +15,7 @@ import numpy as np
 from pruneonce.bench import machine
 from pruneonce.bench.cases import Batch, Inputs, mixed_lengths, parse_grid
 from pruneonce.bench.measure import interleave
-from pruneonce.bench.rivals import Engine, Ours, Torch, make_rivals, require, rows
+from pruneonce.bench.rivals import Engine, Ours, Torch, make_rivals, own_threads, require, rows
 from pruneonce.bench.subject import Subject, make_random, read_subject
 from pruneonce.errors import UsageError
 from pruneonce.packing import Array
@@ -58,14 +58,17 @@ def _run(make_subject: Callable[[Path], Subject], options: Options, on_progress:
     from pruneonce.language_model import quiet_transformers
 
     quiet_transformers()
-    with tempfile.TemporaryDirectory(prefix="pruneonce-bench-", ignore_cleanup_errors=True) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="pruneonce-bench-", ignore_cleanup_errors=True) as folder,
+        own_threads(options.threads),
+    ):
         work = Path(folder)
         subject = make_subject(work)
         batches = _batches(subject, options)
         on_progress(0, len(batches), "engines")
-        ours = Ours(subject, work, options.threads)  # first: it sets the threads of the probes
+        ours = Ours(subject, work)
         here = machine.describe(options.threads)
-        torch = Torch(subject, options.threads)
+        torch = Torch(subject)
         rivals = make_rivals(
             list(options.against),
             subject,
