@@ -44,7 +44,7 @@ clean:
 
 .venv/train.done: pyproject.toml constraints.txt
 	$(MAKE) --no-print-directory .venv/bin/python
-	$(PIP) --editable ".[train]"
+	$(PIP) --editable ".[train,onnxruntime]"
 	@touch $@
 
 .venv/dev.done: pyproject.toml constraints.txt

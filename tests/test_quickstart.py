@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import statistics
 
 import pytest
 
@@ -38,19 +39,29 @@ def small(tiny_bert, tmp_path, monkeypatch):
     monkeypatch.setattr(quickstart, "fetch_assets", lambda: assets)
     monkeypatch.setattr(quickstart, "recipes_folder", lambda: recipes)
     monkeypatch.setattr(quickstart, "CORPUS_TOKENS", 32)
+    monkeypatch.setattr(quickstart, "TIMED_TOKENS", 32)
     return recipes
 
 
 def test_report_holds_what_the_folders_say_and_a_second_run_trains_nothing(small, tmp_path):
     out = tmp_path / "runs"
     report = quickstart.run_quickstart(out)
-    dense, sparse, majority = report.rows
+    dense, onnxruntime, sparse, packed, majority = report.rows
     assert sparse.accuracy == read_provenance(out / "sparse").metrics["accuracy"]
     assert sparse.sparsity == inspect_folder(out / "sparse").prunable.sparsity == pytest.approx(0.9, abs=0.01)
     assert dense.sparsity < 0.01
     assert sparse.file_bytes == (out / "sparse" / "model.safetensors").stat().st_size
+    assert packed.accuracy == sparse.accuracy
+    assert packed.sparsity == sparse.sparsity
+    assert packed.file_bytes == (out / "sparse.pruneonce").stat().st_size
+    assert 0 < report.largest_difference < 1e-3, "embeddings are rounded, nothing else"
+    case = json.loads((out / "speed.json").read_text())["bench"]["cases"][0]
+    assert case["max_difference"]["pruneonce"] < 1e-5
+    for row, engine in ((dense, "torch"), (onnxruntime, "onnxruntime"), (packed, "pruneonce")):
+        assert row.milliseconds == pytest.approx(1e3 * statistics.median(case["seconds"][engine]))
+    assert dense.speedup == 1
     assert majority.accuracy == pytest.approx(11 / 21)  # the first of two equally frequent labels
-    assert json.loads((out / "report.json").read_text())["rows"][1]["accuracy"] == sparse.accuracy
+    assert json.loads((out / "report.json").read_text())["rows"][2]["accuracy"] == sparse.accuracy
     assert f"{sparse.accuracy:.1%}" in (out / "report.md").read_text()
 
     written = {path: path.stat().st_mtime_ns for path in out.glob("*/model.safetensors")}
@@ -63,6 +74,12 @@ def test_report_holds_what_the_folders_say_and_a_second_run_trains_nothing(small
     quickstart.run_quickstart(out)
     changed = {path.parent.name for path in written if path.stat().st_mtime_ns != written[path]}
     assert changed == {"sparse"}, "only the step whose recipe changed runs again"
+
+
+def test_without_onnx_runtime_its_line_is_left_out(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(quickstart, "_installed", lambda *packages: False)
+    report = quickstart.run_quickstart(tmp_path / "runs")
+    assert [row.engine for row in report.rows] == ["PyTorch", "PyTorch", "pruneonce", ""]
 
 
 def test_reviews_are_split_by_their_own_text_and_neutral_ones_dropped():

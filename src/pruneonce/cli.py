@@ -393,11 +393,11 @@ def quickstart(
         print(f"assets: {assets_folder()}")
         return
     from pruneonce.language_model import quiet_transformers
-    from pruneonce.quickstart import cells, run_quickstart
+    from pruneonce.quickstart import COLUMNS, cells, run_quickstart
 
     quiet_transformers()
     report = run_quickstart(out)
-    table = Table("model", "accuracy", "zeros", "non-zero parameters", "file", title="Movie-review sentences, held out")
+    table = Table(*COLUMNS, title="Movie-review sentences, held out")
     for row in report.rows:
         table.add_row(*cells(row))
     _console().print(table)

@@ -1,8 +1,13 @@
-"""The whole chain on a small real model and real text, in minutes on two cores; ends with a table of what came out."""
+"""The whole chain on a small real model and real text, in minutes on two cores: trained, packed, run by the engine.
+
+It ends with a table of what came out.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -11,20 +16,30 @@ from pathlib import Path
 from typing import Any
 
 from pruneonce.assets import Assets, fetch_assets
+from pruneonce.bench.measure import paired_ratio
+from pruneonce.bench.run import Options, run_on_folder
 from pruneonce.data import pretraining, text
-from pruneonce.doctor import describe_machine
+from pruneonce.doctor import available_cores, describe_machine
 from pruneonce.errors import OtherInputsError
-from pruneonce.files import write_json, write_text
+from pruneonce.export import export_packed
+from pruneonce.files import read_json, sha256_file, write_json, write_text
 from pruneonce.inspection import inspect_folder
 from pruneonce.model_folder import WEIGHTS_FILE
 from pruneonce.progress import Advance, progress_bar
 from pruneonce.provenance import Provenance
 from pruneonce.recipe import load_recipe, stage_of
 from pruneonce.recipe_files import recipes_folder
+from pruneonce.scoring import score_packed_beside
 from pruneonce.stages import RUNNERS, StageOptions
 from pruneonce.tasks import get_task
 
 CORPUS_TOKENS = 128  # longest pre-training example; attention is then a small part of the time
+SPARSE = "90 % sparse, pruned once"
+TIMED_TOKENS = 128  # of the one text whose time is in the table
+TIMED_ROUNDS = 15
+
+
+COLUMNS = ("model", "engine", "accuracy", "zeros", "file", "time", "speed")
 
 
 @dataclass(frozen=True)
@@ -32,10 +47,12 @@ class Row:
     """One line of the final table."""
 
     model: str
-    accuracy: float  # on held-out sentences
+    engine: str
+    accuracy: float | None  # on held-out sentences; None where another line of the same model has it
     sparsity: float | None  # zeros among the prunable weights, measured in the saved file
-    parameters: int | None  # that are not zero
     file_bytes: int | None
+    milliseconds: float | None  # for one text of `TIMED_TOKENS`, median
+    speedup: float | None  # over PyTorch, median of paired ratios
 
 
 @dataclass(frozen=True)
@@ -44,6 +61,7 @@ class Report:
 
     rows: list[Row]
     held_out_sentences: int
+    largest_difference: float  # between the engine's logits and PyTorch's on them; the packed embeddings are float16
     language_models: dict[str, dict[str, float]]  # teacher and pruned model on held-out text
     seconds: dict[str, float]  # of each step; of a stage, its training and evaluation, whenever it ran
     machine: dict[str, Any]
@@ -51,6 +69,8 @@ class Report:
 
 def run_quickstart(out: Path) -> Report:
     """Run every step that has not been run with the same inputs, and write `report.md` and `report.json` to `out`.
+
+    ONNX Runtime is measured too where it is installed.
 
     Raises PruneonceError when the assets can be neither found nor fetched.
     """
@@ -85,14 +105,28 @@ def run_quickstart(out: Path) -> Report:
     dense = steps.stage("dense", [f"model={out / 'teacher'}", *reviews])
     sparse = steps.stage("sparse", [f"model={out / 'prune'}", f"distillation.teacher={out / 'dense'}", *reviews])
 
+    packed = out / "sparse.pruneonce"
+    steps.time("export", lambda _: export_packed(out / "sparse", packed))
+    data = _recipe("sparse", reviews)[1].task
+    metrics, difference = steps.time(
+        "parity", lambda advance: score_packed_beside(packed, out / "sparse", data, on_progress=advance)
+    )
+    timings = steps.time("speed", lambda advance: _timings(out / "sparse", out / "speed.json", advance))
+
     majority, held_out = _majority_class(assets)
+    file_bytes = [(out / name / WEIGHTS_FILE).stat().st_size for name in ("dense", "sparse")]
+    zeros = [inspect_folder(out / name).prunable.sparsity for name in ("dense", "sparse")]
+    onnxruntime = [Row("dense", "ONNX Runtime", None, None, None, *timings["onnxruntime"])] if len(timings) > 2 else []
     report = Report(
         rows=[
-            _row("dense", out / "dense", dense),
-            _row("90 % sparse, pruned once", out / "sparse", sparse),
-            Row("majority class", majority, None, None, None),
+            Row("dense", "PyTorch", dense.metrics["accuracy"], zeros[0], file_bytes[0], *timings["torch"]),
+            *onnxruntime,
+            Row(SPARSE, "PyTorch", sparse.metrics["accuracy"], zeros[1], file_bytes[1], None, None),
+            Row(SPARSE, "pruneonce", metrics["accuracy"], zeros[1], packed.stat().st_size, *timings["pruneonce"]),
+            Row("majority class", "", majority, None, None, None, None),
         ],
         held_out_sentences=held_out,
+        largest_difference=difference,
         language_models={"teacher": teacher.metrics, "pruned": pruned.metrics},
         seconds=seconds,
         machine=asdict(describe_machine(out)),
@@ -107,6 +141,10 @@ def markdown(report: Report) -> str:
     lines = ["# Quickstart", "", f"Movie-review sentences, {report.held_out_sentences} held out.", ""]
     lines += table(report)
     lines += [
+        "",
+        f"Time: one text of {TIMED_TOKENS} tokens, engines called in turn; PyTorch and ONNX Runtime take as long "
+        "for sparse weights as for dense ones. Largest difference of the engine's logits from PyTorch's on the "
+        f"held-out sentences: {report.largest_difference:.1e} (the packed file holds its embeddings as float16).",
         "",
         "Language models on held-out text:",
         "",
@@ -125,18 +163,20 @@ def markdown(report: Report) -> str:
 
 def table(report: Report) -> list[str]:
     """The main table, as lines of Markdown."""
-    lines = ["| model | accuracy | zeros | non-zero parameters | file |", "|---|---|---|---|---|"]
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     return lines + ["| " + " | ".join(cells(row)) + " |" for row in report.rows]
 
 
 def cells(row: Row) -> list[str]:
-    """A row's values as they are shown."""
+    """A row's values as they are shown under COLUMNS."""
     return [
         row.model,
-        f"{row.accuracy:.1%}",
+        row.engine,
+        "" if row.accuracy is None else f"{row.accuracy:.1%}",
         "" if row.sparsity is None else f"{row.sparsity:.2%}",
-        "" if row.parameters is None else f"{row.parameters / 1e6:.2f} M",
         "" if row.file_bytes is None else f"{row.file_bytes / 1e6:.1f} MB",
+        "" if row.milliseconds is None else f"{row.milliseconds:.1f} ms",
+        "" if row.speedup is None else f"{row.speedup:.1f}×",
     ]
 
 
@@ -163,9 +203,7 @@ class _Steps:
             return run(folder)
 
     def stage(self, name: str, overrides: list[str]) -> Provenance:
-        path = recipes_folder() / "quickstart" / f"{name}.toml"
-        stage = stage_of(path)
-        recipe = load_recipe(path, stage, overrides)
+        stage, recipe = _recipe(name, overrides)
         runner = RUNNERS[stage]
         result: Provenance = self.time(
             name,
@@ -175,15 +213,34 @@ class _Steps:
         return result
 
 
-def _row(name: str, folder: Path, record: Provenance) -> Row:
-    report = inspect_folder(folder)
-    return Row(
-        model=name,
-        accuracy=record.metrics["accuracy"],
-        sparsity=report.prunable.sparsity,
-        parameters=report.everything.parameters - report.everything.zeros,
-        file_bytes=(folder / WEIGHTS_FILE).stat().st_size,
-    )
+def _recipe(name: str, overrides: list[str]) -> tuple[str, Any]:
+    """The stage of one of our own recipes, and the recipe."""
+    path = recipes_folder() / "quickstart" / f"{name}.toml"
+    stage = stage_of(path)
+    return stage, load_recipe(path, stage, overrides)
+
+
+def _timings(model: Path, file: Path, on_progress: Advance) -> dict[str, tuple[float, float]]:
+    """Engine -> (median milliseconds, speed-up over PyTorch), interleaved; `file` keeps the record for the same model.
+
+    What it holds is measured again only for another model or another set of engines.
+    """
+    rivals = ["torch", *(["onnxruntime"] if _installed("onnx", "onnxruntime") else [])]
+    inputs = {"model": sha256_file(model / WEIGHTS_FILE), "engines": ["pruneonce", *rivals]}
+    record = read_json(file) if file.is_file() else {}
+    if record.get("inputs") != inputs:
+        options = Options(tuple(rivals), f"1x{TIMED_TOKENS}", available_cores(), rounds=TIMED_ROUNDS, int8=False)
+        record = {"inputs": inputs, "bench": run_on_folder(model, options, on_progress)}
+        write_json(file, record)
+    seconds = record["bench"]["cases"][0]["seconds"]
+    return {
+        engine: (statistics.median(taken) * 1e3, paired_ratio(seconds["torch"], taken).median)
+        for engine, taken in seconds.items()
+    }
+
+
+def _installed(*packages: str) -> bool:
+    return all(importlib.util.find_spec(package) is not None for package in packages)
 
 
 def _majority_class(assets: Assets) -> tuple[float, int]:

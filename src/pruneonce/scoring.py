@@ -58,6 +58,31 @@ def score_packed(file: str | Path, data: TaskData, on_progress: Advance | None =
 
     UsageError if the model has no head for the task, or one with other labels.
     """
+    model, task, data = _packed_task(file, data)
+    return _score(engine_predict(model, on_progress), task, data, tokenizer_from_text(model.tokenizer), seed=42)
+
+
+def score_packed_beside(
+    file: str | Path, folder: str | Path, data: TaskData, on_progress: Advance | None = None
+) -> tuple[dict[str, float], float]:
+    """As `score_packed`, and the largest difference between the engine's logits and torch's of the file's folder."""
+    model, task, data = _packed_task(file, data)
+    tokenizer = tokenizer_from_text(model.tokenizer)
+    engine = engine_predict(model)
+    reference, _ = load_task_model(folder, task, trained=True)
+    torch = torch_predict(reference, task, special_token_ids(tokenizer)["pad"], on_progress)
+    differences = [0.0]
+
+    def predict(features: Sequence[Any]) -> list[np.ndarray]:
+        logits = engine(features)
+        differences.extend(float(np.abs(a - b).max()) for a, b in zip(logits, torch(features), strict=True))
+        return logits
+
+    return _score(predict, task, data, tokenizer, seed=42), max(differences)
+
+
+def _packed_task(file: str | Path, data: TaskData) -> tuple[Model, Task, TaskData]:
+    """The model of a packed file, its task, and the task's data with the model's labels where they are one's own."""
     model = load_model(file)
     wanted = "question-answering" if data.name.startswith(("squad", "question")) else "text-classification"
     if model.task != wanted:
@@ -67,7 +92,7 @@ def score_packed(file: str | Path, data: TaskData, on_progress: Advance | None =
     task = task_of(data)
     if task.kind == "classification" and task.labels and list(task.labels) != model.labels:
         raise UsageError(f"{file} answers {', '.join(model.labels)}; task '{task.name}' has {', '.join(task.labels)}")
-    return _score(engine_predict(model, on_progress), task, data, tokenizer_from_text(model.tokenizer), seed=42)
+    return model, task, data
 
 
 def engine_predict(model: Model, on_progress: Advance | None = None) -> Predict:
