@@ -24,8 +24,8 @@ def main() -> None:
     _, _, after = rest.partition(END)
     minutes = sum(report.seconds.values()) / 60
     note = (
-        f"Movie-review sentences, {report.held_out_sentences} held out; time of one text of {TIMED_TOKENS} tokens. All of "
-        f"it, training included, took {minutes:.1f} minutes on {report.machine['cores']} cores of an "
+        f"Movie-review sentences, {report.held_out_sentences} held out; time of one text of {TIMED_TOKENS} tokens. All "
+        f"of it, training included, took {minutes:.1f} minutes on {report.machine['cores']} cores of an "
         f"{report.machine['processor']}."
     )
     write_text(README, before + BEGIN + "\n".join([*table(report), "", note, ""]) + END + after)
