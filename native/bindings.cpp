@@ -15,6 +15,8 @@
 #include "cpu_isa.h"
 #include "dense.h"
 #include "elementwise.h"
+#include "int8.h"
+#include "int8_pack.h"
 #include "pack.h"
 #include "parallel.h"
 #include "spmm.h"
@@ -57,7 +59,7 @@ void init_packed_weight(pruneonce::PackedWeight* self, const Array<const std::in
   const pruneonce::Isa chosen = pruneonce::choose_isa(isa);
   nb::gil_scoped_release release;
   new (self) pruneonce::PackedWeight(
-      {{row_ptr.data(), row_ptr.size()}, {col.data(), col.size()}, {values.data(), values.size()}, cols}, chosen);
+      {{row_ptr.data(), row_ptr.size()}, {col.data(), col.size()}, cols}, {values.data(), values.size()}, chosen);
 }
 
 void init_dense_weight(pruneonce::DenseWeight* self, const Matrix& weight, const std::optional<std::string>& isa) {
@@ -66,13 +68,24 @@ void init_dense_weight(pruneonce::DenseWeight* self, const Matrix& weight, const
   new (self) pruneonce::DenseWeight(weight.data(), weight.shape(0), weight.shape(1), chosen);
 }
 
+void init_int8_weight(pruneonce::Int8Weight* self, const Array<const std::int64_t, 1>& row_ptr,
+                      const Array<const std::int32_t, 1>& col, const Array<const std::int8_t, 1>& values,
+                      const Vector& scale, std::size_t cols, float input_scale, std::int32_t input_zero_point,
+                      const std::optional<std::string>& isa) {
+  const pruneonce::Isa chosen = pruneonce::choose_isa(isa);
+  nb::gil_scoped_release release;
+  new (self) pruneonce::Int8Weight({{row_ptr.data(), row_ptr.size()}, {col.data(), col.size()}, cols},
+                                   {values.data(), values.size()}, {scale.data(), scale.size()}, input_scale,
+                                   input_zero_point, chosen);
+}
+
 template <class Object>
 std::string isa_name(const Object& object) {
   return name_of(object.isa());
 }
 
-template <class Weight>
-void multiply(const Weight& weight, const Activations& x, Activations& out, const std::optional<Vector>& bias,
+template <class Weight, class Input>
+void multiply(const Weight& weight, const Input& x, Activations& out, const std::optional<Vector>& bias,
               const Activations* residual, const std::string& nonlinearity) {
   if (x.features() != weight.cols())
     refuse("multiply", "x has " + to_string(x.features()) + " features, the weight expects " + to_string(weight.cols()));
@@ -80,7 +93,8 @@ void multiply(const Weight& weight, const Activations& x, Activations& out, cons
     refuse("multiply", "out has " + to_string(out.features()) + " features, the weight gives " + to_string(weight.rows()));
   if (x.isa() != weight.isa() || out.isa() != weight.isa())
     refuse("multiply", "weight, x and out are laid out for different instruction sets");
-  if (&out == &x || &out == residual) refuse("multiply", "out must be neither x nor residual");
+  if (static_cast<const void*>(&out) == &x || &out == residual)
+    refuse("multiply", "out must be neither x nor residual");
   if (residual && (residual->features() != weight.rows() || residual->tokens() != x.tokens() || residual->isa() != x.isa()))
     refuse("multiply", "residual is " + shape_of(*residual) + ", out " + to_string(weight.rows()) + " features of " +
                            to_string(x.tokens()) + " tokens");
@@ -192,12 +206,47 @@ NB_MODULE(_native, m) {
       .def_prop_ro("isa", &isa_name<pruneonce::DenseWeight>)
       .def_prop_ro("nbytes", &pruneonce::DenseWeight::bytes, "Memory it takes, in bytes.");
 
+  nb::class_<pruneonce::Codes>(m, "Codes", "Activations as 8-bit codes; not for use by two threads at once.")
+      .def("__init__",
+           [](pruneonce::Codes* self, const std::optional<std::string>& isa) {
+             new (self) pruneonce::Codes(pruneonce::choose_isa(isa));
+           },
+           nb::kw_only(), "isa"_a = nb::none())
+      .def_prop_ro("features", &pruneonce::Codes::features)
+      .def_prop_ro("tokens", &pruneonce::Codes::tokens)
+      .def_prop_ro("isa", &isa_name<pruneonce::Codes>)
+      .def(
+          "quantize",
+          [](pruneonce::Codes& self, const Activations& x, const pruneonce::Int8Weight& weight) {
+            if (x.isa() != self.isa()) refuse("quantize", "x is laid out for another instruction set");
+            nb::gil_scoped_release release;
+            self.quantize(x, weight.inverse_input_scale(), weight.input_zero_point());
+          },
+          "x"_a, "weight"_a,
+          "Take over x as `weight` wants it: round(x / input scale) + zero point, cut to 0 .. 255, halves to the even "
+          "number.");
+
+  nb::class_<pruneonce::Int8Weight>(m, "Int8Weight", "A sparse matrix of 8-bit weights, packed for this processor.")
+      .def("__init__", &init_int8_weight, "row_ptr"_a.noconvert(), "col"_a.noconvert(), "values"_a.noconvert(),
+           "scale"_a.noconvert(), nb::kw_only(), "cols"_a, "input_scale"_a, "input_zero_point"_a, "isa"_a = nb::none(),
+           "Pack compressed sparse rows: weight = values · scale[row]; x = (code - zero point) · input scale.\n\n"
+           "row_ptr: int64 [rows + 1]; col: int32 [non-zeros], rising within a row; values: int8 [non-zeros];\n"
+           "scale: float32 [rows]. ValueError says which rule is broken. `isa` overrides $PRUNEONCE_ISA.")
+      .def_prop_ro("rows", &pruneonce::Int8Weight::rows)
+      .def_prop_ro("cols", &pruneonce::Int8Weight::cols)
+      .def_prop_ro("nonzeros", &pruneonce::Int8Weight::nonzeros)
+      .def_prop_ro("stored", &pruneonce::Int8Weight::stored, "Weights in fours, zeros that fill them included.")
+      .def_prop_ro("isa", &isa_name<pruneonce::Int8Weight>)
+      .def_prop_ro("nbytes", &pruneonce::Int8Weight::bytes, "Memory it takes, in bytes.");
+
   const char* const multiply_doc =
       "out = nonlinearity(weight · x + bias + residual).\n\n"
       "bias: float32 [rows]; nonlinearity: none, gelu, gelu_tanh or relu. `out` takes x's number of tokens.";
-  m.def("multiply", &multiply<pruneonce::PackedWeight>, "weight"_a, "x"_a, nb::kw_only(), "out"_a,
+  m.def("multiply", &multiply<pruneonce::PackedWeight, Activations>, "weight"_a, "x"_a, nb::kw_only(), "out"_a,
         "bias"_a.noconvert() = nb::none(), "residual"_a = nb::none(), "nonlinearity"_a = "none", multiply_doc);
-  m.def("multiply", &multiply<pruneonce::DenseWeight>, "weight"_a, "x"_a, nb::kw_only(), "out"_a,
+  m.def("multiply", &multiply<pruneonce::DenseWeight, Activations>, "weight"_a, "x"_a, nb::kw_only(), "out"_a,
+        "bias"_a.noconvert() = nb::none(), "residual"_a = nb::none(), "nonlinearity"_a = "none", multiply_doc);
+  m.def("multiply", &multiply<pruneonce::Int8Weight, pruneonce::Codes>, "weight"_a, "x"_a, nb::kw_only(), "out"_a,
         "bias"_a.noconvert() = nb::none(), "residual"_a = nb::none(), "nonlinearity"_a = "none", multiply_doc);
   m.def("attention", &attention, "qkv"_a, nb::kw_only(), "starts"_a.noconvert(), "heads"_a, "out"_a,
         "out = softmax(Kᵀ Q / sqrt(head size)) on V, per sequence and head.\n\n"

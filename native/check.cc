@@ -61,7 +61,7 @@ void check_products(Isa isa, std::size_t rows, std::size_t cols, std::size_t tok
       }
     row_ptr.push_back(static_cast<std::int64_t>(col.size()));
   }
-  const PackedWeight packed({row_ptr, col, values, cols}, isa);
+  const PackedWeight packed({row_ptr, col, cols}, values, isa);
   const DenseWeight dense(weight.data(), rows, cols, isa);
   const Activations x = activations(random.vector(tokens * cols), cols, isa);
   const Activations residual = activations(random.vector(tokens * rows), rows, isa);

@@ -18,15 +18,24 @@ namespace {
 
 constexpr std::size_t kMaxSide = std::numeric_limits<std::int32_t>::max();
 
-[[noreturn]] void refuse(const std::string& why) { throw std::invalid_argument("[PackedWeight] " + why); }
+std::size_t l1_bytes() {
+#ifdef _SC_LEVEL1_DCACHE_SIZE
+  if (const long bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE); bytes > 0) return static_cast<std::size_t>(bytes);
+#endif
+  return 32 * 1024;  // the smallest of current x86 and Arm server cores
+}
 
-void check(const Csr& csr) {
+}  // namespace
+
+void check(const Csr& csr, std::size_t values, const char* who) {
   using std::to_string;
+  const auto refuse = [who](const std::string& why) {
+    throw std::invalid_argument("[" + std::string(who) + "] " + why);
+  };
   const std::size_t nonzeros = csr.col.size();
   if (csr.row_ptr.empty()) refuse("row_ptr is empty; it needs one entry more than there are rows");
   if (csr.row_ptr.size() - 1 > kMaxSide || csr.cols > kMaxSide) refuse("more than 2^31 - 1 rows or columns");
-  if (csr.values.size() != nonzeros)
-    refuse("col has " + to_string(nonzeros) + " entries but values has " + to_string(csr.values.size()));
+  if (values != nonzeros) refuse("col has " + to_string(nonzeros) + " entries but values has " + to_string(values));
   if (csr.row_ptr.front() != 0) refuse("row_ptr[0] is " + to_string(csr.row_ptr.front()) + ", expected 0");
   // Before any entry is used as an index: all of them lie between the first and the last.
   for (std::size_t r = 0; r + 1 < csr.row_ptr.size(); ++r)
@@ -50,34 +59,21 @@ void check(const Csr& csr) {
   }
 }
 
-std::size_t l1_bytes() {
-#ifdef _SC_LEVEL1_DCACHE_SIZE
-  if (const long bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE); bytes > 0) return static_cast<std::size_t>(bytes);
-#endif
-  return 32 * 1024;  // the smallest of current x86 and Arm server cores
+std::size_t columns_per_tile(std::size_t bytes) {
+  return std::min(l1_bytes() * 3 / 4, std::numeric_limits<std::uint16_t>::max() + std::size_t{1}) / bytes;
 }
 
-// Three quarters of the L1 cache hold a panel's x; the rest is for y rows and weights on their way through.
-std::size_t columns_per_tile(Isa isa) {
-  const std::size_t vector_bytes = spmm_kernel(isa).lanes * sizeof(float);
-  const std::size_t in_l1 = l1_bytes() * 3 / 4 / (vector_bytes * kPanelVectors);
-  return std::min(in_l1, (std::numeric_limits<std::uint16_t>::max() + std::size_t{1}) / vector_bytes);
-}
-
-// The more rows are sorted together, the longer the runs; but every thread must find a tile, even for one panel.
 std::size_t rows_per_tile(std::size_t rows) {
   return std::clamp<std::size_t>(divide_up(rows, num_threads() * 32) * 32, 96, 384);
 }
 
-}  // namespace
-
-PackedWeight::PackedWeight(const Csr& csr, Isa isa)
+PackedWeight::PackedWeight(const Csr& csr, std::span<const float> values, Isa isa)
     : rows_(csr.row_ptr.empty() ? 0 : csr.row_ptr.size() - 1),
       cols_(csr.cols),
       tile_rows_(rows_per_tile(rows_)),
-      tile_cols_(columns_per_tile(isa)),
+      tile_cols_(columns_per_tile(spmm_kernel(isa).lanes * sizeof(float) * kPanelVectors)),
       isa_(isa) {
-  check(csr);
+  check(csr, values.size(), "PackedWeight");
   const std::size_t vector_bytes = spmm_kernel(isa).lanes * sizeof(float);
   offsets_.reserve(csr.col.size() + 3);
   values_.reserve(csr.col.size() + 3);
@@ -111,7 +107,7 @@ PackedWeight::PackedWeight(const Csr& csr, Isa isa)
         for (std::uint32_t i = 0; i < count[r]; ++i, ++next[first_row + r]) {
           const std::int64_t source = next[first_row + r];
           offsets_.push_back(static_cast<std::uint16_t>((csr.col[source] - first_col) * vector_bytes));
-          values_.push_back(csr.values[source]);
+          values_.push_back(values[source]);
         }
       }
     }

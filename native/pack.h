@@ -13,13 +13,22 @@
 
 namespace pruneonce {
 
-// Compressed sparse rows, as a caller gives them: nothing is trusted yet.
+// Where the non-zeros of compressed sparse rows are, as a caller gives it: nothing is trusted yet.
 struct Csr {
   std::span<const std::int64_t> row_ptr;  // [rows + 1]
   std::span<const std::int32_t> col;      // [non-zeros]
-  std::span<const float> values;          // [non-zeros]
   std::size_t cols;
 };
+
+// Throws std::invalid_argument, in the name of `who`, where a rule is broken or there are not as many values.
+void check(const Csr& csr, std::size_t values, const char* who);
+
+// How many columns of a tile keep three quarters of the L1 cache full with a panel's x; the rest is for y rows and weights
+// on their way through. bytes: of one column. Offsets in a tile have 16 bits.
+std::size_t columns_per_tile(std::size_t bytes);
+
+// The more rows are sorted together, the longer the runs; but every thread must find a tile, even for one panel.
+std::size_t rows_per_tile(std::size_t rows);
 
 // Cut into tiles of `tile_rows` × `tile_cols`. The x rows of one tile stay in the L1 cache while all its matrix rows
 // pass; these are sorted by their number of non-zeros, so that the inner loop's length hardly ever changes and its exit
@@ -27,7 +36,7 @@ struct Csr {
 class PackedWeight {
  public:
   // Throws std::invalid_argument where the CSR breaks a rule.
-  PackedWeight(const Csr& csr, Isa isa);
+  PackedWeight(const Csr& csr, std::span<const float> values, Isa isa);
 
   std::size_t rows() const { return rows_; }
   std::size_t cols() const { return cols_; }

@@ -14,14 +14,14 @@ namespace {
 // The y rows of one task stay in the L2 cache: at 32 tokens 1,152 rows are 144 KiB.
 constexpr std::size_t kMaxRowsPerTask = 1152;
 
-// Into how many parts to cut the rows: as few as keep every thread equally busy and y in its cache.
-std::size_t row_parts(const PackedWeight& weight, std::size_t panels, std::size_t threads) {
-  std::size_t parts = divide_up(weight.tiles_down(), std::max<std::size_t>(1, kMaxRowsPerTask / weight.tile_rows()));
-  while (parts < weight.tiles_down() && parts * panels < 4 * threads && parts * panels % threads != 0) ++parts;
+}  // namespace
+
+std::size_t row_parts(std::size_t tile_rows, std::size_t tiles_down, std::size_t panels) {
+  const std::size_t threads = num_threads();
+  std::size_t parts = divide_up(tiles_down, std::max<std::size_t>(1, kMaxRowsPerTask / tile_rows));
+  while (parts < tiles_down && parts * panels < 4 * threads && parts * panels % threads != 0) ++parts;
   return parts;
 }
-
-}  // namespace
 
 const SpmmKernel& spmm_kernel(Isa isa) { PRUNEONCE_RETURN_KERNEL(isa, spmm_kernel) }
 
@@ -29,7 +29,7 @@ void multiply(const PackedWeight& weight, const Activations& x, const float* bia
               Nonlinearity f, const Activations& y) {
   if (x.tokens() == 0 || weight.rows() == 0) return;
   const SpmmKernel& kernel = spmm_kernel(weight.isa());
-  const std::size_t parts = row_parts(weight, x.panels(), num_threads());
+  const std::size_t parts = row_parts(weight.tile_rows(), weight.tiles_down(), x.panels());
 
   // Panels of one part follow each other: the part's weights are then still in some cache.
   parallel_for(x.panels() * parts, [&](std::size_t task) {

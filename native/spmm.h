@@ -12,6 +12,9 @@ namespace pruneonce {
 
 const SpmmKernel& spmm_kernel(Isa isa);
 
+// Into how many parts to cut a weight's rows: as few as keep every thread equally busy and y in its cache.
+std::size_t row_parts(std::size_t tile_rows, std::size_t tiles_down, std::size_t panels);
+
 // y = f(weight · x + bias + residual); bias [rows] and residual may be null, y must be neither x nor residual.
 // Each sum adds its weights in an order that only the weight decides: the same bits for any number of threads, and for
 // any number of other tokens.

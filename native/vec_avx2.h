@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include <cstddef>
+#include <cstdint>
 
 namespace pruneonce::avx2 {
 
@@ -38,5 +39,56 @@ inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.value, b.value)}; }
 inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.value, b.value)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.value, b.value)}; }
 inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.value, b.value)}; }
+
+// As many whole numbers of 32 bits as a Vec has floats.
+struct Ints {
+  __m256i value;
+
+  // From and to memory that may hold floats at other times.
+  static Ints load(const float* from) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))}; }
+  void store(float* to) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), value); }
+  static Ints broadcast(std::int32_t value) { return {_mm256_set1_epi32(value)}; }
+  // The nearest whole numbers, halves to the even one.
+  static Ints round(Vec x) { return {_mm256_cvtps_epi32(x.value)}; }
+  Vec to_float() const { return {_mm256_cvtepi32_ps(value)}; }
+};
+
+inline Ints operator+(Ints a, Ints b) { return {_mm256_add_epi32(a.value, b.value)}; }
+
+// Four vectors of tokens, a byte each, in the order in which add_four takes them apart: packing works on 128 bits at a
+// time, and so does unpacking.
+struct CodeRow {
+  static constexpr std::size_t bytes = 4 * Vec::lanes;
+  static void store(const Ints (&four)[4], std::uint8_t* to) {
+    const __m256i ab = _mm256_packs_epi32(four[0].value, four[1].value), cd = _mm256_packs_epi32(four[2].value, four[3].value);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_packus_epi16(ab, cd));
+  }
+};
+
+// sum + the products of four neighbouring bytes, added up.
+inline __m256i add_products(__m256i sum, __m256i codes, __m256i weights) {
+  const __m256i pairs = _mm256_maddubs_epi16(codes, weights);
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+// sum += the first vectors of x[0] · weights[0] + … + x[3] · weights[3]. Products are added in pairs of 16 bits: weights[0] and
+// weights[1], and likewise the other two, must be such that no pair of codes overflows (int8_pack.cc).
+template <std::size_t vectors>
+inline __attribute__((always_inline)) void add_four(const std::int8_t* weights, const std::uint8_t* const (&x)[4],
+                                                    Ints (&sum)[vectors]) {
+  std::int32_t four;
+  __builtin_memcpy(&four, weights, sizeof four);
+  const __m256i w = _mm256_set1_epi32(four);
+  const auto row = [&](std::size_t k) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x[k])); };
+  const __m256i a = row(0), b = row(1), c = row(2), d = row(3);
+  const __m256i ab = _mm256_unpacklo_epi8(a, b), cd = _mm256_unpacklo_epi8(c, d);
+  sum[0].value = add_products(sum[0].value, _mm256_unpacklo_epi16(ab, cd), w);
+  if constexpr (vectors > 1) sum[1].value = add_products(sum[1].value, _mm256_unpackhi_epi16(ab, cd), w);
+  if constexpr (vectors > 2) {
+    const __m256i ab_high = _mm256_unpackhi_epi8(a, b), cd_high = _mm256_unpackhi_epi8(c, d);
+    sum[2].value = add_products(sum[2].value, _mm256_unpacklo_epi16(ab_high, cd_high), w);
+    if constexpr (vectors > 3) sum[3].value = add_products(sum[3].value, _mm256_unpackhi_epi16(ab_high, cd_high), w);
+  }
+}
 
 }  // namespace pruneonce::avx2

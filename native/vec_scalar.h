@@ -72,4 +72,56 @@ inline Vec operator/(Vec a, Vec b) {
   return Vec::each([&](std::size_t i) { return a.lane[i] / b.lane[i]; });
 }
 
+// As many whole numbers of 32 bits as a Vec has floats.
+struct Ints {
+  std::int32_t lane[Vec::lanes];
+
+  template <class Function>
+  static Ints each(Function function) {
+    Ints result;
+    for (std::size_t i = 0; i < Vec::lanes; ++i) result.lane[i] = function(i);
+    return result;
+  }
+
+  // From and to memory that may hold floats at other times.
+  static Ints load(const float* from) {
+    Ints result;
+    __builtin_memcpy(result.lane, from, sizeof result.lane);
+    return result;
+  }
+  void store(float* to) const { __builtin_memcpy(to, lane, sizeof lane); }
+  static Ints broadcast(std::int32_t value) {
+    return each([&](std::size_t) { return value; });
+  }
+  // The nearest whole numbers, halves to the even one: adding 1.5 · 2^23 leaves no bits for a fraction. |x| < 2^22
+  static Ints round(Vec x) {
+    return each([&](std::size_t i) {
+      const volatile float shifted = x.lane[i] + 12582912.0f;  // volatile: compilers must not see through it
+      return static_cast<std::int32_t>(shifted - 12582912.0f);
+    });
+  }
+  Vec to_float() const {
+    return Vec::each([&](std::size_t i) { return static_cast<float>(lane[i]); });
+  }
+};
+
+inline Ints operator+(Ints a, Ints b) {
+  return Ints::each([&](std::size_t i) { return a.lane[i] + b.lane[i]; });
+}
+
+// Four vectors of tokens, a byte each, in the order in which add_four takes them.
+struct CodeRow {
+  static constexpr std::size_t bytes = 4 * Vec::lanes;
+  static void store(const Ints (&four)[4], std::uint8_t* to) {
+    for (std::size_t i = 0; i < bytes; ++i) to[i] = static_cast<std::uint8_t>(four[i / Vec::lanes].lane[i % Vec::lanes]);
+  }
+};
+
+// sum += the first vectors of x[0] · weights[0] + … + x[3] · weights[3]
+template <std::size_t vectors>
+inline void add_four(const std::int8_t* weights, const std::uint8_t* const (&x)[4], Ints (&sum)[vectors]) {
+  for (std::size_t k = 0; k < 4; ++k)
+    for (std::size_t i = 0; i < vectors * Vec::lanes; ++i) sum[i / Vec::lanes].lane[i % Vec::lanes] += weights[k] * x[k][i];
+}
+
 }  // namespace pruneonce::scalar

@@ -1,0 +1,38 @@
+// The interface between the code that is compiled once and the sparse int8 kernels, compiled once per instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "spmm_kernel.h"
+
+namespace pruneonce {
+
+// The non-zeros of some rows in some columns, in fours; a run's `nonzeros_per_row` counts fours.
+struct Int8Tile {
+  const Run* runs;
+  std::size_t run_count;
+  const std::uint16_t* row;     // place in the tile; kRowsAhead more can be read
+  const std::uint16_t* offset;  // [fours, 4] column in the tile, times the bytes of one row of x
+  const std::int8_t* value;     // [fours, 4]
+};
+
+// What becomes of the sums of a row after its last tile: y = sum · scale + bias + residual. Rows as in y.
+struct Int8Finish {
+  const float* scale;
+  const float* bias;      // may be null
+  const float* residual;  // may be null
+};
+
+struct Int8Kernel {
+  std::size_t code_bytes;  // of one feature in a panel of codes
+  // y = tile · x, for panels of `index + 1` vectors per row; y holds int32 sums until `finish` (else null) makes floats
+  // of them. start: where sums begin, [rows]; null: at y.
+  void (*multiply[4])(const Int8Tile& tile, const std::uint8_t* x, const std::int32_t* start, const Int8Finish* finish,
+                      float* y);
+  // code = round(x · inverse), cut to 0 .. 255 around the zero point; x: [features, vectors], codes: [features, bytes].
+  void (*quantize)(const float* x, std::size_t features, std::size_t vectors, float inverse, std::int32_t zero_point,
+                   std::uint8_t* codes);
+};
+
+}  // namespace pruneonce
