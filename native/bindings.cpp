@@ -19,6 +19,7 @@
 #include "int8_pack.h"
 #include "pack.h"
 #include "parallel.h"
+#include "rice.h"
 #include "spmm.h"
 
 namespace nb = nanobind;
@@ -254,6 +255,24 @@ NB_MODULE(_native, m) {
   m.def("layer_norm", &layer_norm, "x"_a, nb::kw_only(), "scale"_a.noconvert(), "shift"_a.noconvert(), "epsilon"_a,
         "Normalise each token of x over its features, in place; scale, shift: float32 [features].");
 
+  m.def(
+      "decode_rice",
+      [](const Array<const std::uint8_t, 1>& data, unsigned bits, const Array<std::int32_t, 1>& out) {
+        nb::gil_scoped_release release;
+        if (!pruneonce::decode_rice({data.data(), data.size()}, bits, {out.data(), out.size()}))
+          refuse("decode_rice", "the data does not hold " + to_string(out.size()) + " positions below 2^31");
+      },
+      "data"_a.noconvert(), "bits"_a, nb::kw_only(), "out"_a.noconvert(),
+      "Write the positions that the rice codes of docs/format.md stand for: uint8 [bytes] to int32 [positions].");
+  m.def(
+      "rice_extent",
+      [](const Array<const std::uint8_t, 1>& data, unsigned bits, std::size_t count) {
+        if (bits > 8 || count > data.size() * 8) return std::int64_t{-1};
+        nb::gil_scoped_release release;
+        return pruneonce::rice_extent({data.data(), data.size()}, bits, count);
+      },
+      "data"_a.noconvert(), "bits"_a, "count"_a,
+      "How many elements `count` rice codes cover; -1 if the data does not hold them, or a position passes 2^31 - 1.");
   m.def(
       "run_multiply_adds",
       [](std::size_t iterations, const std::optional<std::string>& isa) {

@@ -17,7 +17,8 @@ import numpy as np
 
 from pruneonce.errors import PruneonceError
 from pruneonce.format import PackedModel, read_packed, write_packed
-from pruneonce.packing import FLOAT_TYPES, SparseMatrix, dense, encode_bitmask, pack, quantize_rows
+from pruneonce.packing import FLOAT_TYPES, Quantization, SparseMatrix, dense, pack, pack_int8, quantize_rows
+from pruneonce.positions import Positions, encode_bitmask, encode_deltas
 
 MEMORY_BYTES = 1 << 30
 NUMBERS = [-1, 0, 1, 2, 254, 255, 256, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**64, 10**30, 0.5, True, None, "7", [], {}]
@@ -30,17 +31,23 @@ def sample_model() -> PackedModel:
     weight[generator.random(weight.shape) < 0.7] = 0
     weight[0, 0], weight[-1, -1] = 0, 0
     positions = np.flatnonzero(weight)
+    values = weight.reshape(-1)[positions]
     bits = SparseMatrix(
-        (9, 11), weight.reshape(-1)[positions], FLOAT_TYPES["fp32"], "bitmask", encode_bitmask(positions, weight.size)
+        (9, 11), values, FLOAT_TYPES["fp32"], Positions("bitmask", encode_bitmask(positions, weight.size))
     )
+    gaps = SparseMatrix((9, 11), values, FLOAT_TYPES["fp32"], Positions("delta", encode_deltas(positions, weight.size)))
     wide = np.zeros((6, 700), np.float32)
     wide[1::2, 250::75] = generator.normal(size=(3, 6))
+    whole = (generator.integers(-127, 128, (9, 70)) * (generator.random((9, 70)) < 0.2)).astype(np.float32)
+    quantization = Quantization(np.ones(9, np.float32), np.array([0.1], np.float32), np.array([7], np.uint8))
     return PackedModel(
         {"model_type": "bert", "id2label": {"0": "no", "1": "yes"}},
         '{"version":"1.0"}',
         {
             "bits": bits,
-            "gaps": pack(wide, "bf16"),
+            "gaps": gaps,
+            "rice": pack(wide, "bf16"),
+            "quantised": pack_int8(whole, quantization),
             "bytes": quantize_rows(weight),
             "plain": dense(weight[0], "fp16"),
             "bias": dense(weight[:, 3]),

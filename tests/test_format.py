@@ -19,21 +19,32 @@ from pruneonce.container import MAX_HEADER_BYTES, MAX_TENSORS, write_container
 from pruneonce.errors import PruneonceError
 from pruneonce.format import FORMAT_VERSION, PackedModel, read_packed, write_packed
 from pruneonce.packing import (
-    ENCODINGS,
     FLOAT_TYPES,
+    INT8,
     DenseTensor,
     Int8Matrix,
+    Quantization,
     SparseMatrix,
+    dense,
+    encode_floats,
+    pack,
+    pack_int8,
+    quantize_rows,
+)
+from pruneonce.positions import (
+    ENCODINGS,
+    Positions,
+    best_rice_bits,
     bitmask_bytes,
     decode_bitmask,
     decode_deltas,
+    decode_rice,
     delta_bytes,
-    dense,
     encode_bitmask,
     encode_deltas,
-    encode_floats,
-    pack,
-    quantize_rows,
+    encode_rice,
+    rice_bytes,
+    smallest,
 )
 
 SPEC = Path(__file__).parents[1] / "docs" / "format.md"
@@ -102,20 +113,42 @@ def test_bytes_obey_the_size_law(shape, sparsity):
     bits, deltas = -(-weight.size // 8), len(positions) + sum(gap // 255 for gap in gaps.tolist())
     assert encode_bitmask(positions, weight.size).nbytes == bits == bitmask_bytes(weight.size)
     assert encode_deltas(positions, weight.size).nbytes == deltas == delta_bytes(positions, weight.size)
-    assert pack(weight).nbytes == min(4 * len(positions) + min(bits, deltas), 4 * weight.size)
+    rices = {}
+    for low in range(9):
+        quotients = sum(gap >> low for gap in gaps[:-1].tolist()) + len(positions)
+        rices[low] = -(-len(positions) * low // 8) + -(-quotients // 8)
+        assert encode_rice(positions, weight.size, low).nbytes == rices[low] == rice_bytes(positions, weight.size, low)
+    best = best_rice_bits(positions, weight.size)
+    if weight.size > 1000:  # a handful of bytes may be one more than the best
+        assert rices[best] <= 1.01 * min(rices.values()) + 1
+    smallest_bytes = min(bits, deltas, rices[best])
+    assert smallest(positions, weight.size).nbytes == smallest_bytes
+    assert pack(weight).nbytes == min(4 * len(positions) + smallest_bytes, 4 * weight.size)
+
+
+def test_golden_rice_codes():
+    positions = np.array([0, 1, 10, 20])  # gaps 0, 0, 8, 9: quotients 0, 0, 2, 2 and remainders 0, 0, 0, 1 of 2 bits
+    assert encode_rice(positions, 30, 2).tolist() == [0b01_00_00_00, 0b10010011]
+    assert encode_rice(np.array([2]), 3, 0).tolist() == [0b100]
+    assert encode_rice(np.array([], np.int64), 3, 3).tolist() == []
 
 
 def test_encoding_is_the_smaller_one_and_dense_where_neither_pays():
     assert pack(random_matrix((64, 64), 0.5)).encoding == "bitmask"
-    assert pack(random_matrix((64, 64), 0.9)).encoding == "delta"
+    assert pack(random_matrix((64, 64), 0.9)).encoding == "rice"
+    evenly = np.zeros((64, 64), np.float32)
+    evenly.reshape(-1)[200::255] = 1
+    assert pack(evenly).encoding == "delta"
     assert pack(random_matrix((64, 64), 0.01)).encoding == "dense"
     assert pack(random_matrix((64, 64), 0.05), "fp32").encoding == "bitmask"
     assert pack(random_matrix((64, 64), 0.05), "fp16").encoding == "dense"
 
 
-def test_bert_base_positions_take_less_than_a_bit_per_weight():
+def test_bert_base_positions_are_within_three_percent_of_their_entropy():
     weight = random_matrix((768, 3072), 0.9)
-    assert 8 * pack(weight).positions.nbytes / weight.size < 0.81
+    kept = np.count_nonzero(weight) / weight.size
+    entropy = -kept * np.log2(kept) - (1 - kept) * np.log2(1 - kept)
+    assert entropy < 8 * pack(weight).positions.nbytes / weight.size < 1.03 * entropy
 
 
 def test_the_safetensors_library_reads_it(tmp_path):
@@ -125,10 +158,78 @@ def test_the_safetensors_library_reads_it(tmp_path):
     with safe_open(file, framework="np") as library:
         assert library.metadata()["format_version"] == str(FORMAT_VERSION)
         assert np.array_equal(library.get_tensor("w.values"), weight[weight != 0])
-        assert sorted(library.keys()) == ["b", "w.delta", "w.values"]
+        assert sorted(library.keys()) == ["b", "w.rice", "w.values"]
 
 
 # What is read back.
+
+
+def quantised(weight):
+    """De-quantised weights, and what they were quantised with."""
+    rows = quantize_rows(weight)
+    scale = np.where(rows.scale > 0, rows.scale, np.float32(1))
+    weight = rows.codes * scale[:, None]
+    return weight, Quantization(scale, np.array([0.03], np.float32), np.array([120], np.uint8))
+
+
+@pytest.mark.parametrize("shape", AWKWARD_SHAPES)
+def test_quantised_weights_come_back_as_the_same_whole_numbers(written, shape):
+    weight, quantization = quantised(random_matrix(shape, 0.8))
+    matrix = written(w=pack_int8(weight, quantization)).tensors["w"]
+    assert matrix.type == INT8
+    assert matrix.to_dense().tobytes() == weight.tobytes()
+    assert_csr(matrix, weight)
+    assert matrix.quantization.scale.tobytes() == quantization.scale.tobytes()
+    assert (matrix.quantization.input_scale, matrix.quantization.input_zero_point) == (np.float32(0.03), 120)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w, q: (w + 0.004, q), "not whole numbers"),
+        (lambda w, q: (w * 2, q), "not whole numbers of -127 to 127"),
+        (lambda w, q: (w, Quantization(q.scale[1:], q.input_scale, q.input_zero_point)), "need 17 scales"),
+        (lambda w, q: (w, Quantization(-q.scale, q.input_scale, q.input_zero_point)), "a scale is not within"),
+        (lambda w, q: (w, Quantization(q.scale, q.input_scale * np.nan, q.input_zero_point)), "NaN or infinite"),
+    ],
+)
+def test_weights_and_scales_that_do_not_belong_together_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        pack_int8(*change(*quantised(random_matrix((17, 255), 0.8))))
+
+
+def test_the_file_has_the_lowest_version_that_can_say_it(tmp_path):
+    for tensor, version in (
+        (pack(random_matrix((64, 64), 0.5)), "1"),
+        (pack(random_matrix((64, 64), 0.9)), "2"),
+        (pack_int8(*quantised(random_matrix((8, 8), 0.5))), "2"),
+    ):
+        write_packed(tmp_path / "m", model_of(w=tensor))
+        with safe_open(tmp_path / "m", framework="np") as library:
+            assert library.metadata()["format_version"] == version
+
+
+@pytest.mark.parametrize(
+    ("data", "size", "count", "bits", "message"),
+    [
+        ([1], 8, 3, 3, "3 remainders of 3 bits take 2 bytes, the data has 1"),
+        ([0b1000_0000, 1], 8, 1, 3, "padding bits"),
+        ([0, 0b11], 8, 1, 3, "positions are those of 2 weights, there are 1"),
+        ([0, 1, 0], 8, 1, 3, "last byte of the quotients is zero"),
+        ([0, 0b10], 8, 1, 3, "cover more than 8 elements"),
+        ([7, 0b10], 15, 1, 3, "cover more than 15 elements"),
+        ([0, 0, 0, 0, 0, 0, 0, 128], 2**31 - 1, 1, 8, "cover more than 12,000 elements"),
+    ],
+)
+def test_rice_codes_that_lie(data, size, count, bits, message):
+    with pytest.raises(ValueError, match=message):
+        Positions("rice", np.array(data, np.uint8), bits).check(min(size, 12000), count)
+
+
+def test_native_decoding_of_too_little_data_is_an_error_not_a_read_beyond_it():
+    for data, bits in (([], 0), ([0], 3), ([0, 0], 3), ([0, 0, 0], 9)):
+        with pytest.raises(ValueError, match=r"does not hold 1 positions"):
+            decode_rice(np.array(data, np.uint8), 1, bits)
 
 
 @settings(max_examples=80, deadline=None)
@@ -168,10 +269,14 @@ def assert_csr(matrix, expected):
 
 @settings(max_examples=100, deadline=None)
 @given(size=st.integers(1, 3000), data=st.data())
-def test_both_encodings_return_the_positions(size, data):
+def test_every_encoding_returns_the_positions(size, data):
     positions = np.array(sorted(data.draw(st.sets(st.integers(0, size - 1), max_size=50))), np.int64)
     assert decode_deltas(encode_deltas(positions, size)).tolist() == positions.tolist()
     assert decode_bitmask(encode_bitmask(positions, size), size).tolist() == positions.tolist()
+    for bits in range(9):
+        codes = encode_rice(positions, size, bits)
+        Positions("rice", codes, bits).check(size, len(positions))
+        assert decode_rice(codes, len(positions), bits).tolist() == positions.tolist()
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -180,10 +285,15 @@ def test_both_encodings_return_the_positions(size, data):
 def test_the_documented_reader_reads_what_we_write(documented_reader, tmp_path, shape, kind, encoding):
     weight = random_matrix(shape, 0.8)
     positions = np.flatnonzero(weight)
-    encode = {"bitmask": encode_bitmask, "delta": encode_deltas}[encoding]
     values = encode_floats(weight.reshape(-1)[positions], kind)
+    coded = {
+        "bitmask": Positions("bitmask", encode_bitmask(positions, weight.size)),
+        "delta": Positions("delta", encode_deltas(positions, weight.size)),
+        "rice": Positions("rice", encode_rice(positions, weight.size, 3), 3),
+    }[encoding]
     tensors = {
-        "sparse": SparseMatrix(shape, values, FLOAT_TYPES[kind], encoding, encode(positions, weight.size)),
+        "sparse": SparseMatrix(shape, values, FLOAT_TYPES[kind], coded),
+        "quantised": pack_int8(*quantised(weight)),
         "dense": dense(weight, kind),
         "int8": quantize_rows(weight),
         "scalar": dense(np.array(3.0, np.float32)),
@@ -372,7 +482,7 @@ def test_the_sound_file_is_sound(sound, tmp_path):
 
 def test_newer_version_is_refused_with_both_numbers(sound, refused):
     header, data = sound
-    refused(with_header(with_metadata(header, format_version="7"), data), "format version 7, .* up to 1: upgrade")
+    refused(with_header(with_metadata(header, format_version="7"), data), "format version 7, .* up to 2: upgrade")
 
 
 @pytest.mark.parametrize("version", ["0", "-1", "1.0", "", "one", "²", "9" * 5000])
@@ -460,11 +570,11 @@ def test_lying_container_entry_names_the_tensor(sound, refused, fields, message)
 
 def test_overlap_and_hole(sound, refused):
     header, data = sound
-    (begin, end), (shape,) = header["gaps.values"]["data_offsets"], header["gaps.values"]["shape"]
-    inside = changed(header, "gaps.values", data_offsets=[begin - 4, end - 4])
+    (begin, end), (shape,) = header["rice.values"]["data_offsets"], header["rice.values"]["shape"]
+    inside = changed(header, "rice.values", data_offsets=[begin - 4, end - 4])
     refused(with_header(inside, data), "overlaps the tensor before it")
-    shorter = changed(header, "gaps.values", data_offsets=[begin + 2, end], shape=[shape - 1])
-    refused(with_header(shorter, data), "tensor gaps.values: its data leaves a hole")
+    shorter = changed(header, "rice.values", data_offsets=[begin + 2, end], shape=[shape - 1])
+    refused(with_header(shorter, data), "tensor rice.values: its data leaves a hole")
 
 
 def test_misaligned_tensor(sound, refused):
@@ -538,7 +648,7 @@ def test_wrong_dtype_for_its_part(sound, refused):
     refused(
         with_header(changed(header, "bits.bitmask", dtype="I8"), data), "bits.bitmask: its dtype must be U8, not I8"
     )
-    refused(with_header(changed(header, "bits.values", dtype="I32"), data), "must be F32 or F16 or BF16, not I32")
+    refused(with_header(changed(header, "bits.values", dtype="I32"), data), "must be F32 or F16 or BF16 or I8, not I32")
 
 
 def test_bitmask_with_a_bit_too_many_or_padding(sound, refused):

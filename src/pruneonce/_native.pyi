@@ -94,11 +94,64 @@ class DenseWeight:
     def nbytes(self) -> int:
         """Memory it takes, in bytes."""
 
+class Codes:
+    """Activations as 8-bit codes; not for use by two threads at once."""
+
+    def __init__(self, *, isa: str | None = None) -> None: ...
+
+    @property
+    def features(self) -> int: ...
+
+    @property
+    def tokens(self) -> int: ...
+
+    @property
+    def isa(self) -> str: ...
+
+    def quantize(self, x: Activations, weight: Int8Weight) -> None:
+        """
+        Take over x as `weight` wants it: round(x / input scale) + zero point, cut to 0 .. 255, halves to the even number.
+        """
+
+class Int8Weight:
+    """A sparse matrix of 8-bit weights, packed for this processor."""
+
+    def __init__(self, row_ptr: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], col: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], values: Annotated[NDArray[numpy.int8], dict(shape=(None,), order='C', device='cpu', writable=False)], scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], *, cols: int, input_scale: float, input_zero_point: int, isa: str | None = None) -> None:
+        """
+        Pack compressed sparse rows: weight = values · scale[row]; x = (code - zero point) · input scale.
+
+        row_ptr: int64 [rows + 1]; col: int32 [non-zeros], rising within a row; values: int8 [non-zeros];
+        scale: float32 [rows]. ValueError says which rule is broken. `isa` overrides $PRUNEONCE_ISA.
+        """
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def cols(self) -> int: ...
+
+    @property
+    def nonzeros(self) -> int: ...
+
+    @property
+    def stored(self) -> int:
+        """Weights in fours, zeros that fill them included."""
+
+    @property
+    def isa(self) -> str: ...
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes, in bytes."""
+
 @overload
 def multiply(weight: PackedWeight, x: Activations, *, out: Activations, bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, residual: Activations | None = None, nonlinearity: str = 'none') -> None: ...
 
 @overload
-def multiply(weight: DenseWeight, x: Activations, *, out: Activations, bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, residual: Activations | None = None, nonlinearity: str = 'none') -> None:
+def multiply(weight: DenseWeight, x: Activations, *, out: Activations, bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, residual: Activations | None = None, nonlinearity: str = 'none') -> None: ...
+
+@overload
+def multiply(weight: Int8Weight, x: Codes, *, out: Activations, bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, residual: Activations | None = None, nonlinearity: str = 'none') -> None:
     """
     out = nonlinearity(weight · x + bias + residual).
 
@@ -115,6 +168,16 @@ def attention(qkv: Activations, *, starts: Annotated[NDArray[numpy.int64], dict(
 def layer_norm(x: Activations, *, scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], shift: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], epsilon: float) -> None:
     """
     Normalise each token of x over its features, in place; scale, shift: float32 [features].
+    """
+
+def decode_rice(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], bits: int, *, out: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu')]) -> None:
+    """
+    Write the positions that the rice codes of docs/format.md stand for: uint8 [bytes] to int32 [positions].
+    """
+
+def rice_extent(data: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], bits: int, count: int) -> int:
+    """
+    How many elements `count` rice codes cover; -1 if the data does not hold them, or a position passes 2^31 - 1.
     """
 
 def run_multiply_adds(iterations: int, *, isa: str | None = None) -> float:

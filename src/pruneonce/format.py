@@ -14,9 +14,10 @@ from typing import Any, NoReturn
 from pruneonce.container import NAME, Container, is_shape, open_container, strict_json, write_container
 from pruneonce.errors import PruneonceError
 from pruneonce.files import replacing
-from pruneonce.packing import ENCODINGS, FLOAT_TYPES, Array, DenseTensor, Int8Matrix, SparseMatrix, Tensor
+from pruneonce.packing import FLOAT_TYPES, INT8, DenseTensor, Int8Matrix, Quantization, SparseMatrix, Tensor
+from pruneonce.positions import ENCODINGS, MAX_RICE_BITS, Array, Positions
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SUFFIX = ".pruneonce"
 
 # Keys of the container's metadata; all values are text.
@@ -115,7 +116,7 @@ def _metadata(path: Path, model: PackedModel) -> dict[str, str]:
     objects = {CONFIG: model.config, TENSORS: {name: _describe(tensor) for name, tensor in model.tensors.items()}}
     if model.provenance is not None:
         objects[PROVENANCE] = model.provenance
-    texts = {VERSION: str(FORMAT_VERSION), TOKENIZER: model.tokenizer}
+    texts = {VERSION: str(_version(model)), TOKENIZER: model.tokenizer}
     for key, value in objects.items():
         try:
             texts[key] = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -124,10 +125,20 @@ def _metadata(path: Path, model: PackedModel) -> dict[str, str]:
     return dict(sorted(texts.items()))
 
 
+def _version(model: PackedModel) -> int:
+    """The lowest version that has all the model uses: older readers then read what they can."""
+    newer = any(
+        isinstance(tensor, SparseMatrix) and (tensor.encoding == "rice" or tensor.quantization is not None)
+        for tensor in model.tensors.values()
+    )
+    return 2 if newer else 1
+
+
 def _describe(tensor: Tensor) -> dict[str, Any]:
     """A tensor's entry in the metadata; the shape only where the stored parts do not show it."""
     if isinstance(tensor, SparseMatrix):
-        return {"encoding": tensor.encoding, "shape": list(tensor.shape)}
+        rice = {"bits": tensor.positions.bits} if tensor.encoding == "rice" else {}
+        return {"encoding": tensor.encoding, "shape": list(tensor.shape), **rice}
     return {"encoding": tensor.encoding}
 
 
@@ -136,8 +147,12 @@ def _parts(name: str, tensor: Tensor) -> Parts:
         return {name: (tensor.type.container, tensor.data)}
     if isinstance(tensor, Int8Matrix):
         return {f"{name}.codes": ("I8", tensor.codes), f"{name}.scale": ("F32", tensor.scale)}
-    positions = {f"{name}.{tensor.encoding}": ("U8", tensor.positions)}
-    return {f"{name}.values": (tensor.type.container, tensor.values), **positions}
+    parts = {f"{name}.values": (tensor.type.container, tensor.values)}
+    if tensor.quantization is not None:
+        parts[f"{name}.scale"] = ("F32", tensor.quantization.scale)
+        parts[f"{name}.input_scale"] = ("F32", tensor.quantization.input_scale)
+        parts[f"{name}.input_zero_point"] = ("U8", tensor.quantization.input_zero_point)
+    return {**parts, f"{name}.{tensor.encoding}": ("U8", tensor.positions.data)}
 
 
 def _read_tensors(container: Container) -> dict[str, Tensor]:
@@ -159,8 +174,8 @@ def _read_tensors(container: Container) -> dict[str, Tensor]:
 
     tensors: dict[str, Tensor] = {}
     for name, description in _json_object(container, TENSORS).items():
-        encoding, shape = _check_description(container, name, description)
-        tensors[name] = _assemble(name, encoding, shape, take)
+        encoding, shape, bits = _check_description(container, name, description)
+        tensors[name] = _assemble(name, encoding, shape, bits, take)
         try:
             tensors[name].check()
         except ValueError as error:
@@ -170,8 +185,8 @@ def _read_tensors(container: Container) -> dict[str, Tensor]:
     return tensors
 
 
-def _check_description(container: Container, name: str, description: Any) -> tuple[str, tuple[int, int]]:
-    """Encoding and shape (that of a sparse matrix; else (0, 0))."""
+def _check_description(container: Container, name: str, description: Any) -> tuple[str, tuple[int, int], int]:
+    """Encoding, shape (that of a sparse matrix; else (0, 0)), bits of a remainder (rice; else 0)."""
     if not NAME.fullmatch(name):
         _refuse(container, f"the metadata lists {name[:40]!a}, which is no name of a tensor")
     what = f"tensor {name}"
@@ -179,28 +194,36 @@ def _check_description(container: Container, name: str, description: Any) -> tup
     if encoding in ("dense", "int8"):
         if description.keys() != {"encoding"}:
             _refuse(container, f"{what}: {encoding} has no attributes")
-        return encoding, (0, 0)
+        return encoding, (0, 0), 0
     if not isinstance(encoding, str) or encoding not in ENCODINGS:
         known = ", ".join(("dense", "int8", *ENCODINGS))
         _refuse(container, f"{what}: encoding {ascii(encoding)[:40]} is not one of {known}")
-    if description.keys() != {"encoding", "shape"}:
-        _refuse(container, f"{what}: {encoding} has the attribute shape, and no other")
-    shape = description["shape"]
+    attributes = ["shape", "bits"] if encoding == "rice" else ["shape"]
+    if description.keys() != {"encoding", *attributes}:
+        noun = "attribute" if len(attributes) == 1 else "attributes"
+        _refuse(container, f"{what}: {encoding} has the {noun} {' and '.join(attributes)}, and no other")
+    shape, bits = description["shape"], description.get("bits", 0)
     if not is_shape(shape) or len(shape) != 2:
         _refuse(container, f"{what}: the shape must be two sizes below 2^31")
-    return encoding, (shape[0], shape[1])
+    if type(bits) is not int or not 0 <= bits <= MAX_RICE_BITS:
+        _refuse(container, f"{what}: bits must be a whole number of 0 to {MAX_RICE_BITS}")
+    return encoding, (shape[0], shape[1]), bits
 
 
-def _assemble(name: str, encoding: str, shape: tuple[int, int], take: Any) -> Tensor:
+def _assemble(name: str, encoding: str, shape: tuple[int, int], bits: int, take: Any) -> Tensor:
     floats = tuple(FLOAT_OF_CONTAINER)
     if encoding == "dense":
         dtype, data = take(name, floats)
         return DenseTensor(data, FLOAT_OF_CONTAINER[dtype])
     if encoding == "int8":
         return Int8Matrix(take(f"{name}.codes", ("I8",))[1], take(f"{name}.scale", ("F32",))[1])
-    dtype, values = take(f"{name}.values", floats)
-    positions = take(f"{name}.{encoding}", ("U8",))[1]
-    return SparseMatrix(shape, values, FLOAT_OF_CONTAINER[dtype], encoding, positions)
+    dtype, values = take(f"{name}.values", (*floats, INT8.container))
+    positions = Positions(encoding, take(f"{name}.{encoding}", ("U8",))[1], bits)
+    if dtype != INT8.container:
+        return SparseMatrix(shape, values, FLOAT_OF_CONTAINER[dtype], positions)
+    parts = (("scale", "F32"), ("input_scale", "F32"), ("input_zero_point", "U8"))
+    quantization = Quantization(*(take(f"{name}.{part}", (kind,))[1] for part, kind in parts))
+    return SparseMatrix(shape, values, INT8, positions, quantization)
 
 
 def _json_object(container: Container, key: str) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import Any
 from pruneonce.architectures import EMBEDDING_MARK, Architecture, architecture_of, encoder_name, prunable_linears
 from pruneonce.format import FORMAT_VERSION, PackedModel, read_packed
 from pruneonce.model_folder import mask_digest_of_array
-from pruneonce.packing import ENCODINGS, Int8Matrix, SparseMatrix, Tensor
+from pruneonce.packing import Int8Matrix, SparseMatrix, Tensor
+from pruneonce.positions import ENCODINGS
 
 KINDS = ("encoder values", "encoder positions", "embeddings", "heads", "other", "header")
 FP32_BYTES = 4

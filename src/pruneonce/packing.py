@@ -1,34 +1,31 @@
-"""How one tensor is stored in a packed file: positions as bits or gaps, values as floats or bytes. Pure functions.
+"""How one tensor is stored in a packed file: dense, or its non-zeros and where they are. Pure functions.
 
-Positions are those of the row-major flattened matrix. The rules are docs/format.md's; a broken one is a ValueError that
-states it, and whoever knows the file and the tensor adds their names.
+The rules are docs/format.md's; a broken one is a ValueError that states it, and whoever knows the file and the tensor
+adds their names.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from pruneonce import positions as coding
+from pruneonce.positions import Array, Positions
 
-ESCAPE = 255  # a delta byte: 255 zeros and no weight; a smaller byte b: b zeros, then a weight
-BITS_SET = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)  # numpy 1.26 has no bitwise_count
-ENCODINGS = ("bitmask", "delta")  # of positions
 MAX_SPARSE_SIZE = 2**31 - 1  # elements, zeros included: so positions, and the size itself, fit int32
 MAX_SCALE = np.finfo(np.float32).max / np.float32(128)  # of int8 rows: no product overflows
 
 
 @dataclass(frozen=True)
-class FloatType:
-    """A floating-point type, and what its bit patterns mean."""
+class NumberType:
+    """A type of stored values, and what its bit patterns mean."""
 
     name: str
     container: str  # its name in a safetensors header
     storage: str  # the numpy type that holds it; bfloat16 is held as its bits
     bits: str  # unsigned type of the same size
-    infinity: int  # bit pattern of +infinity: patterns above it are NaN
+    infinity: int  # bit pattern of +infinity: patterns above it are NaN. For whole numbers: beyond all of them
 
     @property
     def itemsize(self) -> int:
@@ -36,10 +33,11 @@ class FloatType:
 
 
 FLOAT_TYPES = {
-    "fp32": FloatType("fp32", "F32", "<f4", "<u4", 0x7F80_0000),
-    "fp16": FloatType("fp16", "F16", "<f2", "<u2", 0x7C00),
-    "bf16": FloatType("bf16", "BF16", "<u2", "<u2", 0x7F80),
+    "fp32": NumberType("fp32", "F32", "<f4", "<u4", 0x7F80_0000),
+    "fp16": NumberType("fp16", "F16", "<f2", "<u2", 0x7C00),
+    "bf16": NumberType("bf16", "BF16", "<u2", "<u2", 0x7F80),
 }
+INT8 = NumberType("int8", "I8", "|i1", "|u1", 0x80)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +45,7 @@ class DenseTensor:
     """A tensor of any shape with all its elements."""
 
     data: Array  # in the type's storage
-    type: FloatType
+    type: NumberType
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -117,14 +115,39 @@ class Csr:
 
 
 @dataclass(frozen=True, eq=False)
+class Quantization:
+    """What the int8 values of a sparse matrix stand for, and the 8-bit codes of the x it is multiplied with.
+
+    weight = value * scale of its row; x = (code - input_zero_point) * input_scale, code 0..255.
+    """
+
+    scale: Array  # float32 [rows]
+    input_scale: Array  # float32 [1]
+    input_zero_point: Array  # uint8 [1]
+
+    @property
+    def nbytes(self) -> int:
+        return self.scale.nbytes + self.input_scale.nbytes + self.input_zero_point.nbytes
+
+    def check(self, rows: int) -> None:
+        """ValueError unless there is one positive scale per row, and one scale and zero point for the input."""
+        if (self.scale.shape, self.input_scale.shape, self.input_zero_point.shape) != ((rows,), (1,), (1,)):
+            raise ValueError(f"int8 values need {rows} scales, one input_scale and one input_zero_point")
+        for scale in (self.scale, self.input_scale):
+            check_finite(scale, FLOAT_TYPES["fp32"])
+            if not np.float32(1e-30) <= scale.min() <= scale.max() <= np.float32(1e30):
+                raise ValueError("a scale is not within 1e-30 and 1e30")
+
+
+@dataclass(frozen=True, eq=False)
 class SparseMatrix:
     """A matrix of which only the non-zero elements are stored."""
 
     shape: tuple[int, int]
     values: Array  # [non-zeros] in row-major order, in the type's storage
-    type: FloatType
-    encoding: str  # of the positions: one of ENCODINGS
-    positions: Array  # uint8, encoded
+    type: NumberType
+    positions: Positions
+    quantization: Quantization | None = None  # of int8 values, and of no others
 
     @property
     def size(self) -> int:
@@ -132,68 +155,87 @@ class SparseMatrix:
         return self.shape[0] * self.shape[1]
 
     @property
-    def nbytes(self) -> int:
-        return self.values.nbytes + self.positions.nbytes
+    def encoding(self) -> str:
+        return self.positions.encoding
 
-    def flat_positions(self) -> Array:
-        """Increasing positions in the flattened matrix: int32 [non-zeros]."""
-        if self.encoding == "delta":
-            return decode_deltas(self.positions)
-        return decode_bitmask(self.positions, self.size)
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.positions.nbytes + (self.quantization.nbytes if self.quantization else 0)
 
     def csr(self) -> Csr:
         """Row pointers, columns and float32 values."""
         rows, columns = self.shape
-        positions = self.flat_positions()
+        positions = self.positions.decode(self.size, len(self.values))
         row_starts = np.arange(rows + 1, dtype=np.int32) * np.int32(columns)
         pointers = np.searchsorted(positions, row_starts).astype(np.int64, copy=False)
-        positions -= np.repeat(row_starts[:-1], np.diff(pointers))
-        return Csr(self.shape, pointers, positions, decode_floats(self.values, self.type))
+        lengths = np.diff(pointers)
+        positions -= np.repeat(row_starts[:-1], lengths)
+        values = decode_floats(self.values, self.type)
+        if self.quantization is not None:
+            values = values * np.repeat(self.quantization.scale, lengths)
+        return Csr(self.shape, pointers, positions, values)
 
     def to_dense(self) -> Array:
         """float32 [rows, columns], with +0.0 wherever nothing is stored."""
-        dense = np.zeros(self.size, np.float32)
-        dense[self.flat_positions()] = decode_floats(self.values, self.type)
-        return dense.reshape(self.shape)
+        dense = np.zeros(self.shape, np.float32)
+        csr = self.csr()
+        dense[np.repeat(np.arange(self.shape[0]), np.diff(csr.row_pointers)), csr.columns] = csr.values
+        return dense
 
     def check(self) -> None:
         """ValueError unless shape, positions and values obey every rule of docs/format.md."""
         if min(self.shape) < 1 or self.size > MAX_SPARSE_SIZE:
             raise ValueError(f"shape {self.shape} is not that of 1 to {MAX_SPARSE_SIZE:,} elements")
-        if self.encoding == "delta":
-            stored = check_deltas(self.positions, self.size)
-        else:
-            stored = check_bitmask(self.positions, self.size)
-        if self.values.shape != (stored,):
-            raise ValueError(
-                f"the positions are those of {stored:,} weights, the values have shape {self.values.shape}"
-            )
+        if self.values.ndim != 1:
+            raise ValueError(f"values have one dimension, not shape {self.values.shape}")
+        self.positions.check(self.size, len(self.values))
         check_finite(self.values, self.type)
         if not _magnitudes(self.values, self.type).all():
-            raise ValueError("a stored value is zero")
+            raise ValueError("a stored value is zero" if self.quantization is None else "a stored value is 0 or -128")
+        if self.quantization is not None:
+            self.quantization.check(self.shape[0])
 
 
 Tensor = DenseTensor | Int8Matrix | SparseMatrix
 
 
 def pack(weight: Array, kind: str = "fp32") -> DenseTensor | SparseMatrix:
-    """A matrix in whichever form is smallest: sparse with a bitmask, sparse with deltas, or dense.
+    """A matrix in whichever form is smallest: sparse with one of the codings of positions, or dense.
 
     weight: float32 [rows, columns], finite; every -0.0 counts as a zero. kind: a key of FLOAT_TYPES.
     """
+    weight = _matrix(weight)
+    kept = np.flatnonzero(weight)
+    positions = coding.smallest(kept, weight.size)
+    itemsize = FLOAT_TYPES[kind].itemsize
+    if positions.nbytes + len(kept) * itemsize >= weight.size * itemsize:
+        return dense(weight, kind)
+    values = encode_floats(weight.reshape(-1)[kept], kind)
+    return SparseMatrix(weight.shape, values, FLOAT_TYPES[kind], positions)
+
+
+def pack_int8(weight: Array, quantization: Quantization) -> SparseMatrix:
+    """A matrix of de-quantised weights as their int8 values; ValueError unless they are those of the scales.
+
+    weight: float32 [rows, columns], each a whole number of -127 to 127 times the scale of its row, up to rounding.
+    """
+    weight = _matrix(weight)
+    check_finite(weight, FLOAT_TYPES["fp32"])
+    quantization.check(weight.shape[0])
+    exact = weight / quantization.scale[:, None]
+    values = np.rint(exact)
+    if np.abs(exact - values).max(initial=0) > 1e-3 or np.abs(values).max(initial=0) > 127:
+        raise ValueError("its weights are not whole numbers of -127 to 127 times their scales: quantise it again")
+    kept = np.flatnonzero(values)
+    found = values.reshape(-1)[kept].astype(np.int8)
+    return SparseMatrix(weight.shape, found, INT8, coding.smallest(kept, weight.size), quantization)
+
+
+def _matrix(weight: Array) -> Array:
     weight = np.ascontiguousarray(weight)
     if weight.ndim != 2 or weight.size > MAX_SPARSE_SIZE:
         raise ValueError(f"a matrix of at most {MAX_SPARSE_SIZE:,} elements is expected, not shape {weight.shape}")
-    rows, columns = weight.shape
-    positions = np.flatnonzero(weight)
-    sizes = {"bitmask": bitmask_bytes(weight.size), "delta": delta_bytes(positions, weight.size)}
-    encoding = min(ENCODINGS, key=sizes.__getitem__)
-    itemsize = FLOAT_TYPES[kind].itemsize
-    if sizes[encoding] + len(positions) * itemsize >= weight.size * itemsize:
-        return dense(weight, kind)
-    encode = encode_deltas if encoding == "delta" else encode_bitmask
-    values = encode_floats(weight.reshape(-1)[positions], kind)
-    return SparseMatrix((rows, columns), values, FLOAT_TYPES[kind], encoding, encode(positions, weight.size))
+    return weight
 
 
 def dense(tensor: Array, kind: str = "fp32") -> DenseTensor:
@@ -213,72 +255,6 @@ def quantize_rows(matrix: Array) -> Int8Matrix:
     divisor = np.where(scale > 0, scale, np.float32(1))
     codes = np.rint(matrix / divisor[:, None]).clip(-127, 127)  # a subnormal scale is inexact: hence the clip
     return Int8Matrix(codes.astype(np.int8), scale.astype("<f4"))
-
-
-def bitmask_bytes(size: int) -> int:
-    """Bytes of a bitmask over `size` elements."""
-    return -(-size // 8)
-
-
-def delta_bytes(positions: Array, size: int) -> int:
-    """Bytes of the deltas of increasing `positions` among `size` elements."""
-    return len(positions) + int((_gaps(positions, size) // ESCAPE).sum())
-
-
-def encode_bitmask(positions: Array, size: int) -> Array:
-    """uint8 [ceil(size / 8)]: bit i % 8 (lowest first) of byte i // 8 is set if i is one of `positions`."""
-    kept = np.zeros(size, bool)
-    kept[positions] = True
-    return np.packbits(kept, bitorder="little")
-
-
-def decode_bitmask(bitmask: Array, size: int) -> Array:
-    """The positions that `encode_bitmask` got: int32."""
-    kept = np.unpackbits(bitmask, count=size, bitorder="little")
-    return np.flatnonzero(kept.view(bool)).astype(np.int32)
-
-
-def check_bitmask(bitmask: Array, size: int) -> int:
-    """How many bits are set; ValueError if the length or the padding is wrong."""
-    if bitmask.shape != (bitmask_bytes(size),):
-        raise ValueError(f"a bitmask of {size:,} elements has {bitmask_bytes(size):,} bytes, not {bitmask.shape}")
-    if size % 8 and int(bitmask[-1]) >> size % 8:
-        raise ValueError("the bitmask's padding bits are not zero")
-    return int(BITS_SET[bitmask].sum(dtype=np.int64))
-
-
-def encode_deltas(positions: Array, size: int) -> Array:
-    """uint8: per position the zeros before it, ESCAPE for each 255 of them; zeros at the end only in full 255s."""
-    gaps = _gaps(positions, size)
-    escapes = gaps // ESCAPE
-    deltas = np.full(len(positions) + int(escapes.sum()), ESCAPE, np.uint8)
-    ends = np.cumsum(escapes[:-1] + 1) - 1
-    deltas[ends] = gaps[:-1] % ESCAPE
-    return deltas
-
-
-def decode_deltas(deltas: Array) -> Array:
-    """The positions that `encode_deltas` got: int32."""
-    weight_here = deltas != ESCAPE
-    steps = deltas.astype(np.uint16) + weight_here
-    ends = np.cumsum(steps, dtype=np.int32)
-    positions = ends[weight_here]
-    positions -= 1
-    return positions
-
-
-def check_deltas(deltas: Array, size: int) -> int:
-    """How many weights the deltas place; ValueError unless they end inside the matrix, within 255 of its end.
-
-    Positions can neither decrease nor repeat: every byte moves on by at least one.
-    """
-    if deltas.ndim != 1:
-        raise ValueError(f"deltas have one dimension, not shape {deltas.shape}")
-    weights = int(np.count_nonzero(deltas != ESCAPE))
-    covered = int(deltas.sum(dtype=np.int64)) + weights
-    if not 0 <= size - covered < ESCAPE:
-        raise ValueError(f"the deltas cover {covered:,} of {size:,} elements: only the last 254 may be left out")
-    return weights
 
 
 def encode_floats(values: Array, kind: str) -> Array:
@@ -305,30 +281,25 @@ def encode_floats(values: Array, kind: str) -> Array:
     return stored
 
 
-def decode_floats(stored: Array, kind: FloatType) -> Array:
+def decode_floats(stored: Array, kind: NumberType) -> Array:
     """float32 of the same shape, exact; fp32 is returned as it is."""
     if kind.name == "bf16":
         return (stored.astype(np.uint32) << 16).view(np.float32)
     return stored.astype(np.float32, copy=False)
 
 
-def check_finite(stored: Array, kind: FloatType) -> None:
+def check_finite(stored: Array, kind: NumberType) -> None:
     """ValueError if any element is NaN or infinite."""
     if not _is_finite(stored, kind):
         wrong = int(np.count_nonzero(_magnitudes(stored, kind) >= kind.infinity))
         raise ValueError(f"{wrong:,} of its {stored.size:,} values are NaN or infinite")
 
 
-def _is_finite(stored: Array, kind: FloatType) -> bool:
+def _is_finite(stored: Array, kind: NumberType) -> bool:
     return not stored.size or int(_magnitudes(stored, kind).max()) < kind.infinity
 
 
-def _magnitudes(stored: Array, kind: FloatType) -> Array:
+def _magnitudes(stored: Array, kind: NumberType) -> Array:
     """Bit patterns without the sign: they sort as the magnitudes do."""
     bits = stored.view(kind.bits)
     return bits & np.array(np.iinfo(bits.dtype).max >> 1, bits.dtype)
-
-
-def _gaps(positions: Array, size: int) -> Array:
-    """Zeros before each position, and after the last: int64 [positions + 1]."""
-    return np.diff(positions, prepend=-1, append=size).astype(np.int64, copy=False) - 1
