@@ -10,8 +10,10 @@
 #include "attention.h"
 #include "dense.h"
 #include "elementwise.h"
+#include "int8.h"
 #include "pack.h"
 #include "parallel.h"
+#include "rice.h"
 #include "spmm.h"
 
 using namespace pruneonce;
@@ -91,6 +93,53 @@ void check_products(Isa isa, std::size_t rows, std::size_t cols, std::size_t tok
   take(y, std::span(kept).first(tokens > 1 ? 2 : 1));
 }
 
+void check_int8_products(Isa isa, std::size_t rows, std::size_t cols, std::size_t tokens, float density, Random& random) {
+  std::vector<std::int64_t> row_ptr{0};
+  std::vector<std::int32_t> col;
+  std::vector<std::int8_t> weight(rows * cols), values;
+  for (std::size_t r = 0; r < rows; ++r) {
+    for (std::size_t c = 0; c < cols; ++c)
+      if (random.uniform(0, 1) < density) {
+        weight[r * cols + c] = static_cast<std::int8_t>(random.uniform(-127.9f, 127.9f));
+        col.push_back(static_cast<std::int32_t>(c));
+        values.push_back(weight[r * cols + c]);
+      }
+    row_ptr.push_back(static_cast<std::int64_t>(col.size()));
+  }
+  const std::vector<float> scale(rows, 0.5f), bias = random.vector(rows);
+  const Int8Weight packed({row_ptr, col, cols}, values, scale, 0.25f, 100, isa);
+  const Activations x = activations(random.vector(tokens * cols), cols, isa);
+  const std::vector<float> x_rows = rows_of(x);
+  Codes codes(isa);
+  codes.quantize(x, packed.inverse_input_scale(), packed.input_zero_point());
+  Activations y(rows, isa);
+  y.resize(tokens);
+  multiply(packed, codes, bias.data(), nullptr, Nonlinearity::none, y);
+  const std::vector<float> y_rows = rows_of(y);
+  for (std::size_t t = 0; t < tokens; ++t)
+    for (std::size_t r = 0; r < rows; ++r) {
+      double sum = 0;
+      for (std::size_t c = 0; c < cols; ++c) sum += weight[r * cols + c] * std::nearbyint(x_rows[t * cols + c] * 4);
+      require(std::abs(sum * 0.125 + bias[r] - y_rows[t * rows + r]) < 1e-3, "an int8 product differs from plain loops");
+    }
+}
+
+void check_rice(Random& random) {
+  for (unsigned bits = 0; bits <= 9; ++bits)
+    for (std::size_t bytes = 0; bytes < 40; ++bytes) {
+      std::vector<std::uint8_t> data(bytes);
+      for (auto& byte : data) byte = static_cast<std::uint8_t>(random.engine());
+      for (std::size_t count = 0; count < 50; ++count) {
+        std::vector<std::int32_t> positions(count);
+        const bool found = decode_rice(data, bits, positions);
+        const std::int64_t extent = rice_extent(data, bits, count);
+        require(found == (extent >= 0), "rice codes are read in two ways");
+        for (std::size_t i = 0; found && i < count; ++i)
+          require(positions[i] > (i ? positions[i - 1] : -1) && positions[i] < extent, "rice codes do not rise");
+      }
+    }
+}
+
 void check_attention(Isa isa, std::size_t heads, std::size_t head_size, const std::vector<std::int64_t>& starts,
                      Random& random) {
   const std::size_t hidden = heads * head_size, tokens = static_cast<std::size_t>(starts.back());
@@ -114,10 +163,14 @@ void check_attention(Isa isa, std::size_t heads, std::size_t head_size, const st
 
 void check_everything(unsigned seed) {
   Random random(seed);
+  check_rice(random);
   for (Isa isa : available_isas()) {
     for (std::size_t tokens : {1u, 7u, 33u, 70u})
       for (auto [rows, cols] : {std::pair{1u, 1u}, {5u, 97u}, {97u, 193u}, {390u, 70u}, {12u, 400u}})
-        for (float density : {0.0f, 0.1f, 1.0f}) check_products(isa, rows, cols, tokens, density, random);
+        for (float density : {0.0f, 0.1f, 1.0f}) {
+          check_products(isa, rows, cols, tokens, density, random);
+          check_int8_products(isa, rows, cols, tokens, density, random);
+        }
     check_attention(isa, 3, 7, {0, 7, 38, 40, 75}, random);
     check_attention(isa, 2, 64, {0, 1, 66}, random);
   }

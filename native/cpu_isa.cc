@@ -6,7 +6,7 @@
 namespace pruneonce {
 namespace {
 
-constexpr Isa kAll[] = {Isa::scalar, Isa::avx2, Isa::avx512};
+constexpr Isa kAll[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_vnni};
 
 // __builtin_cpu_supports also asks XGETBV whether the operating system saves the wide registers:
 // https://gcc.gnu.org/git/?p=gcc.git;a=blob;f=gcc/common/config/i386/cpuinfo.h (avx_usable, avx512_usable).
@@ -24,6 +24,12 @@ bool is_available(Isa isa) {
 #ifdef PRUNEONCE_HAS_AVX512
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+#else
+      return false;
+#endif
+    case Isa::avx512_vnni:
+#ifdef PRUNEONCE_HAS_AVX512_VNNI
+      return is_available(Isa::avx512) && __builtin_cpu_supports("avx512vnni");
 #else
       return false;
 #endif
@@ -59,6 +65,8 @@ const char* name_of(Isa isa) {
       return "avx2";
     case Isa::avx512:
       return "avx512";
+    case Isa::avx512_vnni:
+      return "avx512_vnni";
   }
   return "?";
 }

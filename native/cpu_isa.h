@@ -8,7 +8,7 @@
 namespace pruneonce {
 
 // Slowest first: a later one is preferred.
-enum class Isa { scalar, avx2, avx512 };
+enum class Isa { scalar, avx2, avx512, avx512_vnni };
 
 const char* name_of(Isa isa);
 

@@ -1,4 +1,4 @@
-// AVX-512: 32 registers of 16 floats.
+// AVX-512: 32 registers of 16 floats. With and without VNNI, which only multiplies bytes.
 #pragma once
 
 #include <immintrin.h>
@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace pruneonce::avx512 {
+namespace pruneonce::PRUNEONCE_ISA_NAMESPACE {
 
 struct Vec {
   static constexpr std::size_t lanes = 16;
@@ -97,4 +97,4 @@ inline __attribute__((always_inline)) void add_four(const std::int8_t* weights, 
   }
 }
 
-}  // namespace pruneonce::avx512
+}  // namespace pruneonce::PRUNEONCE_ISA_NAMESPACE

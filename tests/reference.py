@@ -58,3 +58,15 @@ def csr(weight):
     pointers = np.zeros(len(weight) + 1, np.int64)
     np.cumsum(np.bincount(rows, minlength=len(weight)), out=pointers[1:])
     return pointers, cols.astype(np.int32), weight[rows, cols].astype(np.float32)
+
+
+def codes(x, input_scale, zero_point):
+    """What int8 kernels see of x: whole numbers around 0, int64; the arithmetic is fp32's."""
+    scaled = np.asarray(x, np.float32) * (np.float32(1) / np.float32(input_scale))
+    return np.rint(np.clip(scaled, -zero_point, 255 - zero_point)).astype(np.int64)
+
+
+def multiply_int8(weight, scale, x, input_scale, zero_point):
+    """weight: int8 [rows, cols]; scale: float32 [rows]; x: [cols, tokens]. The sums are whole numbers, so exact."""
+    sums = weight.astype(np.int64) @ codes(x, input_scale, zero_point)
+    return sums.astype(np.float32) * (scale * np.float32(input_scale))[:, None]

@@ -275,7 +275,7 @@ def test_the_environment_forces_an_instruction_set(isa):
     assert chosen_isa(isa).stdout.strip() == (isa or ISAS[-1])
 
 
-@pytest.mark.parametrize("isa", ["mmx", *({"avx2", "avx512"} - set(ISAS))])
+@pytest.mark.parametrize("isa", ["mmx", *({"avx2", "avx512", "avx512_vnni"} - set(ISAS))])
 def test_an_instruction_set_that_is_not_there_is_refused_not_run(isa):
     run = chosen_isa(isa)
     assert run.returncode == 1
@@ -318,3 +318,152 @@ def test_a_forked_child_can_compute():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert run.stdout.strip() == "7"
+
+
+# ------------------------------------------------------------------------------------------------------------ int8
+
+
+def whole_numbers(generator, rows, cols, density, largest=127):
+    weight = generator.integers(-largest, largest + 1, (rows, cols))
+    weight[generator.random(weight.shape) >= density] = 0
+    return weight.astype(np.int8)
+
+
+def int8_weight(weight, scale, input_scale=0.03, zero_point=120, isa=None):
+    pointers, cols, _ = reference.csr(weight)
+    values = weight[weight != 0]
+    options = {"cols": weight.shape[1], "input_scale": input_scale, "input_zero_point": zero_point, "isa": isa}
+    return _native.Int8Weight(pointers, cols, values, scale, **options)
+
+
+def int8_product(kernel, x, isa, **options):
+    states, space, out = activations(x, isa), _native.Codes(isa=isa), _native.Activations(kernel.rows, isa=isa)
+    space.quantize(states, kernel)
+    _native.multiply(kernel, space, out=out, **options)
+    return array(out)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("shape", [*SHAPES, (20, 1600)])
+@pytest.mark.parametrize("density", [0.0, 0.1, 1.0])
+def test_int8_sums_are_exact_at_awkward_shapes(isa, shape, density):
+    generator = np.random.default_rng(0)
+    weight, scale = whole_numbers(generator, *shape, density), generator.uniform(0.5, 2, shape[0]).astype(np.float32)
+    bias = normal(generator, shape[0])
+    for tokens in TOKENS:
+        zero_point = int(generator.integers(0, 256))
+        x, residual = normal(generator, shape[1], tokens) * 3, normal(generator, shape[0], tokens)
+        kernel = int8_weight(weight, scale, 0.25, zero_point, isa)  # scaling by a power of two is exact
+        expected = reference.multiply_int8(weight, scale, x, 0.25, zero_point)
+        assert np.array_equal(int8_product(kernel, x, isa), expected)
+        found = int8_product(kernel, x, isa, bias=bias, residual=activations(residual, isa), nonlinearity="relu")
+        expected = np.maximum(expected + bias[:, None] + residual, 0)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("signs", ["positive", "negative", "either", "alternating"])
+def test_sums_of_two_large_products_do_not_saturate(isa, signs):
+    weight = np.full((9, 500), 127, np.int8)
+    if signs == "negative":
+        weight[:] = -127
+    elif signs == "either":
+        weight[np.random.default_rng(0).random(weight.shape) < 0.5] = -127
+    elif signs == "alternating":
+        weight[:, ::2] = -127
+    ones = np.ones(9, np.float32)
+    for zero_point in 0, 128, 255:
+        for extreme in -1e9, 1e9:
+            x = np.full((500, 40), extreme, np.float32)
+            expected = reference.multiply_int8(weight, ones, x, 1, zero_point)
+            assert np.array_equal(int8_product(int8_weight(weight, ones, 1, zero_point, isa), x, isa), expected)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_codes_round_halves_to_even_and_are_cut_at_both_ends(isa):
+    identity = np.eye(1, dtype=np.int8)
+    for zero_point in 0, 3, 255:
+        x = [0.5, 1.5, 2.5, -0.5, -1.5, 126.5, 1e30, -1e30, np.inf, -np.inf, 0.49999997, 254.5, 255.5, -254.5, -0.0]
+        x = np.array([x], np.float32)
+        kernel = int8_weight(identity, np.ones(1, np.float32), 1, zero_point, isa)
+        expected = np.rint(x.astype(float)).clip(-zero_point, 255 - zero_point)
+        assert np.array_equal(int8_product(kernel, x, isa), expected)
+    not_a_number = np.array([[np.nan, 1.0]], np.float32)
+    assert int8_product(kernel, not_a_number, isa).tolist() == [[-255.0, 0.0]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 40),
+    cols=st.integers(1, 900),
+    tokens=st.integers(1, 40),
+    density=st.sampled_from([0.02, 0.1, 0.5]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_int8_products_are_the_same_on_every_instruction_set(rows, cols, tokens, density, seed):
+    generator = np.random.default_rng(seed)
+    weight, scale = whole_numbers(generator, rows, cols, density), generator.uniform(0.5, 2, rows).astype(np.float32)
+    x = normal(generator, cols, tokens) * 4
+    results = [int8_product(int8_weight(weight, scale, isa=isa), x, isa) for isa in ISAS]
+    for result in results:
+        assert np.array_equal(result, results[0])
+
+
+def test_zeros_that_fill_fours_are_few():
+    """At 90 % zeros nearly every weight finds a partner of the other sign."""
+    generator = np.random.default_rng(0)
+    weight = generator.normal(size=(384, 768))
+    weight[np.abs(weight) < 1.645] = 0
+    codes = np.rint(weight / np.abs(weight).max(axis=1, keepdims=True) * 127).astype(np.int8)
+    kernel = int8_weight(codes, np.ones(384, np.float32))
+    assert kernel.nonzeros == np.count_nonzero(codes)
+    assert kernel.stored < 1.1 * kernel.nonzeros
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scale": np.ones(2, np.float32)}, "scale has 2 entries, expected 3"),
+        ({"scale": np.array([1, -1, 1], np.float32)}, r"scale\[1\] must be a positive number"),
+        ({"scale": np.array([1, np.nan, 1], np.float32)}, r"scale\[1\] must be a positive number"),
+        ({"input_scale": 0.0}, "input_scale must be a positive number"),
+        ({"input_scale": np.inf}, "input_scale must be a positive number"),
+        ({"zero_point": 256}, "input_zero_point must be 0 to 255"),
+        ({"zero_point": -1}, "input_zero_point must be 0 to 255"),
+    ],
+)
+def test_quantisation_that_means_nothing_is_refused(change, message):
+    arguments = {"weight": np.ones((3, 4), np.int8), "scale": np.ones(3, np.float32)} | change
+    with pytest.raises(ValueError, match=message):
+        int8_weight(**arguments)
+
+
+def test_int8_rows_and_codes_are_checked():
+    ones = np.ones(1, np.float32)
+    with pytest.raises(ValueError, match=r"\[Int8Weight\] row 0 has column 9 of 4"):
+        _native.Int8Weight(
+            np.array([0, 1]),
+            np.array([9], np.int32),
+            np.ones(1, np.int8),
+            ones,
+            cols=4,
+            input_scale=1,
+            input_zero_point=0,
+        )
+    kernel, space = int8_weight(np.ones((3, 4), np.int8), np.ones(3, np.float32)), _native.Codes()
+    space.quantize(activations(np.ones((5, 2)), None), kernel)
+    with pytest.raises(ValueError, match="x has 5 features, the weight expects 4"):
+        _native.multiply(kernel, space, out=_native.Activations(3))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_int8_results_do_not_depend_on_threads_or_companions(isa):
+    generator = np.random.default_rng(2)
+    weight, x = whole_numbers(generator, 500, 300, 0.1), normal(generator, 300, 150)
+    scale = generator.uniform(0.5, 2, 500).astype(np.float32)
+    expected = int8_product(int8_weight(weight, scale, isa=isa), x, isa)
+    for threads in 1, 3, 5:
+        _native.set_num_threads(threads)
+        kernel = int8_weight(weight, scale, isa=isa)
+        assert np.array_equal(int8_product(kernel, x, isa), expected)
+        assert np.array_equal(int8_product(kernel, x[:, 64:91], isa), expected[:, 64:91])

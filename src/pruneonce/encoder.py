@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruneonce._native import Activations, attention, layer_norm, multiply
+from pruneonce._native import Activations, Codes, Int8Weight, attention, layer_norm, multiply
 from pruneonce.kernel_choice import Weight
 from pruneonce.packing import Array, DenseTensor, Int8Matrix, Tensor, decode_floats
 
@@ -18,6 +18,22 @@ class Linear:
 
     weight: Weight
     bias: Array  # float32 [rows]
+
+    def __call__(
+        self,
+        x: Activations,
+        out: Activations,
+        codes: Codes,
+        *,
+        residual: Activations | None = None,
+        nonlinearity: str = "none",
+    ) -> None:
+        """out = nonlinearity(weight · x + bias + residual); codes: space for x where the weight is quantised."""
+        if isinstance(self.weight, Int8Weight):
+            codes.quantize(x, self.weight)
+            multiply(self.weight, codes, out=out, bias=self.bias, residual=residual, nonlinearity=nonlinearity)
+        else:
+            multiply(self.weight, x, out=out, bias=self.bias, residual=residual, nonlinearity=nonlinearity)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,20 +108,20 @@ class Encoder:
         other.
         """
         space = self._workspace()
-        hidden, attended = space.hidden, space.attended
+        hidden, attended, codes = space.hidden, space.attended, space.codes
         positions = np.arange(len(token_ids)) - np.repeat(starts[:-1], np.diff(starts))
         hidden.load(self.embeddings.rows(token_ids, token_types, positions))
         self.embeddings.norm(hidden)
         for layer in self.layers:
-            _linear(layer.query_key_value, hidden, space.query_key_value)
+            layer.query_key_value(hidden, space.query_key_value, codes)
             attention(space.query_key_value, starts=starts, heads=self.heads, out=space.context)
             if layer is self.layers[-1] and kept is not None and len(kept) < len(token_ids):
                 for states in (space.context, hidden):
                     states.take(kept)
-            _linear(layer.attention_output, space.context, attended, residual=hidden)
+            layer.attention_output(space.context, attended, codes, residual=hidden)
             layer.attention_norm(attended)
-            _linear(layer.up, attended, space.intermediate, nonlinearity=self.nonlinearity)
-            _linear(layer.down, space.intermediate, hidden, residual=attended)
+            layer.up(attended, space.intermediate, codes, nonlinearity=self.nonlinearity)
+            layer.down(space.intermediate, hidden, codes, residual=attended)
             layer.output_norm(hidden)
         return hidden
 
@@ -126,9 +142,4 @@ class _Workspace:
         self.context = Activations(hidden_size, isa=isa)
         self.attended = Activations(hidden_size, isa=isa)
         self.intermediate = Activations(intermediate_size, isa=isa)
-
-
-def _linear(
-    linear: Linear, x: Activations, out: Activations, *, residual: Activations | None = None, nonlinearity: str = "none"
-) -> None:
-    multiply(linear.weight, x, out=out, bias=linear.bias, residual=residual, nonlinearity=nonlinearity)
+        self.codes = Codes(isa=isa)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pruneonce import _native
-from pruneonce._native import Activations, multiply
+from pruneonce._native import Activations, Codes
 from pruneonce.encoder import Embeddings, Encoder, Layer, LayerNorm, Linear
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.format import PackedModel, read_packed
@@ -223,7 +223,7 @@ class Model:
 def load_model(path: str | Path, *, isa: str | None = None) -> Model:
     """The model of a packed file (docs/format.md), checked and packed for this processor.
 
-    isa: "scalar", "avx2" or "avx512" instead of $PRUNEONCE_ISA or the best there is. PruneonceError names the file and
+    isa: "scalar", "avx2", "avx512" or "avx512_vnni" instead of $PRUNEONCE_ISA or the best. PruneonceError names the file and
     what is wrong with it; UsageError if the processor lacks the instruction set.
     """
     path = Path(path)
@@ -373,7 +373,7 @@ def _rows(hidden: Activations) -> Array:
 
 def _apply(linear: Linear, x: Activations, nonlinearity: str = "none") -> Activations:
     out = Activations(linear.weight.rows, isa=linear.weight.isa)
-    multiply(linear.weight, x, out=out, bias=linear.bias, nonlinearity=nonlinearity)
+    linear(x, out, Codes(isa=linear.weight.isa), nonlinearity=nonlinearity)
     return out
 
 

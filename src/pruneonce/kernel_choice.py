@@ -10,7 +10,7 @@ import numpy as np
 from pruneonce import _native
 from pruneonce.packing import Array, Csr, SparseMatrix, Tensor
 
-Weight = _native.PackedWeight | _native.DenseWeight
+Weight = _native.PackedWeight | _native.DenseWeight | _native.Int8Weight
 
 SPARSE_BELOW = 0.2  # density at which nothing need be measured: dense code does five times the arithmetic
 MEASURED_TOKENS = 64
@@ -25,6 +25,8 @@ def weight_of(tensors: Sequence[Tensor], isa: str | None = None) -> Weight:
     The choice is measured once per process for each shape, density (to 5 %) and instruction set.
     """
     isa = isa or _native.choose_isa()
+    if any(isinstance(tensor, SparseMatrix) and tensor.quantization is not None for tensor in tensors):
+        return _int8_weight_of(tensors, isa)
     matrix = _stacked(tensors)
     rows, columns = matrix.shape
     density = len(matrix.values) / max(1, rows * columns)
@@ -36,6 +38,27 @@ def weight_of(tensors: Sequence[Tensor], isa: str | None = None) -> Weight:
     if key not in _measured:
         _measured[key] = _seconds(sparse, columns, rows) < _seconds(dense, columns, rows)
     return sparse if _measured[key] else dense
+
+
+def _int8_weight_of(tensors: Sequence[Tensor], isa: str) -> _native.Int8Weight:
+    """Quantised matrices, stacked; ValueError unless all are, for the same codes of their common input."""
+    matrices = [tensor for tensor in tensors if isinstance(tensor, SparseMatrix)]
+    quantizations = [matrix.quantization for matrix in matrices if matrix.quantization is not None]
+    inputs = {(float(each.input_scale[0]), int(each.input_zero_point[0])) for each in quantizations}
+    if len(quantizations) != len(tensors) or len(inputs) != 1:
+        raise ValueError("matrices that read the same activations must all be quantised, with one input scale")
+    stacked = _stacked(tensors)
+    ((input_scale, input_zero_point),) = inputs
+    return _native.Int8Weight(
+        stacked.row_pointers,
+        stacked.columns,
+        np.concatenate([matrix.values for matrix in matrices]),
+        np.concatenate([each.scale for each in quantizations]),
+        cols=stacked.shape[1],
+        input_scale=input_scale,
+        input_zero_point=input_zero_point,
+        isa=isa,
+    )
 
 
 def to_dense(matrix: Csr) -> Array:
@@ -67,7 +90,7 @@ def _csr_of(dense: Array) -> Csr:
     return Csr((dense.shape[0], dense.shape[1]), pointers, columns.astype(np.int32), dense[rows, columns])
 
 
-def _seconds(weight: Weight, columns: int, rows: int) -> float:
+def _seconds(weight: _native.PackedWeight | _native.DenseWeight, columns: int, rows: int) -> float:
     x = _native.Activations(columns, isa=weight.isa)
     x.load(np.ones((MEASURED_TOKENS, columns), np.float32))
     out = _native.Activations(rows, isa=weight.isa)
