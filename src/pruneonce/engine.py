@@ -223,8 +223,8 @@ class Model:
 def load_model(path: str | Path, *, isa: str | None = None) -> Model:
     """The model of a packed file (docs/format.md), checked and packed for this processor.
 
-    isa: "scalar", "avx2", "avx512" or "avx512_vnni" instead of $PRUNEONCE_ISA or the best. PruneonceError names the file and
-    what is wrong with it; UsageError if the processor lacks the instruction set.
+    isa: "scalar", "avx2", "avx512" or "avx512_vnni" instead of $PRUNEONCE_ISA or the best. PruneonceError names the
+    file and what is wrong with it; UsageError if the processor lacks the instruction set.
     """
     path = Path(path)
     if path.is_dir():
