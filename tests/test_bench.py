@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pruneonce import _native, cli
 from pruneonce.bench import results
 from pruneonce.bench.cases import Batch, Inputs, mixed_lengths, parse_grid
 from pruneonce.bench.deepsparse_worker import receive, send
+from pruneonce.bench.machine import Machine, best_of
 from pruneonce.bench.measure import interleave, paired_ratio, timed
 from pruneonce.bench.rivals import DeepSparse, Ours, Torch, require, rows
 from pruneonce.bench.run import Options, run_on_folder
@@ -166,6 +168,12 @@ def test_a_run_records_every_engine_round_and_case(folders):
     assert done["machine"]["peak_gflops"] > 0
     assert str(folders["classes"]) not in json.dumps(done)
     assert "### 16x64" in results.markdown([done])
+
+
+def test_a_limit_measured_in_a_bad_moment_is_not_the_limit():
+    calm = Machine("cpu", ("avx2",), "avx2", 2, 1, peak_gflops=200.0, bandwidth_gb_per_s=10.0, load_average=0.1)
+    best = best_of(calm, replace(calm, peak_gflops=100.0, bandwidth_gb_per_s=20.0, load_average=2.0))
+    assert (best.peak_gflops, best.bandwidth_gb_per_s, best.load_average) == (200.0, 20.0, 0.1)
 
 
 def test_work_is_counted_from_the_non_zeros(folders):

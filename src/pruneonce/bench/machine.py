@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,6 +43,15 @@ def describe(threads: int) -> Machine:
         peak_gflops=_peak_gflops(),
         bandwidth_gb_per_s=_bandwidth(threads),
         load_average=load,
+    )
+
+
+def best_of(first: Machine, second: Machine) -> Machine:
+    """The higher limits of two descriptions; on a shared machine either may have been disturbed."""
+    return replace(
+        first,
+        peak_gflops=max(first.peak_gflops, second.peak_gflops),
+        bandwidth_gb_per_s=max(first.bandwidth_gb_per_s, second.bandwidth_gb_per_s),
     )
 
 

@@ -82,6 +82,7 @@ def _run(make_subject: Callable[[Path], Subject], options: Options, on_progress:
         for done, batch in enumerate(batches):
             on_progress(done, len(batches), batch.name)
             cases.append(_measure(batch, engines, torch, subject, options))
+        here = machine.best_of(here, machine.describe(options.threads))
         on_progress(len(batches), len(batches), "done")
         for engine in rivals:
             if hasattr(engine, "close"):
