@@ -165,6 +165,12 @@ def finetune(recipe: Path, overrides: Set = None, out: Out = None, keep_checkpoi
 
 
 @app.command()
+def quantize(recipe: Path, overrides: Set = None, out: Out = None, keep_checkpoints: Keep = False) -> None:
+    """Quantise a fine-tuned model to 8 bits with its zeros locked. Run again to resume."""
+    _run_stage("quantize", recipe, overrides, out, keep_checkpoints)
+
+
+@app.command()
 def inspect(model: Path, as_json: JSON = False) -> None:
     """Sparsity, mask digest and bytes of every matrix of a model folder or a packed file, and the totals."""
     if model.is_file():

@@ -13,8 +13,10 @@ from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import read_json
 from pruneonce.format import FLOAT_OF_CONTAINER, PackedModel, write_packed
 from pruneonce.model_folder import mask_digest_of_array, read_architecture, require_folder
-from pruneonce.packing import Array, Tensor, decode_floats, dense, pack, quantize_rows
+from pruneonce.packing import Quantization, Tensor, decode_floats, dense, pack, pack_int8, quantize_rows
+from pruneonce.positions import Array
 from pruneonce.provenance import Provenance, check_masks, read_provenance
+from pruneonce.quantization_file import read_quantization
 from pruneonce.tokenization import load_tokenizer
 
 VALUES = ("fp32", "fp16", "bf16")  # what the encoder's matrices may be stored as
@@ -25,7 +27,7 @@ def export_packed(model: str | Path, out: str | Path, *, embeddings: str = "fp16
     """Pack a model folder, its tokenizer and its record into the one file `out` (docs/format.md).
 
     embeddings: type of the embedding matrices, of EMBEDDINGS. values: type of the encoder's matrices, of VALUES.
-    Everything else stays float32. PruneonceError if the zeros are not those that the folder's record promises.
+    Matrices of a quantised folder are stored as their int8 values. Everything else stays float32. PruneonceError if the zeros are not those that the folder's record promises.
     """
     _require_choice("embeddings", embeddings, EMBEDDINGS)
     _require_choice("values", values, VALUES)
@@ -34,12 +36,16 @@ def export_packed(model: str | Path, out: str | Path, *, embeddings: str = "fp16
         raise UsageError(f"'{out}' is a folder: the name of a file is expected")
     architecture, record = read_architecture(folder), read_provenance(folder)
     weights = _Weights(folder, architecture)
+    quantization = _quantization(folder, weights)
     if record:
         _check_masks(weights, architecture, record, folder)
     tensors: dict[str, Tensor] = {}
     for name in weights.names:
         try:
-            tensors[name] = _pack(name, weights.read(name), architecture, embeddings, values)
+            if name in quantization:
+                tensors[name] = pack_int8(weights.read(name), quantization[name])
+            else:
+                tensors[name] = _pack(name, weights.read(name), architecture, embeddings, values)
         except ValueError as error:
             raise PruneonceError(f"{folder}: tensor {name}: {error}") from error
     packed = PackedModel(
@@ -92,6 +98,22 @@ class _Weights:
         (file, stored), (other_file, other_stored) = self._where[name], self._where[other]
         same_shape = file.entries[stored].shape == other_file.entries[other_stored].shape
         return same_shape and np.array_equal(self.read(name), self.read(other))
+
+
+def _quantization(folder: Path, weights: _Weights) -> dict[str, Quantization]:
+    """Of the quantised matrices, by the names of their tensors; PruneonceError if the engine cannot compute them."""
+    found = {}
+    for module, layer in (read_quantization(folder) or {}).items():
+        name = f"{module}.weight"
+        if name not in weights.names:
+            raise PruneonceError(f"{folder}: {module} is quantised, but the folder has no tensor {name}")
+        if layer.output_scale is not None:
+            raise PruneonceError(
+                f"{folder}: the output of {module} is quantised too, which the engine does not compute: quantise with "
+                'preset = "default"'
+            )
+        found[name] = Quantization(layer.weight_scale, layer.input_scale, layer.input_zero_point)
+    return found
 
 
 def _require_choice(option: str, choice: str, choices: tuple[str, ...]) -> None:

@@ -19,7 +19,7 @@ FORMAT_VERSION = 1
 class Provenance:
     """One stage's record. Written last: a folder without it is unfinished."""
 
-    stage: str  # teacher | prune | finetune
+    stage: str  # teacher | prune | finetune | quantize
     recipe: dict[str, Any]  # fully resolved
     inputs: dict[str, str]  # what the stage read: name -> digest
     seed: int
@@ -29,6 +29,7 @@ class Provenance:
     masks: dict[str, str] = field(default_factory=dict)  # pruned matrix -> mask digest
     versions: dict[str, str] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)  # seconds
+    rounded_to_zero: int = 0  # weights that quantisation made zeros
     format_version: int = FORMAT_VERSION
 
     def write(self, folder: Path) -> None:

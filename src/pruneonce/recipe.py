@@ -158,11 +158,37 @@ class FinetuneRecipe:
     source: str = ""
 
 
-Recipe = TeacherRecipe | PruneRecipe | FinetuneRecipe
-STAGES: dict[str, type[TeacherRecipe] | type[PruneRecipe] | type[FinetuneRecipe]] = {
+@dataclass(frozen=True)
+class QuantizeRecipe:
+    """Quantise a fine-tuned model to 8 bits, in training (qat) or after it (ptq). Zeros stay locked."""
+
+    model: str
+    task: TaskData
+    training: Training | None = None  # qat only
+    method: Literal["qat", "ptq"] = "qat"
+    preset: Literal["default", "paper"] = "default"  # paper: a scale per matrix, all layers, some outputs too
+    calibration_examples: int = 256  # of the training examples, drawn with the seed: they set the ranges of inputs
+    begin_step: int = 0  # optimizer steps before rounding begins; ranges are observed from the first
+    lock: Literal["auto", "require", "off"] = "auto"
+    distillation: Distillation | None = None
+    seed: int = 42
+    published: dict[str, float] = field(default_factory=dict)
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        _positive(self, "calibration_examples")
+        if (self.training is None) != (self.method == "ptq"):
+            raise UsageError('method "qat" needs a section [training]; "ptq" trains nothing and has none')
+        if self.begin_step < 0:
+            raise UsageError(f"begin_step must not be negative, got {self.begin_step}")
+
+
+Recipe = TeacherRecipe | PruneRecipe | FinetuneRecipe | QuantizeRecipe
+STAGES: dict[str, type[TeacherRecipe] | type[PruneRecipe] | type[FinetuneRecipe] | type[QuantizeRecipe]] = {
     "teacher": TeacherRecipe,
     "prune": PruneRecipe,
     "finetune": FinetuneRecipe,
+    "quantize": QuantizeRecipe,
 }
 
 

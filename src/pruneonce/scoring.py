@@ -15,6 +15,8 @@ from pruneonce.errors import UsageError
 from pruneonce.evaluate import EVALUATION_BATCH, Predict, evaluate_task
 from pruneonce.language_model import load_config
 from pruneonce.progress import Advance
+from pruneonce.quantization import quantized
+from pruneonce.quantization_file import read_quantization
 from pruneonce.recipe import TaskData
 from pruneonce.task_data import max_tokens_of, sample, task_of, validation_sources
 from pruneonce.task_model import load_task_model, torch_predict
@@ -41,7 +43,7 @@ def _score(predict: Predict, task: Task, data: TaskData, tokenizer: Tokenizer, s
 
 
 def score_folder(model: str | Path, data: TaskData, on_progress: Advance | None = None) -> dict[str, float]:
-    """Load a fine-tuned model and `score` it. Class names of one's own task are read from the model's config.
+    """Load a fine-tuned model and `score` it, rounding as its quantisation says if it has one. Class names of one's own task are read from the model's config.
 
     UsageError if the model has no head for the task, or one with other labels.
     """
@@ -50,7 +52,8 @@ def score_folder(model: str | Path, data: TaskData, on_progress: Advance | None 
         data = replace(data, labels=tuple(str(config.id2label[index]) for index in range(config.num_labels)))
     task = task_of(data)
     loaded, _ = load_task_model(model, task, trained=True)
-    return score(loaded, task, data, load_tokenizer(model), on_progress=on_progress)
+    with quantized(loaded, read_quantization(model) or {}):
+        return score(loaded, task, data, load_tokenizer(model), on_progress=on_progress)
 
 
 def score_packed(file: str | Path, data: TaskData, on_progress: Advance | None = None) -> dict[str, float]:
@@ -78,7 +81,8 @@ def score_packed_beside(
         differences.extend(float(np.abs(a - b).max()) for a, b in zip(logits, torch(features), strict=True))
         return logits
 
-    return _score(predict, task, data, tokenizer, seed=42), max(differences)
+    with quantized(reference, read_quantization(folder) or {}):
+        return _score(predict, task, data, tokenizer, seed=42), max(differences)
 
 
 def _packed_task(file: str | Path, data: TaskData) -> tuple[Model, Task, TaskData]:

@@ -29,9 +29,11 @@ from pruneonce.files import cannot_write
 from pruneonce.objectives import Batch, Objective
 from pruneonce.progress import Advance
 from pruneonce.pruning.pruner import Pruner
+from pruneonce.quantization import Quantizer
 from pruneonce.recipe import Training
 
 PRUNER_FILE = "pruner.safetensors"
+QUANTIZER_FILE = "quantizer.safetensors"
 CHECKPOINTS_KEPT = 2  # the newest, and one before it in case the newest is being written when the power goes
 
 
@@ -48,6 +50,7 @@ class TrainingRun:
     folder: Path  # checkpoints go below it
     learning_rate_factor: Callable[[int], float]  # step -> fraction of the peak
     pruner: Pruner | None = None
+    quantizer: Quantizer | None = None
     teacher: nn.Module | None = None
     new_parameters: Sequence[str] = ()  # names in hub_model that the checkpoint did not have
     on_progress: Advance | None = None
@@ -183,6 +186,8 @@ class StageTrainer(Trainer):
         if pruner is not None:
             state = pruner.masked_state(state)
             save_file(pruner.state(), folder / PRUNER_FILE)
+        if self.run.quantizer is not None:
+            save_file(self.run.quantizer.state(), folder / QUANTIZER_FILE)
         model.save_pretrained(folder, state_dict=state)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -196,6 +201,8 @@ class StageTrainer(Trainer):
             )
         if self.run.pruner is not None:
             self.run.pruner.load_state(load_file(folder / PRUNER_FILE))
+        if self.run.quantizer is not None:
+            self.run.quantizer.load_state(load_file(folder / QUANTIZER_FILE))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         checkpoint = Path(self.args.output_dir) / f"{PREFIX}{self.state.global_step}"
@@ -328,6 +335,8 @@ class _StepCallback(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.run.pruner is not None:
             self.run.pruner.update(state.global_step)
+        if self.run.quantizer is not None:
+            self.run.quantizer.update(state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:
@@ -335,5 +344,7 @@ class _StepCallback(TrainerCallback):
             self.note = f"loss {logs['loss']:.3f}{zeros}"
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.run.quantizer is not None:
+            self.run.quantizer.end_step()  # before a checkpoint is written
         if self.run.on_progress is not None:
             self.run.on_progress(state.global_step, self.run.steps, self.note)

@@ -7,11 +7,13 @@ from pruneonce.provenance import Provenance
 from pruneonce.stages.finetuning import run_finetune
 from pruneonce.stages.lifecycle import StageOptions
 from pruneonce.stages.pretraining import plan_pruning, run_prune, run_teacher
+from pruneonce.stages.quantization import run_quantize
 
-__all__ = ["RUNNERS", "StageOptions", "plan_pruning", "run_finetune", "run_prune", "run_teacher"]
+__all__ = ["RUNNERS", "StageOptions", "plan_pruning", "run_finetune", "run_prune", "run_quantize", "run_teacher"]
 
 RUNNERS: dict[str, Callable[[Any, StageOptions], Provenance]] = {
     "teacher": run_teacher,
     "prune": run_prune,
     "finetune": run_finetune,
+    "quantize": run_quantize,
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
 from pruneonce.architectures import architecture_of, encoder_name, prunable_linears
 from pruneonce.distillation import freeze_teacher
@@ -15,7 +16,7 @@ from pruneonce.model_folder import folder_digest
 from pruneonce.objectives import TaskObjective
 from pruneonce.provenance import Provenance, check_masks, read_provenance
 from pruneonce.pruning.pruner import Pruner
-from pruneonce.recipe import FinetuneRecipe
+from pruneonce.recipe import FinetuneRecipe, QuantizeRecipe, Training
 from pruneonce.scoring import score
 from pruneonce.stages.lifecycle import (
     StageOptions,
@@ -38,10 +39,22 @@ LOCKED_FROM = 0.01  # a matrix with fewer zeros than this was not pruned; some t
 def run_finetune(recipe: FinetuneRecipe, options: StageOptions) -> Provenance:
     """Fine-tune, distilling from a task teacher if the recipe names one, and score on the validation data."""
     task = task_of(recipe.task)
-    inputs = _inputs(recipe, task)
+    inputs = task_inputs(recipe, task)
     if (done := begin_stage("finetune", recipe, inputs, options.out)) is not None:
         return done
 
+    run, tokenizer = prepare_run(recipe, recipe.training, task, options)
+
+    def score_validation() -> dict[str, float]:
+        return score(run.hub_model, task, recipe.task, tokenizer, seed=recipe.seed)
+
+    return complete_stage("finetune", recipe, inputs, run, options, score_validation)
+
+
+def prepare_run(
+    recipe: FinetuneRecipe | QuantizeRecipe, training: Training, task: Task, options: StageOptions
+) -> tuple[TrainingRun, Tokenizer]:
+    """Everything that training on a task needs, zeros locked, and the tokenizer."""
     tokenizer = load_tokenizer(recipe.model)
     max_tokens = max_tokens_of(recipe.task)
     train_examples = sample(
@@ -50,7 +63,7 @@ def run_finetune(recipe: FinetuneRecipe, options: StageOptions) -> Provenance:
     features = task.features(train_examples, tokenizer, max_tokens)
     torch.manual_seed(recipe.seed)
     model, new_parameters = load_task_model(recipe.model, task)
-    set_dropout(model, recipe.training.dropout)
+    set_dropout(model, training.dropout)
     pruner = lock_zeros(model, recipe)
     distillation = recipe.distillation
     teacher = None
@@ -66,29 +79,25 @@ def run_finetune(recipe: FinetuneRecipe, options: StageOptions) -> Provenance:
         teacher=teacher,
         distillation=distillation,
     )
-    steps = total_steps(recipe.training, len(features))
+    steps = total_steps(training, len(features))
     run = TrainingRun(
         model=model,
         hub_model=model,
         objective=objective,
-        training=recipe.training,
+        training=training,
         steps=steps,
         seed=recipe.seed,
         folder=options.out,
-        learning_rate_factor=learning_rate_factor(recipe.training, steps),
+        learning_rate_factor=learning_rate_factor(training, steps),
         pruner=pruner,
         teacher=teacher,
         new_parameters=new_parameters,
         on_progress=options.on_progress,
     )
-
-    def score_validation() -> dict[str, float]:
-        return score(model, task, recipe.task, tokenizer, seed=recipe.seed)
-
-    return complete_stage("finetune", recipe, inputs, run, options, score_validation)
+    return run, tokenizer
 
 
-def lock_zeros(model: Any, recipe: FinetuneRecipe) -> Pruner | None:
+def lock_zeros(model: Any, recipe: FinetuneRecipe | QuantizeRecipe) -> Pruner | None:
     """Masks over the matrices that have zeros, checked against the parent's record; None for a dense model."""
     if recipe.lock == "off":
         return None
@@ -113,7 +122,8 @@ def lock_zeros(model: Any, recipe: FinetuneRecipe) -> Pruner | None:
     return pruner
 
 
-def _inputs(recipe: FinetuneRecipe, task: Task) -> dict[str, str]:
+def task_inputs(recipe: FinetuneRecipe | QuantizeRecipe, task: Task) -> dict[str, str]:
+    """Digests of what the stage reads, by role."""
     sources = {"train": train_source(recipe.task)}
     sources |= {f"validation{name}": source for name, source in validation_sources(recipe.task, task).items()}
     inputs = {name: sha256_file(Path(source)) if Path(source).is_file() else source for name, source in sources.items()}

@@ -18,6 +18,9 @@ from pruneonce.files import read_json, write_json
 from pruneonce.model_folder import save_model_folder
 from pruneonce.progress import Advance
 from pruneonce.provenance import Provenance, library_versions, read_provenance
+from pruneonce.pruning.pruner import Pruner
+from pruneonce.quantization import Quantizer, quantized
+from pruneonce.quantization_file import LinearQuantization, write_quantization
 from pruneonce.recipe import Recipe, Training
 from pruneonce.training import TrainingRun, is_main_process, train
 
@@ -69,6 +72,18 @@ def begin_stage(stage: str, recipe: Recipe, inputs: dict[str, str], out: Path) -
     return None
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage has made of its model, before it is saved."""
+
+    hub_model: Any
+    pruner: Pruner | None
+    quantizer: Quantizer | None
+    steps: int
+    log: list[dict[str, float]]
+    seconds: float
+
+
 def complete_stage(
     stage: str,
     recipe: Recipe,
@@ -77,30 +92,51 @@ def complete_stage(
     options: StageOptions,
     score: Callable[[], dict[str, float]],
 ) -> Provenance:
-    """Train, write the zeros into the weights, score, and save the folder with its record last.
-
-    score: called once the model is final, in the main process alone; the others return a record without metrics.
-    """
+    """Train, and `save_outcome`."""
     begun = time.monotonic()
     log = train(run)
-    trained = time.monotonic()
+    seconds = time.monotonic() - begun
+    outcome = Outcome(run.hub_model, run.pruner, run.quantizer, run.steps, log, seconds)
+    return save_outcome(stage, recipe, inputs, outcome, options, score)
+
+
+def save_outcome(
+    stage: str,
+    recipe: Recipe,
+    inputs: dict[str, str],
+    outcome: Outcome,
+    options: StageOptions,
+    score: Callable[[], dict[str, float]],
+) -> Provenance:
+    """Write rounding and zeros into the weights, score, and save the folder with its record last.
+
+    score: called once the model is final, in the main process alone; the others return a record without metrics. A
+    quantised model is scored as the int8 engine will compute it.
+    """
     record = Provenance(
         stage=stage,
         recipe=asdict(recipe),
         inputs=inputs,
         seed=recipe.seed,
-        steps=run.steps,
+        steps=outcome.steps,
         metrics={},
         versions=library_versions(),
     )
     if not is_main_process():
         return record
-    if run.pruner is not None:
-        _bake(run, record)
-    record.metrics = score()
-    record.timings = {"training": trained - begun, "evaluation": time.monotonic() - trained}
-    save_model_folder(run.hub_model, recipe.model, options.out)
-    write_json(options.out / LOG_FILE, log)
+    begun = time.monotonic()
+    layers: dict[str, LinearQuantization] = {}
+    if outcome.quantizer is not None:
+        layers, record.rounded_to_zero = outcome.quantizer.bake()
+    if outcome.pruner is not None:
+        _bake(outcome.pruner, outcome.hub_model, record)
+    with quantized(outcome.hub_model, layers):
+        record.metrics = score()
+    record.timings = {"training": outcome.seconds, "evaluation": time.monotonic() - begun}
+    if layers:
+        write_quantization(options.out, layers)
+    save_model_folder(outcome.hub_model, recipe.model, options.out)
+    write_json(options.out / LOG_FILE, outcome.log)
     record.write(options.out)
     (options.out / RUN_FILE).unlink(missing_ok=True)
     if not options.keep_checkpoints:
@@ -125,15 +161,14 @@ def set_dropout(model: nn.Module, probability: float | None) -> None:
             module.p = probability
 
 
-def _bake(run: TrainingRun, record: Provenance) -> None:
+def _bake(pruner: Pruner, hub_model: Any, record: Provenance) -> None:
     """Write down what the masks are, then make them part of the weights."""
-    assert run.pruner is not None
-    architecture = architecture_of(run.hub_model.config.model_type)
-    digests = run.pruner.digests()
-    for name, layer in run.pruner.layers.items():
+    architecture = architecture_of(hub_model.config.model_type)
+    digests = pruner.digests()
+    for name, layer in pruner.layers.items():
         record.sparsity[encoder_name(name, architecture)] = 1 - float(layer.mask.float().mean())
         record.masks[encoder_name(name, architecture)] = digests[name]
-    run.pruner.bake()
+    pruner.bake()
 
 
 def linear_names(model: nn.Module) -> list[str]:
