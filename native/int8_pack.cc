@@ -46,7 +46,7 @@ Int8Weight::Int8Weight(const Csr& csr, std::span<const std::int8_t> values, std:
     : cols_(csr.cols),
       nonzeros_(csr.col.size()),
       tile_rows_(rows_per_tile(scale.size())),
-      tile_cols_(columns_per_tile(int8_kernel(isa).code_bytes)),
+      tile_cols_(columns_per_tile(cols_, int8_kernel(isa).code_bytes)),
       isa_(isa),
       inverse_input_scale_(1.0f / input_scale),
       input_zero_point_(input_zero_point) {

@@ -59,8 +59,9 @@ void check(const Csr& csr, std::size_t values, const char* who) {
   }
 }
 
-std::size_t columns_per_tile(std::size_t bytes) {
-  return std::min(l1_bytes() * 3 / 4, std::numeric_limits<std::uint16_t>::max() + std::size_t{1}) / bytes;
+std::size_t columns_per_tile(std::size_t cols, std::size_t bytes) {
+  const std::size_t most = std::min(l1_bytes() * 7 / 8, std::numeric_limits<std::uint16_t>::max() + std::size_t{1}) / bytes;
+  return std::max<std::size_t>(1, divide_up(cols, std::max<std::size_t>(1, divide_up(cols, most))));
 }
 
 std::size_t rows_per_tile(std::size_t rows) {
@@ -71,7 +72,7 @@ PackedWeight::PackedWeight(const Csr& csr, std::span<const float> values, Isa is
     : rows_(csr.row_ptr.empty() ? 0 : csr.row_ptr.size() - 1),
       cols_(csr.cols),
       tile_rows_(rows_per_tile(rows_)),
-      tile_cols_(columns_per_tile(spmm_kernel(isa).lanes * sizeof(float) * kPanelVectors)),
+      tile_cols_(columns_per_tile(cols_, spmm_kernel(isa).lanes * sizeof(float) * kPanelVectors)),
       isa_(isa) {
   check(csr, values.size(), "PackedWeight");
   const std::size_t vector_bytes = spmm_kernel(isa).lanes * sizeof(float);

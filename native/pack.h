@@ -25,7 +25,7 @@ void check(const Csr& csr, std::size_t values, const char* who);
 
 // How many columns of a tile keep three quarters of the L1 cache full with a panel's x; the rest is for y rows and weights
 // on their way through. bytes: of one column. Offsets in a tile have 16 bits.
-std::size_t columns_per_tile(std::size_t bytes);
+std::size_t columns_per_tile(std::size_t cols, std::size_t bytes);
 
 // The more rows are sorted together, the longer the runs; but every thread must find a tile, even for one panel.
 std::size_t rows_per_tile(std::size_t rows);

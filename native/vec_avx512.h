@@ -26,14 +26,14 @@ struct Vec {
   static Vec sqrt(Vec a) { return {_mm512_sqrt_ps(a.value)}; }
   void store(float* to) const { _mm512_storeu_ps(to, value); }
 
-  // Four weights, and one of them in all lanes. A shuffle would take the port of every second multiply-add.
+  // Four weights, and one of them in all lanes, by a shuffle within 128 bits.
   struct Four {
-    const float* from;
+    __m512 value;
   };
-  static Four load_four(const float* from) { return {from}; }
+  static Four load_four(const float* from) { return {_mm512_broadcast_f32x4(_mm_loadu_ps(from))}; }
   template <std::size_t index>
   static Vec broadcast(Four four) {
-    return broadcast(four.from[index]);
+    return {_mm512_permute_ps(four.value, index * 0x55)};
   }
 };
 
