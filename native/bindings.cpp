@@ -9,6 +9,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "attention.h"
@@ -72,12 +73,30 @@ void init_dense_weight(pruneonce::DenseWeight* self, const Matrix& weight, const
 void init_int8_weight(pruneonce::Int8Weight* self, const Array<const std::int64_t, 1>& row_ptr,
                       const Array<const std::int32_t, 1>& col, const Array<const std::int8_t, 1>& values,
                       const Vector& scale, std::size_t cols, float input_scale, std::int32_t input_zero_point,
-                      const std::optional<std::string>& isa) {
+                      const std::string& fours, const std::optional<std::string>& isa) {
+  if (fours != "any" && fours != "neighbours") refuse("Int8Weight", "fours is '" + fours + "', expected any or neighbours");
   const pruneonce::Isa chosen = pruneonce::choose_isa(isa);
   nb::gil_scoped_release release;
   new (self) pruneonce::Int8Weight({{row_ptr.data(), row_ptr.size()}, {col.data(), col.size()}, cols},
-                                   {values.data(), values.size()}, {scale.data(), scale.size()}, input_scale,
-                                   input_zero_point, chosen);
+                                   {values.data(), values.size()},
+                                   {{scale.data(), scale.size()}, input_scale, input_zero_point},
+                                   fours == "any" ? pruneonce::Fours::any : pruneonce::Fours::neighbours, chosen);
+}
+
+void init_int8_dense_weight(pruneonce::Int8DenseWeight* self, const Array<const std::int8_t, 2>& weight,
+                            const Vector& scale, float input_scale, std::int32_t input_zero_point,
+                            const std::optional<std::string>& isa) {
+  const pruneonce::Isa chosen = pruneonce::choose_isa(isa);
+  nb::gil_scoped_release release;
+  new (self) pruneonce::Int8DenseWeight(weight.data(), weight.shape(0), weight.shape(1),
+                                        {{scale.data(), scale.size()}, input_scale, input_zero_point}, chosen);
+}
+
+template <class Weight>
+void quantize(pruneonce::Codes& codes, const Activations& x, const Weight& weight) {
+  if (x.isa() != codes.isa()) refuse("quantize", "x is laid out for another instruction set");
+  nb::gil_scoped_release release;
+  codes.quantize(x, weight.code());
 }
 
 template <class Object>
@@ -94,6 +113,8 @@ void multiply(const Weight& weight, const Input& x, Activations& out, const std:
     refuse("multiply", "out has " + to_string(out.features()) + " features, the weight gives " + to_string(weight.rows()));
   if (x.isa() != weight.isa() || out.isa() != weight.isa())
     refuse("multiply", "weight, x and out are laid out for different instruction sets");
+  if constexpr (std::is_same_v<Input, pruneonce::Codes>)
+    if (x.code() != weight.code()) refuse("multiply", "x was quantised for another weight");
   if (static_cast<const void*>(&out) == &x || &out == residual)
     refuse("multiply", "out must be neither x nor residual");
   if (residual && (residual->features() != weight.rows() || residual->tokens() != x.tokens() || residual->isa() != x.isa()))
@@ -207,6 +228,9 @@ NB_MODULE(_native, m) {
       .def_prop_ro("isa", &isa_name<pruneonce::DenseWeight>)
       .def_prop_ro("nbytes", &pruneonce::DenseWeight::bytes, "Memory it takes, in bytes.");
 
+  const char* const quantize_doc =
+      "Take over x as `weight` wants it: round(x / input scale) + zero point, cut to 0 .. 255, halves to the even "
+      "number.";
   nb::class_<pruneonce::Codes>(m, "Codes", "Activations as 8-bit codes; not for use by two threads at once.")
       .def("__init__",
            [](pruneonce::Codes* self, const std::optional<std::string>& isa) {
@@ -216,29 +240,32 @@ NB_MODULE(_native, m) {
       .def_prop_ro("features", &pruneonce::Codes::features)
       .def_prop_ro("tokens", &pruneonce::Codes::tokens)
       .def_prop_ro("isa", &isa_name<pruneonce::Codes>)
-      .def(
-          "quantize",
-          [](pruneonce::Codes& self, const Activations& x, const pruneonce::Int8Weight& weight) {
-            if (x.isa() != self.isa()) refuse("quantize", "x is laid out for another instruction set");
-            nb::gil_scoped_release release;
-            self.quantize(x, weight.inverse_input_scale(), weight.input_zero_point());
-          },
-          "x"_a, "weight"_a,
-          "Take over x as `weight` wants it: round(x / input scale) + zero point, cut to 0 .. 255, halves to the even "
-          "number.");
+      .def("quantize", &quantize<pruneonce::Int8Weight>, "x"_a, "weight"_a, quantize_doc)
+      .def("quantize", &quantize<pruneonce::Int8DenseWeight>, "x"_a, "weight"_a, quantize_doc);
 
   nb::class_<pruneonce::Int8Weight>(m, "Int8Weight", "A sparse matrix of 8-bit weights, packed for this processor.")
       .def("__init__", &init_int8_weight, "row_ptr"_a.noconvert(), "col"_a.noconvert(), "values"_a.noconvert(),
-           "scale"_a.noconvert(), nb::kw_only(), "cols"_a, "input_scale"_a, "input_zero_point"_a, "isa"_a = nb::none(),
+           "scale"_a.noconvert(), nb::kw_only(), "cols"_a, "input_scale"_a, "input_zero_point"_a, "fours"_a = "any",
+           "isa"_a = nb::none(),
            "Pack compressed sparse rows: weight = values · scale[row]; x = (code - zero point) · input scale.\n\n"
            "row_ptr: int64 [rows + 1]; col: int32 [non-zeros], rising within a row; values: int8 [non-zeros];\n"
-           "scale: float32 [rows]. ValueError says which rule is broken. `isa` overrides $PRUNEONCE_ISA.")
+           "scale: float32 [rows]. fours: which weights of a row are computed together, `any`, or those of four\n"
+           "`neighbours`, for zeros in blocks. ValueError says which rule is broken. `isa` overrides $PRUNEONCE_ISA.")
       .def_prop_ro("rows", &pruneonce::Int8Weight::rows)
       .def_prop_ro("cols", &pruneonce::Int8Weight::cols)
       .def_prop_ro("nonzeros", &pruneonce::Int8Weight::nonzeros)
       .def_prop_ro("stored", &pruneonce::Int8Weight::stored, "Weights in fours, zeros that fill them included.")
       .def_prop_ro("isa", &isa_name<pruneonce::Int8Weight>)
       .def_prop_ro("nbytes", &pruneonce::Int8Weight::bytes, "Memory it takes, in bytes.");
+
+  nb::class_<pruneonce::Int8DenseWeight>(m, "Int8DenseWeight", "A dense matrix of 8-bit weights, packed for this processor.")
+      .def("__init__", &init_int8_dense_weight, "weight"_a.noconvert(), "scale"_a.noconvert(), nb::kw_only(),
+           "input_scale"_a, "input_zero_point"_a, "isa"_a = nb::none(),
+           "weight: int8 [rows, cols]; scale: float32 [rows]. ValueError for scales that mean nothing.")
+      .def_prop_ro("rows", &pruneonce::Int8DenseWeight::rows)
+      .def_prop_ro("cols", &pruneonce::Int8DenseWeight::cols)
+      .def_prop_ro("isa", &isa_name<pruneonce::Int8DenseWeight>)
+      .def_prop_ro("nbytes", &pruneonce::Int8DenseWeight::bytes, "Memory it takes, in bytes.");
 
   const char* const multiply_doc =
       "out = nonlinearity(weight · x + bias + residual).\n\n"
@@ -248,6 +275,8 @@ NB_MODULE(_native, m) {
   m.def("multiply", &multiply<pruneonce::DenseWeight, Activations>, "weight"_a, "x"_a, nb::kw_only(), "out"_a,
         "bias"_a.noconvert() = nb::none(), "residual"_a = nb::none(), "nonlinearity"_a = "none", multiply_doc);
   m.def("multiply", &multiply<pruneonce::Int8Weight, pruneonce::Codes>, "weight"_a, "x"_a, nb::kw_only(), "out"_a,
+        "bias"_a.noconvert() = nb::none(), "residual"_a = nb::none(), "nonlinearity"_a = "none", multiply_doc);
+  m.def("multiply", &multiply<pruneonce::Int8DenseWeight, pruneonce::Codes>, "weight"_a, "x"_a, nb::kw_only(), "out"_a,
         "bias"_a.noconvert() = nb::none(), "residual"_a = nb::none(), "nonlinearity"_a = "none", multiply_doc);
   m.def("attention", &attention, "qkv"_a, nb::kw_only(), "starts"_a.noconvert(), "heads"_a, "out"_a,
         "out = softmax(Kᵀ Q / sqrt(head size)) on V, per sequence and head.\n\n"

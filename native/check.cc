@@ -107,21 +107,26 @@ void check_int8_products(Isa isa, std::size_t rows, std::size_t cols, std::size_
     row_ptr.push_back(static_cast<std::int64_t>(col.size()));
   }
   const std::vector<float> scale(rows, 0.5f), bias = random.vector(rows);
-  const Int8Weight packed({row_ptr, col, cols}, values, scale, 0.25f, 100, isa);
+  const Int8Quantization quantization{scale, 0.25f, 100};
   const Activations x = activations(random.vector(tokens * cols), cols, isa);
   const std::vector<float> x_rows = rows_of(x);
-  Codes codes(isa);
-  codes.quantize(x, packed.inverse_input_scale(), packed.input_zero_point());
-  Activations y(rows, isa);
-  y.resize(tokens);
-  multiply(packed, codes, bias.data(), nullptr, Nonlinearity::none, y);
-  const std::vector<float> y_rows = rows_of(y);
-  for (std::size_t t = 0; t < tokens; ++t)
-    for (std::size_t r = 0; r < rows; ++r) {
-      double sum = 0;
-      for (std::size_t c = 0; c < cols; ++c) sum += weight[r * cols + c] * std::nearbyint(x_rows[t * cols + c] * 4);
-      require(std::abs(sum * 0.125 + bias[r] - y_rows[t * rows + r]) < 1e-3, "an int8 product differs from plain loops");
-    }
+  const auto compare = [&](const auto& packed) {
+    Codes codes(isa);
+    codes.quantize(x, packed.code());
+    Activations y(rows, isa);
+    y.resize(tokens);
+    multiply(packed, codes, bias.data(), nullptr, Nonlinearity::none, y);
+    const std::vector<float> y_rows = rows_of(y);
+    for (std::size_t t = 0; t < tokens; ++t)
+      for (std::size_t r = 0; r < rows; ++r) {
+        double sum = 0;
+        for (std::size_t c = 0; c < cols; ++c) sum += weight[r * cols + c] * std::nearbyint(x_rows[t * cols + c] * 4);
+        require(std::abs(sum * 0.125 + bias[r] - y_rows[t * rows + r]) < 1e-3, "an int8 product differs from plain loops");
+      }
+  };
+  compare(Int8Weight({row_ptr, col, cols}, values, quantization, Fours::any, isa));
+  compare(Int8Weight({row_ptr, col, cols}, values, quantization, Fours::neighbours, isa));
+  compare(Int8DenseWeight(weight.data(), rows, cols, quantization, isa));
 }
 
 void check_rice(Random& random) {

@@ -9,67 +9,220 @@ namespace {
 constexpr std::size_t lanes = Vec::lanes;
 constexpr std::size_t kWeightsAhead = 512;  // bytes of values; see spmm_kernel.cc
 
+inline std::size_t offset_at(std::uint64_t four, std::size_t index) {
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+  return static_cast<std::uint16_t>(four >> (48 - 16 * index));
+#else
+  return static_cast<std::uint16_t>(four >> (16 * index));
+#endif
+}
+
+inline std::uint64_t load_offsets(const std::uint16_t* from) {
+  std::uint64_t four;
+  __builtin_memcpy(&four, from, sizeof four);
+  return four;
+}
+
+// Any four rows of x.
+struct Any {
+  static constexpr std::size_t offsets = 4;
+
+  template <std::size_t vectors>
+  static inline __attribute__((always_inline)) void add_one(const std::int8_t* value, const std::uint16_t* offset,
+                                                            const std::uint8_t* x, Ints (&sum)[vectors]) {
+    const std::uint64_t at = load_offsets(offset);
+    const std::uint8_t* const rows[4] = {x + offset_at(at, 0), x + offset_at(at, 1), x + offset_at(at, 2),
+                                         x + offset_at(at, 3)};
+    add_four<vectors>(value, rows, sum);
+  }
+
+  template <std::size_t vectors>
+  static inline __attribute__((always_inline)) void add(std::uint32_t fours, const std::int8_t* value,
+                                                        const std::uint16_t* offset, const std::uint8_t* x,
+                                                        Ints (&sum)[vectors]) {
+    for (std::uint32_t i = 0; i < fours / 2; ++i, value += 8, offset += 8) {
+      add_one<vectors>(value, offset, x, sum);
+      add_one<vectors>(value + 4, offset + 4, x, sum);
+    }
+    if (fours % 2) add_one<vectors>(value, offset, x, sum);
+  }
+};
+
+// Four columns that lie together.
+struct Neighbours {
+  static constexpr std::size_t offsets = 1;
+
+  template <std::size_t vectors, std::size_t count>
+  static inline __attribute__((always_inline)) void add_fours(const std::int8_t* value, const std::uint16_t* offset,
+                                                              const std::uint8_t* x, Ints (&even)[vectors],
+                                                              Ints (&odd)[vectors]) {
+    const auto words = Words::load_four(value);
+    const std::uint64_t at = load_offsets(offset);
+    if constexpr (count > 0) add_neighbours<vectors>(Words::template broadcast<0>(words), x + offset_at(at, 0) * vectors, even);
+    if constexpr (count > 1) add_neighbours<vectors>(Words::template broadcast<1>(words), x + offset_at(at, 1) * vectors, odd);
+    if constexpr (count > 2) add_neighbours<vectors>(Words::template broadcast<2>(words), x + offset_at(at, 2) * vectors, even);
+    if constexpr (count > 3) add_neighbours<vectors>(Words::template broadcast<3>(words), x + offset_at(at, 3) * vectors, odd);
+  }
+
+  template <std::size_t vectors>
+  static inline __attribute__((always_inline)) void add(std::uint32_t fours, const std::int8_t* value,
+                                                        const std::uint16_t* offset, const std::uint8_t* x,
+                                                        Ints (&sum)[vectors]) {
+    Ints odd[vectors];  // by turns: one sum alone would wait for its own additions
+    for (std::size_t v = 0; v < vectors; ++v) odd[v] = Ints::broadcast(0);
+    for (std::uint32_t i = 0; i < fours / 4; ++i, value += 16, offset += 4)
+      add_fours<vectors, 4>(value, offset, x, sum, odd);
+    switch (fours % 4) {
+      case 1:
+        add_fours<vectors, 1>(value, offset, x, sum, odd);
+        break;
+      case 2:
+        add_fours<vectors, 2>(value, offset, x, sum, odd);
+        break;
+      case 3:
+        add_fours<vectors, 3>(value, offset, x, sum, odd);
+        break;
+      default:
+        break;
+    }
+    for (std::size_t v = 0; v < vectors; ++v) sum[v] = sum[v] + odd[v];
+  }
+};
+
 template <std::size_t vectors>
+inline __attribute__((always_inline)) void finish_row(const Int8Finish finish, std::size_t row, const Ints (&sum)[vectors],
+                                                      float* y_row) {
+  const Vec scale = Vec::broadcast(finish.scale[row]);
+  const Vec bias = Vec::broadcast(finish.bias ? finish.bias[row] : 0.0f);
+  for (std::size_t v = 0; v < vectors; ++v) {
+    Vec result = Vec::multiply_add(sum[v].to_float(), scale, bias);
+    if (finish.residual) result = result + Vec::load(finish.residual + (row * vectors + v) * lanes);
+    result.store(y_row + v * lanes);
+  }
+}
+
+template <std::size_t vectors, class Fours>
 void multiply(const Int8Tile& tile, const std::uint8_t* x, const std::int32_t* start, const Int8Finish* finish, float* y) {
   constexpr std::size_t stride = vectors * lanes;
   const std::uint16_t* next_row = tile.row;
   const std::uint16_t* offset = tile.offset;
   const std::int8_t* value = tile.value;
-  for (const Run* run = tile.runs; run != tile.runs + tile.run_count; ++run)
-    for (std::uint32_t r = 0; r < run->rows; ++r) {
+  const Int8Finish last = finish ? *finish : Int8Finish{};  // a copy, which no store to y can change
+  for (const Run* run = tile.runs; run != tile.runs + tile.run_count; ++run) {
+    const std::uint32_t fours = run->nonzeros_per_row;
+    for (std::uint32_t r = 0; r < run->rows; ++r, value += 4 * fours, offset += Fours::offsets * fours) {
       const std::size_t row = *next_row++;
       float* const y_row = y + row * stride;
       const auto* ahead = reinterpret_cast<const char*>(y + next_row[kRowsAhead - 1] * stride);
       for (std::size_t line = 0; line < stride * sizeof(float); line += 64) __builtin_prefetch(ahead + line, 1);
       __builtin_prefetch(value + kWeightsAhead);
-      __builtin_prefetch(offset + kWeightsAhead);
-      __builtin_prefetch(offset + kWeightsAhead + 32);
+      for (std::size_t line = 0; line < Fours::offsets; line += 2)
+        __builtin_prefetch(offset + kWeightsAhead * Fours::offsets / 4 + 16 * line);
       Ints sum[vectors];
       for (std::size_t v = 0; v < vectors; ++v) sum[v] = start ? Ints::broadcast(start[row]) : Ints::load(y_row + v * lanes);
-      for (std::uint32_t i = 0; i < run->nonzeros_per_row; ++i, value += 4, offset += 4) {
-        std::uint64_t four;  // offsets in one load
-        __builtin_memcpy(&four, offset, sizeof four);
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-        const std::uint8_t* const rows[4] = {x + offset[0], x + offset[1], x + offset[2], x + offset[3]};
-#else
-        const std::uint8_t* const rows[4] = {x + static_cast<std::uint16_t>(four), x + static_cast<std::uint16_t>(four >> 16),
-                                             x + static_cast<std::uint16_t>(four >> 32), x + (four >> 48)};
-#endif
-        add_four<vectors>(value, rows, sum);
-      }
-      if (!finish) {
+      Fours::template add<vectors>(fours, value, offset, x, sum);
+      if (finish) {
+        finish_row<vectors>(last, row, sum, y_row);
+      } else {
         for (std::size_t v = 0; v < vectors; ++v) sum[v].store(y_row + v * lanes);
-        continue;
-      }
-      const Vec scale = Vec::broadcast(finish->scale[row]);
-      const Vec bias = Vec::broadcast(finish->bias ? finish->bias[row] : 0.0f);
-      for (std::size_t v = 0; v < vectors; ++v) {
-        Vec result = Vec::multiply_add(sum[v].to_float(), scale, bias);
-        if (finish->residual) result = result + Vec::load(finish->residual + row * stride + v * lanes);
-        result.store(y_row + v * lanes);
       }
     }
+  }
 }
 
-void quantize(const float* x, std::size_t features, std::size_t vectors, float inverse, std::int32_t zero_point,
-              std::uint8_t* codes) {
-  const Vec factor = Vec::broadcast(inverse);
-  const Vec lowest = Vec::broadcast(static_cast<float>(-zero_point)), highest = Vec::broadcast(static_cast<float>(255 - zero_point));
-  const Ints shift = Ints::broadcast(zero_point);
+// `count` of the panel's vectors, the first of them `first`.
+template <std::size_t rows, std::size_t count>
+inline __attribute__((always_inline)) void multiply_block_part(const Int8Block& block, std::size_t vectors, std::size_t first) {
+  constexpr std::size_t words = DenseFour::words;
+  Ints sum[rows][count];
+  for (std::size_t r = 0; r < rows; ++r)
+    for (std::size_t v = 0; v < count; ++v) sum[r][v] = Ints::broadcast(block.start[r]);
+  const std::int32_t* value = block.value;
+  const std::uint8_t* x = block.x + first * CodeRow::bytes;
+  for (std::size_t i = 0; i < block.fours; ++i, value += rows * words, x += vectors * CodeRow::bytes) {
+    DenseFour column[count];
+    for (std::size_t v = 0; v < count; ++v) column[v] = DenseFour::load(x + v * CodeRow::bytes);
+    for (std::size_t r = 0; r < rows; ++r) {
+      const auto weights = DenseFour::broadcast(value + r * words);
+      for (std::size_t v = 0; v < count; ++v) sum[r][v] = column[v].add_products(sum[r][v], weights);
+    }
+  }
+  for (std::size_t r = 0; r < rows; ++r) {
+    const Vec scale = Vec::broadcast(block.finish.scale[r]);
+    const Vec bias = Vec::broadcast(block.finish.bias ? block.finish.bias[r] : 0.0f);
+    for (std::size_t v = 0; v < count; ++v) {
+      const std::size_t place = (r * vectors + first + v) * lanes;
+      Vec result = Vec::multiply_add(sum[r][v].to_float(), scale, bias);
+      if (block.finish.residual) result = result + Vec::load(block.finish.residual + place);
+      result.store(block.y + place);
+    }
+  }
+}
+
+// As many sums at a time as the registers hold.
+template <std::size_t rows, std::size_t vectors>
+void multiply_block(const Int8Block& block) {
+  constexpr std::size_t at_once = vectors < kBlockVectors ? vectors : kBlockVectors, rest = vectors % at_once;
+  for (std::size_t first = 0; first + at_once <= vectors; first += at_once)
+    multiply_block_part<rows, at_once>(block, vectors, first);
+  if constexpr (rest > 0) multiply_block_part<rows, rest>(block, vectors, vectors - rest);
+}
+
+void block_words(const std::int8_t (&four)[4], std::int32_t* words) { DenseFour::pack(four, words); }
+
+struct Coder {
+  Vec factor, lowest, highest;
+  Ints shift;
+
+  Coder(float inverse, std::int32_t zero_point)
+      : factor(Vec::broadcast(inverse)),
+        lowest(Vec::broadcast(static_cast<float>(-zero_point))),
+        highest(Vec::broadcast(static_cast<float>(255 - zero_point))),
+        shift(Ints::broadcast(zero_point)) {}
+
+  // Cut first: what is beyond 2^31 could not be rounded.
+  Ints operator()(Vec x) const { return Ints::round(Vec::min(Vec::max(x * factor, lowest), highest)) + shift; }
+};
+
+void quantize_features(const float* x, std::size_t features, std::size_t vectors, float inverse, std::int32_t zero_point,
+                       std::uint8_t* codes) {
+  const Coder code(inverse, zero_point);
   for (std::size_t f = 0; f < features; ++f, x += vectors * lanes, codes += CodeRow::bytes) {
     Ints four[4];
-    for (std::size_t v = 0; v < 4; ++v) {
-      const Vec value = v < vectors ? Vec::load(x + v * lanes) * factor : Vec::broadcast(0.0f);
-      // Cut first: what is beyond 2^31 could not be rounded.
-      four[v] = Ints::round(Vec::min(Vec::max(value, lowest), highest)) + shift;
-    }
+    for (std::size_t v = 0; v < 4; ++v) four[v] = v < vectors ? code(Vec::load(x + v * lanes)) : Ints::broadcast(0);
     CodeRow::store(four, codes);
   }
 }
 
+void quantize_fours(const float* x, std::size_t features, std::size_t vectors, float inverse, std::int32_t zero_point,
+                    std::uint8_t* codes) {
+  const Coder code(inverse, zero_point);
+  const std::size_t stride = vectors * lanes;
+  for (std::size_t f = 0; f < features; f += 4, x += 4 * stride)
+    for (std::size_t v = 0; v < vectors; ++v, codes += CodeRow::bytes) {
+      Ints four[4];
+      for (std::size_t i = 0; i < 4; ++i)
+        four[i] = f + i < features ? code(Vec::load(x + i * stride + v * lanes)) : Ints::broadcast(0);
+      bytes_of(four).store(codes);
+    }
+}
+
 }  // namespace
 
+#define PRUNEONCE_BLOCK(rows) {multiply_block<rows, 1>, multiply_block<rows, 2>, multiply_block<rows, 3>, multiply_block<rows, 4>}
+
 extern const Int8Kernel int8_kernel;
-const Int8Kernel int8_kernel = {CodeRow::bytes, {multiply<1>, multiply<2>, multiply<3>, multiply<4>}, quantize};
+const Int8Kernel int8_kernel = {
+    CodeRow::bytes,
+    kSumsFours,
+    DenseFour::words,
+    {multiply<1, Any>, multiply<2, Any>, multiply<3, Any>, multiply<4, Any>},
+    {multiply<1, Neighbours>, multiply<2, Neighbours>, multiply<3, Neighbours>, multiply<4, Neighbours>},
+    {PRUNEONCE_BLOCK(1), PRUNEONCE_BLOCK(2), PRUNEONCE_BLOCK(3), PRUNEONCE_BLOCK(4), PRUNEONCE_BLOCK(5), PRUNEONCE_BLOCK(6)},
+    block_words,
+    quantize_features,
+    quantize_fours};
+
+#undef PRUNEONCE_BLOCK
 
 }  // namespace pruneonce::PRUNEONCE_ISA_NAMESPACE

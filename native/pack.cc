@@ -60,7 +60,7 @@ void check(const Csr& csr, std::size_t values, const char* who) {
 }
 
 std::size_t columns_per_tile(std::size_t cols, std::size_t bytes) {
-  const std::size_t most = std::min(l1_bytes() * 7 / 8, std::numeric_limits<std::uint16_t>::max() + std::size_t{1}) / bytes;
+  const std::size_t most = std::min(l1_bytes(), std::numeric_limits<std::uint16_t>::max() + std::size_t{1}) / bytes;
   return std::max<std::size_t>(1, divide_up(cols, std::max<std::size_t>(1, divide_up(cols, most))));
 }
 

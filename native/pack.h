@@ -23,8 +23,8 @@ struct Csr {
 // Throws std::invalid_argument, in the name of `who`, where a rule is broken or there are not as many values.
 void check(const Csr& csr, std::size_t values, const char* who);
 
-// How many columns of a tile keep three quarters of the L1 cache full with a panel's x; the rest is for y rows and weights
-// on their way through. bytes: of one column. Offsets in a tile have 16 bits.
+// The width of tiles, all nearly equal, of which a panel's x fits the L1 cache; y rows and weights pass through it beside
+// that, which costs less than more and narrower tiles. bytes: of a column of x. Offsets in a tile have 16 bits.
 std::size_t columns_per_tile(std::size_t cols, std::size_t bytes);
 
 // The more rows are sorted together, the longer the runs; but every thread must find a tile, even for one panel.

@@ -42,25 +42,38 @@ inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.value, b.value)}; }
 
 // As many whole numbers of 32 bits as a Vec has floats.
 struct Ints {
-  __m256i value;
+  // Not __m256i, which may alias anything: GCC 12 then keeps arrays of sums in memory.
+  using Lanes = int __attribute__((vector_size(32)));
+  Lanes lanes;
+
+  Ints() = default;
+  Ints(__m256i value) : lanes(reinterpret_cast<Lanes>(value)) {}
+  __m256i value() const { return reinterpret_cast<__m256i>(lanes); }
 
   // From and to memory that may hold floats at other times.
   static Ints load(const float* from) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))}; }
-  void store(float* to) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), value); }
+  void store(void* to) const { _mm256_storeu_si256(static_cast<__m256i*>(to), value()); }
   static Ints broadcast(std::int32_t value) { return {_mm256_set1_epi32(value)}; }
   // The nearest whole numbers, halves to the even one.
   static Ints round(Vec x) { return {_mm256_cvtps_epi32(x.value)}; }
-  Vec to_float() const { return {_mm256_cvtepi32_ps(value)}; }
+  Vec to_float() const { return {_mm256_cvtepi32_ps(value())}; }
 };
 
-inline Ints operator+(Ints a, Ints b) { return {_mm256_add_epi32(a.value, b.value)}; }
+// Whole numbers of 0 to 255 as the four bytes of a word, the first lowest.
+inline Ints bytes_of(const Ints (&four)[4]) {
+  const __m256i low = _mm256_or_si256(four[0].value(), _mm256_slli_epi32(four[1].value(), 8));
+  const __m256i high = _mm256_or_si256(four[2].value(), _mm256_slli_epi32(four[3].value(), 8));
+  return {_mm256_or_si256(low, _mm256_slli_epi32(high, 16))};
+}
+
+inline Ints operator+(Ints a, Ints b) { return {_mm256_add_epi32(a.value(), b.value())}; }
 
 // Four vectors of tokens, a byte each, in the order in which add_four takes them apart: packing works on 128 bits at a
 // time, and so does unpacking.
 struct CodeRow {
   static constexpr std::size_t bytes = 4 * Vec::lanes;
   static void store(const Ints (&four)[4], std::uint8_t* to) {
-    const __m256i ab = _mm256_packs_epi32(four[0].value, four[1].value), cd = _mm256_packs_epi32(four[2].value, four[3].value);
+    const __m256i ab = _mm256_packs_epi32(four[0].value(), four[1].value()), cd = _mm256_packs_epi32(four[2].value(), four[3].value());
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_packus_epi16(ab, cd));
   }
 };
@@ -82,13 +95,55 @@ inline __attribute__((always_inline)) void add_four(const std::int8_t* weights, 
   const auto row = [&](std::size_t k) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x[k])); };
   const __m256i a = row(0), b = row(1), c = row(2), d = row(3);
   const __m256i ab = _mm256_unpacklo_epi8(a, b), cd = _mm256_unpacklo_epi8(c, d);
-  sum[0].value = add_products(sum[0].value, _mm256_unpacklo_epi16(ab, cd), w);
-  if constexpr (vectors > 1) sum[1].value = add_products(sum[1].value, _mm256_unpackhi_epi16(ab, cd), w);
+  sum[0] = add_products(sum[0].value(), _mm256_unpacklo_epi16(ab, cd), w);
+  if constexpr (vectors > 1) sum[1] = add_products(sum[1].value(), _mm256_unpackhi_epi16(ab, cd), w);
   if constexpr (vectors > 2) {
     const __m256i ab_high = _mm256_unpackhi_epi8(a, b), cd_high = _mm256_unpackhi_epi8(c, d);
-    sum[2].value = add_products(sum[2].value, _mm256_unpacklo_epi16(ab_high, cd_high), w);
-    if constexpr (vectors > 3) sum[3].value = add_products(sum[3].value, _mm256_unpackhi_epi16(ab_high, cd_high), w);
+    sum[2] = add_products(sum[2].value(), _mm256_unpacklo_epi16(ab_high, cd_high), w);
+    if constexpr (vectors > 3) sum[3] = add_products(sum[3].value(), _mm256_unpackhi_epi16(ab_high, cd_high), w);
   }
 }
+
+// Four words of four weights each, and one of them in all lanes.
+struct Words {
+  static __m256i load_four(const std::int8_t* from) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+  template <std::size_t index>
+  static __m256i broadcast(__m256i four) {
+    return _mm256_shuffle_epi32(four, index * 0x55);
+  }
+};
+
+// sum += a word's weights times the codes of four neighbouring features: [vectors] of x. See add_four for overflow.
+template <std::size_t vectors>
+inline __attribute__((always_inline)) void add_neighbours(__m256i word, const std::uint8_t* x, Ints (&sum)[vectors]) {
+#pragma GCC unroll 4
+  for (std::size_t v = 0; v < vectors; ++v, x += CodeRow::bytes)
+    sum[v] = add_products(sum[v].value(), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)), word);
+}
+
+constexpr bool kSumsFours = false;
+constexpr std::size_t kBlockVectors = 1;
+
+// Codes and weights widened to 16 bits, whose pairs cannot overflow: the first and third of a four, the second and fourth.
+struct DenseFour {
+  static constexpr std::size_t words = 2;
+  __m256i even, odd;
+
+  static DenseFour load(const std::uint8_t* x) {
+    const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+    return {_mm256_and_si256(codes, _mm256_set1_epi16(255)), _mm256_srli_epi16(codes, 8)};
+  }
+  static void pack(const std::int8_t (&four)[4], std::int32_t* words) {
+    const std::int16_t wide[4] = {four[0], four[2], four[1], four[3]};
+    __builtin_memcpy(words, wide, sizeof wide);
+  }
+  static DenseFour broadcast(const std::int32_t* words) { return {_mm256_set1_epi32(words[0]), _mm256_set1_epi32(words[1])}; }
+  Ints add_products(Ints sum, DenseFour weights) const {
+    const __m256i products = _mm256_add_epi32(_mm256_madd_epi16(even, weights.even), _mm256_madd_epi16(odd, weights.odd));
+    return {_mm256_add_epi32(sum.value(), products)};
+  }
+};
 
 }  // namespace pruneonce::avx2

@@ -44,25 +44,38 @@ inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.value, b.value)}; }
 
 // As many whole numbers of 32 bits as a Vec has floats.
 struct Ints {
-  __m512i value;
+  // Not __m512i, which may alias anything: GCC 12 then keeps arrays of sums in memory.
+  using Lanes = int __attribute__((vector_size(64)));
+  Lanes lanes;
+
+  Ints() = default;
+  Ints(__m512i value) : lanes(reinterpret_cast<Lanes>(value)) {}
+  __m512i value() const { return reinterpret_cast<__m512i>(lanes); }
 
   // From and to memory that may hold floats at other times.
   static Ints load(const float* from) { return {_mm512_loadu_si512(reinterpret_cast<const __m512i*>(from))}; }
-  void store(float* to) const { _mm512_storeu_si512(reinterpret_cast<__m512i*>(to), value); }
+  void store(void* to) const { _mm512_storeu_si512(static_cast<__m512i*>(to), value()); }
   static Ints broadcast(std::int32_t value) { return {_mm512_set1_epi32(value)}; }
   // The nearest whole numbers, halves to the even one.
   static Ints round(Vec x) { return {_mm512_cvtps_epi32(x.value)}; }
-  Vec to_float() const { return {_mm512_cvtepi32_ps(value)}; }
+  Vec to_float() const { return {_mm512_cvtepi32_ps(value())}; }
 };
 
-inline Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.value, b.value)}; }
+// Whole numbers of 0 to 255 as the four bytes of a word, the first lowest.
+inline Ints bytes_of(const Ints (&four)[4]) {
+  const __m512i low = _mm512_or_si512(four[0].value(), _mm512_slli_epi32(four[1].value(), 8));
+  const __m512i high = _mm512_or_si512(four[2].value(), _mm512_slli_epi32(four[3].value(), 8));
+  return {_mm512_or_si512(low, _mm512_slli_epi32(high, 16))};
+}
+
+inline Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.value(), b.value())}; }
 
 // Four vectors of tokens, a byte each, in the order in which add_four takes them apart: packing works on 128 bits at a
 // time, and so does unpacking.
 struct CodeRow {
   static constexpr std::size_t bytes = 4 * Vec::lanes;
   static void store(const Ints (&four)[4], std::uint8_t* to) {
-    const __m512i ab = _mm512_packs_epi32(four[0].value, four[1].value), cd = _mm512_packs_epi32(four[2].value, four[3].value);
+    const __m512i ab = _mm512_packs_epi32(four[0].value(), four[1].value()), cd = _mm512_packs_epi32(four[2].value(), four[3].value());
     _mm512_storeu_si512(reinterpret_cast<__m512i*>(to), _mm512_packus_epi16(ab, cd));
   }
 };
@@ -88,13 +101,70 @@ inline __attribute__((always_inline)) void add_four(const std::int8_t* weights, 
   const auto row = [&](std::size_t k) { return _mm512_loadu_si512(reinterpret_cast<const __m512i*>(x[k])); };
   const __m512i a = row(0), b = row(1), c = row(2), d = row(3);
   const __m512i ab = _mm512_unpacklo_epi8(a, b), cd = _mm512_unpacklo_epi8(c, d);
-  sum[0].value = add_products(sum[0].value, _mm512_unpacklo_epi16(ab, cd), w);
-  if constexpr (vectors > 1) sum[1].value = add_products(sum[1].value, _mm512_unpackhi_epi16(ab, cd), w);
+  sum[0] = add_products(sum[0].value(), _mm512_unpacklo_epi16(ab, cd), w);
+  if constexpr (vectors > 1) sum[1] = add_products(sum[1].value(), _mm512_unpackhi_epi16(ab, cd), w);
   if constexpr (vectors > 2) {
     const __m512i ab_high = _mm512_unpackhi_epi8(a, b), cd_high = _mm512_unpackhi_epi8(c, d);
-    sum[2].value = add_products(sum[2].value, _mm512_unpacklo_epi16(ab_high, cd_high), w);
-    if constexpr (vectors > 3) sum[3].value = add_products(sum[3].value, _mm512_unpackhi_epi16(ab_high, cd_high), w);
+    sum[2] = add_products(sum[2].value(), _mm512_unpacklo_epi16(ab_high, cd_high), w);
+    if constexpr (vectors > 3) sum[3] = add_products(sum[3].value(), _mm512_unpackhi_epi16(ab_high, cd_high), w);
   }
 }
+
+// Four words of four weights each, and one of them in all lanes.
+struct Words {
+  static __m512i load_four(const std::int8_t* from) {
+    return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+  template <std::size_t index>
+  static __m512i broadcast(__m512i four) {
+    return _mm512_shuffle_epi32(four, static_cast<_MM_PERM_ENUM>(index * 0x55));
+  }
+};
+
+// sum += a word's weights times the codes of four neighbouring features: [vectors] of x. See add_four for overflow.
+template <std::size_t vectors>
+inline __attribute__((always_inline)) void add_neighbours(__m512i word, const std::uint8_t* x, Ints (&sum)[vectors]) {
+#pragma GCC unroll 4
+  for (std::size_t v = 0; v < vectors; ++v, x += CodeRow::bytes)
+    sum[v] = add_products(sum[v].value(), _mm512_loadu_si512(reinterpret_cast<const __m512i*>(x)), word);
+}
+
+#ifdef __AVX512VNNI__
+constexpr bool kSumsFours = true;
+constexpr std::size_t kBlockVectors = 4;  // with six rows 24 sums
+
+struct DenseFour {
+  static constexpr std::size_t words = 1;
+  __m512i codes;
+
+  static DenseFour load(const std::uint8_t* x) { return {_mm512_loadu_si512(reinterpret_cast<const __m512i*>(x))}; }
+  static void pack(const std::int8_t (&four)[4], std::int32_t* word) { __builtin_memcpy(word, four, sizeof four); }
+  static Ints broadcast(const std::int32_t* word) { return Ints::broadcast(*word); }
+  Ints add_products(Ints sum, Ints weights) const { return {_mm512_dpbusd_epi32(sum.value(), codes, weights.value())}; }
+};
+#else
+constexpr bool kSumsFours = false;
+constexpr std::size_t kBlockVectors = 2;
+
+// Codes and weights widened to 16 bits, whose pairs cannot overflow: the first and third of a four, the second and fourth.
+struct DenseFour {
+  static constexpr std::size_t words = 2;
+  __m512i even, odd;
+
+  static DenseFour load(const std::uint8_t* x) {
+    const __m512i codes = _mm512_loadu_si512(reinterpret_cast<const __m512i*>(x));
+    return {_mm512_and_si512(codes, _mm512_set1_epi16(255)), _mm512_srli_epi16(codes, 8)};
+  }
+  static void pack(const std::int8_t (&four)[4], std::int32_t* words) {
+    const std::int16_t wide[4] = {four[0], four[2], four[1], four[3]};
+    __builtin_memcpy(words, wide, sizeof wide);
+  }
+  static DenseFour broadcast(const std::int32_t* words) { return {_mm512_set1_epi32(words[0]), _mm512_set1_epi32(words[1])}; }
+  Ints add_products(Ints sum, DenseFour weights) const {
+    const __m512i products = _mm512_add_epi32(_mm512_madd_epi16(even, weights.even), _mm512_madd_epi16(odd, weights.odd));
+    return {_mm512_add_epi32(sum.value(), products)};
+  }
+};
+#endif
 
 }  // namespace pruneonce::PRUNEONCE_ISA_NAMESPACE

@@ -89,7 +89,7 @@ struct Ints {
     __builtin_memcpy(result.lane, from, sizeof result.lane);
     return result;
   }
-  void store(float* to) const { __builtin_memcpy(to, lane, sizeof lane); }
+  void store(void* to) const { __builtin_memcpy(to, lane, sizeof lane); }
   static Ints broadcast(std::int32_t value) {
     return each([&](std::size_t) { return value; });
   }
@@ -104,6 +104,16 @@ struct Ints {
     return Vec::each([&](std::size_t i) { return static_cast<float>(lane[i]); });
   }
 };
+
+// Whole numbers of 0 to 255 as the four bytes of a word, the first at the lowest address.
+inline Ints bytes_of(const Ints (&four)[4]) {
+  return Ints::each([&](std::size_t i) {
+    const std::uint8_t bytes[4] = {
+        static_cast<std::uint8_t>(four[0].lane[i]), static_cast<std::uint8_t>(four[1].lane[i]),
+        static_cast<std::uint8_t>(four[2].lane[i]), static_cast<std::uint8_t>(four[3].lane[i])};
+    return __builtin_bit_cast(std::int32_t, bytes);
+  });
+}
 
 inline Ints operator+(Ints a, Ints b) {
   return Ints::each([&](std::size_t i) { return a.lane[i] + b.lane[i]; });
@@ -123,5 +133,38 @@ inline void add_four(const std::int8_t* weights, const std::uint8_t* const (&x)[
   for (std::size_t k = 0; k < 4; ++k)
     for (std::size_t i = 0; i < vectors * Vec::lanes; ++i) sum[i / Vec::lanes].lane[i % Vec::lanes] += weights[k] * x[k][i];
 }
+
+// Four words of four weights each, and one of them.
+struct Words {
+  static const std::int8_t* load_four(const std::int8_t* from) { return from; }
+  template <std::size_t index>
+  static const std::int8_t* broadcast(const std::int8_t* four) {
+    return four + 4 * index;
+  }
+};
+
+// sum += a word's weights times the codes of four neighbouring features: [vectors] of x
+template <std::size_t vectors>
+inline void add_neighbours(const std::int8_t* word, const std::uint8_t* x, Ints (&sum)[vectors]) {
+  for (std::size_t i = 0; i < vectors * Vec::lanes; ++i)
+    for (std::size_t k = 0; k < 4; ++k) sum[i / Vec::lanes].lane[i % Vec::lanes] += word[k] * x[4 * i + k];
+}
+
+constexpr bool kSumsFours = true;
+constexpr std::size_t kBlockVectors = 1;
+
+struct DenseFour {
+  static constexpr std::size_t words = 1;
+  const std::uint8_t* codes;
+
+  static DenseFour load(const std::uint8_t* x) { return {x}; }
+  static void pack(const std::int8_t (&four)[4], std::int32_t* word) { __builtin_memcpy(word, four, sizeof four); }
+  static const std::int8_t* broadcast(const std::int32_t* word) { return reinterpret_cast<const std::int8_t*>(word); }
+  Ints add_products(Ints sum, const std::int8_t* weights) const {
+    for (std::size_t i = 0; i < Vec::lanes; ++i)
+      for (std::size_t k = 0; k < 4; ++k) sum.lane[i] += weights[k] * codes[4 * i + k];
+    return sum;
+  }
+};
 
 }  // namespace pruneonce::scalar

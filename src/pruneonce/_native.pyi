@@ -108,7 +108,11 @@ class Codes:
     @property
     def isa(self) -> str: ...
 
-    def quantize(self, x: Activations, weight: Int8Weight) -> None:
+    @overload
+    def quantize(self, x: Activations, weight: Int8Weight) -> None: ...
+
+    @overload
+    def quantize(self, x: Activations, weight: Int8DenseWeight) -> None:
         """
         Take over x as `weight` wants it: round(x / input scale) + zero point, cut to 0 .. 255, halves to the even number.
         """
@@ -116,12 +120,13 @@ class Codes:
 class Int8Weight:
     """A sparse matrix of 8-bit weights, packed for this processor."""
 
-    def __init__(self, row_ptr: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], col: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], values: Annotated[NDArray[numpy.int8], dict(shape=(None,), order='C', device='cpu', writable=False)], scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], *, cols: int, input_scale: float, input_zero_point: int, isa: str | None = None) -> None:
+    def __init__(self, row_ptr: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], col: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], values: Annotated[NDArray[numpy.int8], dict(shape=(None,), order='C', device='cpu', writable=False)], scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], *, cols: int, input_scale: float, input_zero_point: int, fours: str = 'any', isa: str | None = None) -> None:
         """
         Pack compressed sparse rows: weight = values · scale[row]; x = (code - zero point) · input scale.
 
         row_ptr: int64 [rows + 1]; col: int32 [non-zeros], rising within a row; values: int8 [non-zeros];
-        scale: float32 [rows]. ValueError says which rule is broken. `isa` overrides $PRUNEONCE_ISA.
+        scale: float32 [rows]. fours: which weights of a row are computed together, `any`, or those of four
+        `neighbours`, for zeros in blocks. ValueError says which rule is broken. `isa` overrides $PRUNEONCE_ISA.
         """
 
     @property
@@ -144,6 +149,27 @@ class Int8Weight:
     def nbytes(self) -> int:
         """Memory it takes, in bytes."""
 
+class Int8DenseWeight:
+    """A dense matrix of 8-bit weights, packed for this processor."""
+
+    def __init__(self, weight: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], *, input_scale: float, input_zero_point: int, isa: str | None = None) -> None:
+        """
+        weight: int8 [rows, cols]; scale: float32 [rows]. ValueError for scales that mean nothing.
+        """
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def cols(self) -> int: ...
+
+    @property
+    def isa(self) -> str: ...
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes, in bytes."""
+
 @overload
 def multiply(weight: PackedWeight, x: Activations, *, out: Activations, bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, residual: Activations | None = None, nonlinearity: str = 'none') -> None: ...
 
@@ -151,7 +177,10 @@ def multiply(weight: PackedWeight, x: Activations, *, out: Activations, bias: An
 def multiply(weight: DenseWeight, x: Activations, *, out: Activations, bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, residual: Activations | None = None, nonlinearity: str = 'none') -> None: ...
 
 @overload
-def multiply(weight: Int8Weight, x: Codes, *, out: Activations, bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, residual: Activations | None = None, nonlinearity: str = 'none') -> None:
+def multiply(weight: Int8Weight, x: Codes, *, out: Activations, bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, residual: Activations | None = None, nonlinearity: str = 'none') -> None: ...
+
+@overload
+def multiply(weight: Int8DenseWeight, x: Codes, *, out: Activations, bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, residual: Activations | None = None, nonlinearity: str = 'none') -> None:
     """
     out = nonlinearity(weight · x + bias + residual).
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruneonce._native import Activations, Codes, Int8Weight, attention, layer_norm, multiply
-from pruneonce.kernel_choice import Weight
+from pruneonce._native import Activations, Codes, attention, layer_norm, multiply
+from pruneonce.kernel_choice import Int8Weight, Weight
 from pruneonce.packing import Array, DenseTensor, Int8Matrix, Tensor, decode_floats
 
 

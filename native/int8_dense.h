@@ -1,0 +1,45 @@
+// A dense int8 matrix, for layers with too few zeros for sparse code.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "codes.h"
+#include "cpu_isa.h"
+#include "int8_kernel.h"
+#include "int8_scales.h"
+
+namespace pruneonce {
+
+// Blocks of kInt8BlockRows rows, the last one of what remains; each [fours, rows, words]: what the kernel broadcasts lies
+// side by side. Sums are whole numbers, the same as a sparse weight's.
+class Int8DenseWeight {
+ public:
+  // weight: [rows, cols]. Throws std::invalid_argument where the quantisation means nothing.
+  Int8DenseWeight(const std::int8_t* weight, std::size_t rows, std::size_t cols, const Int8Quantization& quantization,
+                  Isa isa);
+
+  std::size_t rows() const { return scales_.rows(); }
+  std::size_t cols() const { return cols_; }
+  Isa isa() const { return isa_; }
+  std::size_t bytes() const { return sizeof(*this) + words_.capacity() * sizeof(std::int32_t) + scales_.bytes(); }
+  CodeOf code() const { return {scales_.inverse_input_scale(), scales_.input_zero_point(), CodeLayout::fours}; }
+  const Int8Scales& scales() const { return scales_; }
+
+  std::size_t fours() const { return divide_up(cols_, 4); }
+  std::size_t blocks() const { return divide_up(rows(), kInt8BlockRows); }
+  const std::int32_t* block(std::size_t index) const {
+    return words_.data() + index * kInt8BlockRows * fours() * words_per_four_;
+  }
+
+ private:
+  Int8Scales scales_;
+  std::size_t cols_;
+  Isa isa_;
+  std::size_t words_per_four_;
+  std::vector<std::int32_t> words_;
+};
+
+}  // namespace pruneonce
