@@ -26,6 +26,12 @@ void for_each_block(const Activations& activations, Move move) {
 
 }  // namespace
 
+Panel panel_of(std::size_t index, std::size_t tokens, Isa isa) {
+  const std::size_t lanes = elementwise_kernel(isa).lanes, first = index * kPanelVectors * lanes;
+  const std::size_t here = std::min(kPanelVectors * lanes, tokens - first), vectors = divide_up(here, lanes);
+  return {nullptr, first, here, vectors, vectors * lanes};
+}
+
 Activations::Activations(std::size_t features, Isa isa)
     : features_(features), isa_(isa), lanes_(elementwise_kernel(isa).lanes) {}
 

@@ -54,6 +54,9 @@ struct Panel {
   std::size_t stride;   // floats per feature
 };
 
+// The shape of panel `index` of `tokens` tokens, without data.
+Panel panel_of(std::size_t index, std::size_t tokens, Isa isa);
+
 // [features, tokens]. All panels are `kPanelVectors` wide but the last, which has as many vectors as it needs. Lanes
 // beyond the last token hold finite numbers that mean nothing.
 class Activations {

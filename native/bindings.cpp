@@ -127,6 +127,33 @@ void multiply(const Weight& weight, const Input& x, Activations& out, const std:
   pruneonce::multiply(weight, x, bias ? bias->data() : nullptr, residual, f, out);
 }
 
+template <class Weight, class Next>
+void multiply_to_codes(const Weight& weight, const pruneonce::Codes& x, pruneonce::Codes& out, const Next& next,
+                       const std::optional<Vector>& bias, const std::string& nonlinearity) {
+  if (x.features() != weight.cols())
+    refuse("multiply_to_codes",
+           "x has " + to_string(x.features()) + " features, the weight expects " + to_string(weight.cols()));
+  if (next.cols() != weight.rows())
+    refuse("multiply_to_codes",
+           "next has " + to_string(next.cols()) + " columns, the weight gives " + to_string(weight.rows()) + " features");
+  if (x.code() != weight.code()) refuse("multiply_to_codes", "x was quantised for another weight");
+  if (x.isa() != weight.isa() || out.isa() != weight.isa() || next.isa() != weight.isa())
+    refuse("multiply_to_codes", "weight, x, out and next are laid out for different instruction sets");
+  if (&out == &x) refuse("multiply_to_codes", "out must not be x");
+  require_length("multiply_to_codes", "bias", bias, weight.rows());
+  const pruneonce::Nonlinearity f = nonlinearity_of(nonlinearity);
+  nb::gil_scoped_release release;
+  pruneonce::multiply_to_codes(weight, x, bias ? bias->data() : nullptr, f, next.code(), out);
+}
+
+template <class Weight, class Next>
+void define_multiply_to_codes(nb::module_& m) {
+  m.def("multiply_to_codes", &multiply_to_codes<Weight, Next>, "weight"_a, "x"_a, nb::kw_only(), "out"_a, "next"_a,
+        "bias"_a.noconvert() = nb::none(), "nonlinearity"_a = "none",
+        "out = nonlinearity(weight · x + bias), quantised as `next` wants its input.\n\n"
+        "The same codes as those of `multiply` and `quantize`, but floats never leave the caches.");
+}
+
 void attention(const Activations& qkv, const Array<const std::int64_t, 1>& starts, std::size_t heads, Activations& out) {
   if (heads == 0 || out.features() % heads != 0 || qkv.features() != 3 * out.features())
     refuse("attention", "qkv has " + to_string(qkv.features()) + " features and out " + to_string(out.features()) +
@@ -278,6 +305,10 @@ NB_MODULE(_native, m) {
         "bias"_a.noconvert() = nb::none(), "residual"_a = nb::none(), "nonlinearity"_a = "none", multiply_doc);
   m.def("multiply", &multiply<pruneonce::Int8DenseWeight, pruneonce::Codes>, "weight"_a, "x"_a, nb::kw_only(), "out"_a,
         "bias"_a.noconvert() = nb::none(), "residual"_a = nb::none(), "nonlinearity"_a = "none", multiply_doc);
+  define_multiply_to_codes<pruneonce::Int8Weight, pruneonce::Int8Weight>(m);
+  define_multiply_to_codes<pruneonce::Int8Weight, pruneonce::Int8DenseWeight>(m);
+  define_multiply_to_codes<pruneonce::Int8DenseWeight, pruneonce::Int8Weight>(m);
+  define_multiply_to_codes<pruneonce::Int8DenseWeight, pruneonce::Int8DenseWeight>(m);
   m.def("attention", &attention, "qkv"_a, nb::kw_only(), "starts"_a.noconvert(), "heads"_a, "out"_a,
         "out = softmax(Kᵀ Q / sqrt(head size)) on V, per sequence and head.\n\n"
         "qkv: [3 · hidden, tokens]; starts: int64 [sequences + 1], first tokens and the end.");

@@ -35,27 +35,41 @@ void relu(float* values, std::size_t count) {
   map(values, count, [](Vec x) { return Vec::max(x, Vec::broadcast(0.0f)); });
 }
 
+// Some vectors of every feature at once: rows are then read in order.
+template <std::size_t vectors>
+void layer_norm_of(float* x, std::size_t features, std::size_t stride, const float* scale, const float* shift, float epsilon) {
+  const Vec share = Vec::broadcast(1.0f / static_cast<float>(features)), zero = Vec::broadcast(0.0f);
+  Vec mean[vectors], factor[vectors];
+  // Two sums each, or every addition would wait for the one before.
+  Vec even[vectors], odd[vectors];
+  const auto add_up = [&](auto term) {
+    for (std::size_t v = 0; v < vectors; ++v) even[v] = odd[v] = zero;
+    std::size_t f = 0;
+    for (; f + 1 < features; f += 2)
+      for (std::size_t v = 0; v < vectors; ++v) {
+        even[v] = term(Vec::load(x + f * stride + v * lanes), even[v], v);
+        odd[v] = term(Vec::load(x + (f + 1) * stride + v * lanes), odd[v], v);
+      }
+    if (f < features)
+      for (std::size_t v = 0; v < vectors; ++v) even[v] = term(Vec::load(x + f * stride + v * lanes), even[v], v);
+  };
+  // The mean first: a sum of squares alone would lose what is small beside it.
+  add_up([](Vec value, Vec sum, std::size_t) { return sum + value; });
+  for (std::size_t v = 0; v < vectors; ++v) mean[v] = (even[v] + odd[v]) * share;
+  add_up([&](Vec value, Vec sum, std::size_t v) { return Vec::multiply_add(value - mean[v], value - mean[v], sum); });
+  for (std::size_t v = 0; v < vectors; ++v)
+    factor[v] = Vec::broadcast(1.0f) / Vec::sqrt((even[v] + odd[v]) * share + Vec::broadcast(epsilon));
+  for (std::size_t f = 0; f < features; ++f, x += stride)
+    for (std::size_t v = 0; v < vectors; ++v) {
+      const Vec normed = (Vec::load(x + v * lanes) - mean[v]) * factor[v];
+      Vec::multiply_add(normed, Vec::broadcast(scale[f]), Vec::broadcast(shift[f])).store(x + v * lanes);
+    }
+}
+
 void layer_norm(float* x, std::size_t features, std::size_t stride, std::size_t vectors, const float* scale,
                 const float* shift, float epsilon) {
-  const Vec share = Vec::broadcast(1.0f / static_cast<float>(features));
-  for (std::size_t v = 0; v < vectors; ++v, x += lanes) {
-    // The mean first: a sum of squares alone would lose what is small beside it.
-    Vec sum[4] = {Vec::broadcast(0.0f), Vec::broadcast(0.0f), Vec::broadcast(0.0f), Vec::broadcast(0.0f)};
-    for (std::size_t f = 0; f < features; ++f) sum[f % 4] = sum[f % 4] + Vec::load(x + f * stride);
-    const Vec mean = (sum[0] + sum[1] + (sum[2] + sum[3])) * share;
-    Vec square[4] = {Vec::broadcast(0.0f), Vec::broadcast(0.0f), Vec::broadcast(0.0f), Vec::broadcast(0.0f)};
-    for (std::size_t f = 0; f < features; ++f) {
-      const Vec deviation = Vec::load(x + f * stride) - mean;
-      square[f % 4] = Vec::multiply_add(deviation, deviation, square[f % 4]);
-    }
-    const Vec variance = (square[0] + square[1] + (square[2] + square[3])) * share;
-    const Vec factor = Vec::broadcast(1.0f) / Vec::sqrt(variance + Vec::broadcast(epsilon));
-    for (std::size_t f = 0; f < features; ++f) {
-      float* const here = x + f * stride;
-      const Vec normed = (Vec::load(here) - mean) * factor;
-      Vec::multiply_add(normed, Vec::broadcast(scale[f]), Vec::broadcast(shift[f])).store(here);
-    }
-  }
+  for (; vectors >= 4; vectors -= 4, x += 4 * lanes) layer_norm_of<4>(x, features, stride, scale, shift, epsilon);
+  for (; vectors > 0; --vectors, x += lanes) layer_norm_of<1>(x, features, stride, scale, shift, epsilon);
 }
 
 void exponentials(float* x, std::size_t rows, std::size_t vectors, float scale, float* sums) {

@@ -4,12 +4,13 @@
 #include <cstdlib>
 
 #include "int8.h"
-#include "parallel.h"
 
 namespace pruneonce {
 namespace {
 
-constexpr std::size_t kBlocksPerTask = 32;  // 192 rows
+constexpr std::size_t kRowUnit = 12;  // the blocks of whole fours
+static_assert(kRowUnit % kInt8BlockRows == 0 && kRowUnit % 4 == 0);
+constexpr std::size_t kRowsPerTask = 192;
 
 }  // namespace
 
@@ -35,26 +36,24 @@ Int8DenseWeight::Int8DenseWeight(const std::int8_t* weight, std::size_t rows, st
       }
 }
 
-void multiply(const Int8DenseWeight& weight, const Codes& x, const float* bias, const Activations* residual,
-              Nonlinearity f, const Activations& y) {
-  const Int8Kernel& kernel = int8_kernel(weight.isa());
-  const std::size_t parts = divide_up(weight.blocks(), kBlocksPerTask);
-  parallel_for(x.panels() * parts, [&](std::size_t task) {
-    const std::size_t index = task % x.panels(), part_index = task / x.panels();
-    const Panel to = y.panel(index);
-    const std::size_t first_row = part(weight.blocks(), parts, part_index) * kInt8BlockRows;
-    const std::size_t end_row = std::min(part(weight.blocks(), parts, part_index + 1) * kInt8BlockRows, weight.rows());
-    for (std::size_t row = first_row; row < end_row; row += kInt8BlockRows) {
-      const std::size_t rows = std::min(kInt8BlockRows, end_row - row);
-      const Int8Scales& scales = weight.scales();
-      kernel.multiply_block[rows - 1][to.vectors - 1](
-          {weight.fours(), weight.block(row / kInt8BlockRows), x.panel(index), scales.start() + row,
-           {scales.factor() + row, bias ? bias + row : nullptr,
-            residual ? residual->panel(index).data + row * to.stride : nullptr},
-           to.data + row * to.stride});
-    }
-    apply(f, weight.isa(), to.data + first_row * to.stride, (end_row - first_row) * to.stride);
-  });
+std::size_t Int8DenseWeight::parts(std::size_t) const { return divide_up(rows(), kRowsPerTask); }
+
+RowRange Int8DenseWeight::rows_of_part(std::size_t index, std::size_t parts) const {
+  const std::size_t units = divide_up(rows(), kRowUnit);
+  return {part(units, parts, index) * kRowUnit, std::min(part(units, parts, index + 1) * kRowUnit, rows())};
+}
+
+void Int8DenseWeight::multiply(const RowRange& range, const std::uint8_t* x, std::size_t vectors, const float* bias,
+                               const float* residual, float* y) const {
+  const Int8Kernel& kernel = int8_kernel(isa_);
+  const std::size_t stride = vectors * kernel.code_bytes / 4;  // floats per row of y
+  for (std::size_t row = range.first; row < range.end; row += kInt8BlockRows) {
+    const std::size_t count = std::min(kInt8BlockRows, range.end - row);
+    kernel.multiply_block[count - 1][vectors - 1](
+        {fours(), words_.data() + row * fours() * words_per_four_, x, scales_.start() + row,
+         {scales_.factor() + row, bias ? bias + row : nullptr, residual ? residual + row * stride : nullptr},
+         y + (row - range.first) * stride});
+  }
 }
 
 }  // namespace pruneonce

@@ -28,13 +28,15 @@ class Int8DenseWeight {
   CodeOf code() const { return {scales_.inverse_input_scale(), scales_.input_zero_point(), CodeLayout::fours}; }
   const Int8Scales& scales() const { return scales_; }
 
-  std::size_t fours() const { return divide_up(cols_, 4); }
-  std::size_t blocks() const { return divide_up(rows(), kInt8BlockRows); }
-  const std::int32_t* block(std::size_t index) const {
-    return words_.data() + index * kInt8BlockRows * fours() * words_per_four_;
-  }
+  // As Int8Weight's.
+  std::size_t parts(std::size_t panels) const;
+  RowRange rows_of_part(std::size_t index, std::size_t parts) const;
+  void multiply(const RowRange& rows, const std::uint8_t* x, std::size_t vectors, const float* bias,
+                const float* residual, float* y) const;
 
  private:
+  std::size_t fours() const { return divide_up(cols_, 4); }
+
   Int8Scales scales_;
   std::size_t cols_;
   Isa isa_;

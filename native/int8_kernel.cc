@@ -7,7 +7,7 @@ namespace pruneonce::PRUNEONCE_ISA_NAMESPACE {
 namespace {
 
 constexpr std::size_t lanes = Vec::lanes;
-constexpr std::size_t kWeightsAhead = 512;  // bytes of values; see spmm_kernel.cc
+constexpr std::size_t kWeightsAhead = 4096;  // bytes of values: what memory takes to answer
 
 inline std::size_t offset_at(std::uint64_t four, std::size_t index) {
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__

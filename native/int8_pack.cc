@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "int8.h"
+#include "spmm.h"
 
 namespace pruneonce {
 namespace {
@@ -144,6 +145,30 @@ Int8Weight::Int8Weight(const Csr& csr, std::span<const std::int8_t> values, cons
   row_order_.insert(row_order_.end(), kRowsAhead, 0);
   offsets_.insert(offsets_.end(), 3, 0);
   values_.resize(values_.size() + 12);
+}
+
+std::size_t Int8Weight::parts(std::size_t panels) const { return row_parts(tile_rows_, tiles_down(), panels); }
+
+RowRange Int8Weight::rows_of_part(std::size_t index, std::size_t parts) const {
+  return {part(tiles_down(), parts, index) * tile_rows_,
+          std::min(part(tiles_down(), parts, index + 1) * tile_rows_, rows())};
+}
+
+void Int8Weight::multiply(const RowRange& range, const std::uint8_t* x, std::size_t vectors, const float* bias,
+                          const float* residual, float* y) const {
+  const Int8Kernel& kernel = int8_kernel(isa_);
+  const bool any = fours_ == Fours::any;
+  const auto multiply_tile = (any ? kernel.multiply_any : kernel.multiply_neighbours)[vectors - 1];
+  const std::size_t stride = vectors * kernel.code_bytes / 4;  // floats per row of y, and bytes per feature in fours
+  const std::size_t tile_bytes = tile_cols_ * (any ? kernel.code_bytes : stride);
+  const std::size_t last = tiles_across() - 1;
+  for (std::size_t across = 0; across <= last; ++across, x += tile_bytes)
+    for (std::size_t row = range.first; row < range.end; row += tile_rows_) {
+      const Int8Finish finish{scales_.factor() + row, bias ? bias + row : nullptr,
+                              residual ? residual + row * stride : nullptr};
+      multiply_tile(tile(row / tile_rows_, across), x, across == 0 ? scales_.start() + row : nullptr,
+                    across == last ? &finish : nullptr, y + (row - range.first) * stride);
+    }
 }
 
 Int8Tile Int8Weight::tile(std::size_t down, std::size_t across) const {

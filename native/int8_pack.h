@@ -45,13 +45,19 @@ class Int8Weight {
   }
   const Int8Scales& scales() const { return scales_; }
 
-  std::size_t tile_rows() const { return tile_rows_; }
-  std::size_t tile_cols() const { return tile_cols_; }  // with neighbours a multiple of four
+  // Into how many parts the rows are cut for as many panels of x, and the rows of one of them: a multiple of four.
+  std::size_t parts(std::size_t panels) const;
+  RowRange rows_of_part(std::size_t index, std::size_t parts) const;
+  // y = factor · (weight · x) + bias + residual for some rows; x: a panel of codes. y: [rows.count(), vectors], bias and
+  // residual (may be null): of all rows.
+  void multiply(const RowRange& rows, const std::uint8_t* x, std::size_t vectors, const float* bias,
+                const float* residual, float* y) const;
+
+ private:
   std::size_t tiles_down() const { return (rows() + tile_rows_ - 1) / tile_rows_; }
   std::size_t tiles_across() const { return std::max<std::size_t>(1, (cols_ + tile_cols_ - 1) / tile_cols_); }
   Int8Tile tile(std::size_t down, std::size_t across) const;
 
- private:
   struct TileStart {
     std::size_t run, row, four;
   };
@@ -60,7 +66,7 @@ class Int8Weight {
   std::size_t cols_;
   std::size_t nonzeros_;
   std::size_t tile_rows_;
-  std::size_t tile_cols_;
+  std::size_t tile_cols_;  // with neighbours a multiple of four
   Isa isa_;
   Fours fours_;
   std::vector<TileStart> starts_;  // [tiles_across, tiles_down] and one past the end

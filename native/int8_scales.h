@@ -8,6 +8,12 @@
 
 namespace pruneonce {
 
+// Some rows of a weight, computed by one task.
+struct RowRange {
+  std::size_t first, end;
+  std::size_t count() const { return end - first; }
+};
+
 // weight = value · scale of its row; x = (code - input_zero_point) · input_scale.
 struct Int8Quantization {
   std::span<const float> scale;  // [rows]

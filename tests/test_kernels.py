@@ -329,41 +329,48 @@ def whole_numbers(generator, rows, cols, density, largest=127):
     return weight.astype(np.int8)
 
 
-def int8_weight(weight, scale, input_scale=0.03, zero_point=120, isa=None):
+INT8_KERNELS = ["any", "neighbours", "dense"]
+SCALES_AND_KERNELS = [(0.5, "any"), (0.25, "any"), (0.5, "neighbours"), (0.5, "dense")]  # the last two read alike
+
+
+def int8_weight(weight, scale, input_scale=0.03, zero_point=120, isa=None, kernel="any"):
+    options = {"input_scale": input_scale, "input_zero_point": zero_point, "isa": isa}
+    if kernel == "dense":
+        return _native.Int8DenseWeight(weight, scale, **options)
     pointers, cols, _ = reference.csr(weight)
-    values = weight[weight != 0]
-    options = {"cols": weight.shape[1], "input_scale": input_scale, "input_zero_point": zero_point, "isa": isa}
-    return _native.Int8Weight(pointers, cols, values, scale, **options)
+    return _native.Int8Weight(pointers, cols, weight[weight != 0], scale, cols=weight.shape[1], fours=kernel, **options)
 
 
-def int8_product(kernel, x, isa, **options):
-    states, space, out = activations(x, isa), _native.Codes(isa=isa), _native.Activations(kernel.rows, isa=isa)
-    space.quantize(states, kernel)
-    _native.multiply(kernel, space, out=out, **options)
+def int8_product(weight, x, isa, **options):
+    states, space, out = activations(x, isa), _native.Codes(isa=isa), _native.Activations(weight.rows, isa=isa)
+    space.quantize(states, weight)
+    _native.multiply(weight, space, out=out, **options)
     return array(out)
 
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("shape", [*SHAPES, (20, 1600)])
 @pytest.mark.parametrize("density", [0.0, 0.1, 1.0])
-def test_int8_sums_are_exact_at_awkward_shapes(isa, shape, density):
+@pytest.mark.parametrize("kernel", INT8_KERNELS)
+def test_int8_sums_are_exact_at_awkward_shapes(isa, shape, density, kernel):
     generator = np.random.default_rng(0)
     weight, scale = whole_numbers(generator, *shape, density), generator.uniform(0.5, 2, shape[0]).astype(np.float32)
     bias = normal(generator, shape[0])
     for tokens in TOKENS:
         zero_point = int(generator.integers(0, 256))
         x, residual = normal(generator, shape[1], tokens) * 3, normal(generator, shape[0], tokens)
-        kernel = int8_weight(weight, scale, 0.25, zero_point, isa)  # scaling by a power of two is exact
+        packed_weight = int8_weight(weight, scale, 0.25, zero_point, isa, kernel)  # scaling by a power of two is exact
         expected = reference.multiply_int8(weight, scale, x, 0.25, zero_point)
-        assert np.array_equal(int8_product(kernel, x, isa), expected)
-        found = int8_product(kernel, x, isa, bias=bias, residual=activations(residual, isa), nonlinearity="relu")
+        assert np.array_equal(int8_product(packed_weight, x, isa), expected)
+        found = int8_product(packed_weight, x, isa, bias=bias, residual=activations(residual, isa), nonlinearity="relu")
         expected = np.maximum(expected + bias[:, None] + residual, 0)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("signs", ["positive", "negative", "either", "alternating"])
-def test_sums_of_two_large_products_do_not_saturate(isa, signs):
+@pytest.mark.parametrize("kernel", INT8_KERNELS)
+def test_sums_of_two_large_products_do_not_saturate(isa, signs, kernel):
     weight = np.full((9, 500), 127, np.int8)
     if signs == "negative":
         weight[:] = -127
@@ -376,20 +383,22 @@ def test_sums_of_two_large_products_do_not_saturate(isa, signs):
         for extreme in -1e9, 1e9:
             x = np.full((500, 40), extreme, np.float32)
             expected = reference.multiply_int8(weight, ones, x, 1, zero_point)
-            assert np.array_equal(int8_product(int8_weight(weight, ones, 1, zero_point, isa), x, isa), expected)
+            found = int8_product(int8_weight(weight, ones, 1, zero_point, isa, kernel), x, isa)
+            assert np.array_equal(found, expected)
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_codes_round_halves_to_even_and_are_cut_at_both_ends(isa):
+@pytest.mark.parametrize("kernel", INT8_KERNELS)
+def test_codes_round_halves_to_even_and_are_cut_at_both_ends(isa, kernel):
     identity = np.eye(1, dtype=np.int8)
     for zero_point in 0, 3, 255:
         x = [0.5, 1.5, 2.5, -0.5, -1.5, 126.5, 1e30, -1e30, np.inf, -np.inf, 0.49999997, 254.5, 255.5, -254.5, -0.0]
         x = np.array([x], np.float32)
-        kernel = int8_weight(identity, np.ones(1, np.float32), 1, zero_point, isa)
+        weight = int8_weight(identity, np.ones(1, np.float32), 1, zero_point, isa, kernel)
         expected = np.rint(x.astype(float)).clip(-zero_point, 255 - zero_point)
-        assert np.array_equal(int8_product(kernel, x, isa), expected)
+        assert np.array_equal(int8_product(weight, x, isa), expected)
     not_a_number = np.array([[np.nan, 1.0]], np.float32)
-    assert int8_product(kernel, not_a_number, isa).tolist() == [[-255.0, 0.0]]
+    assert int8_product(weight, not_a_number, isa).tolist() == [[-255.0, 0.0]]
 
 
 @settings(max_examples=60, deadline=None)
@@ -404,9 +413,63 @@ def test_int8_products_are_the_same_on_every_instruction_set(rows, cols, tokens,
     generator = np.random.default_rng(seed)
     weight, scale = whole_numbers(generator, rows, cols, density), generator.uniform(0.5, 2, rows).astype(np.float32)
     x = normal(generator, cols, tokens) * 4
-    results = [int8_product(int8_weight(weight, scale, isa=isa), x, isa) for isa in ISAS]
+    kinds = [(isa, kernel) for isa in ISAS for kernel in INT8_KERNELS]
+    results = [int8_product(int8_weight(weight, scale, isa=isa, kernel=kernel), x, isa) for isa, kernel in kinds]
     for result in results:
         assert np.array_equal(result, results[0])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kernel", INT8_KERNELS)
+@pytest.mark.parametrize("next_kernel", INT8_KERNELS)
+@pytest.mark.parametrize("rows", [1, 6, 97, 500])
+def test_codes_made_without_floats_are_those_made_of_them(isa, kernel, next_kernel, rows):
+    generator = np.random.default_rng(3)
+    weight, bias = whole_numbers(generator, rows, 70, 0.3), normal(generator, rows)
+    first = int8_weight(weight, generator.uniform(0.01, 0.02, rows).astype(np.float32), isa=isa, kernel=kernel)
+    following = whole_numbers(generator, 20, rows, 0.5)
+    second = int8_weight(following, np.ones(20, np.float32), 0.02, 9, isa, next_kernel)
+    for tokens in TOKENS:
+        x = activations(normal(generator, 70, tokens), isa)
+        codes, between, direct = (_native.Codes(isa=isa) for _ in range(3))
+        floats = _native.Activations(rows, isa=isa)
+        codes.quantize(x, first)
+        _native.multiply(first, codes, out=floats, bias=bias, nonlinearity="gelu")
+        between.quantize(floats, second)
+        _native.multiply_to_codes(first, codes, out=direct, next=second, bias=bias, nonlinearity="gelu")
+        results = []
+        for each in between, direct:
+            out = _native.Activations(20, isa=isa)
+            _native.multiply(second, each, out=out)
+            results.append(array(out))
+        assert np.array_equal(*results)
+
+
+def test_codes_for_another_weight_are_refused():
+    square = np.ones((4, 4), np.int8)
+    weights = [
+        int8_weight(square, np.ones(4, np.float32), scale, kernel=kernel) for scale, kernel in SCALES_AND_KERNELS
+    ]
+    codes, out = _native.Codes(), _native.Activations(4)
+    codes.quantize(activations(np.ones((4, 2)), None), weights[0])
+    for other in weights[1:]:
+        with pytest.raises(ValueError, match="x was quantised for another weight"):
+            _native.multiply(other, codes, out=out)
+        with pytest.raises(ValueError, match="x was quantised for another weight"):
+            _native.multiply_to_codes(other, codes, out=_native.Codes(), next=weights[0])
+    wide = int8_weight(np.ones((4, 5), np.int8), np.ones(4, np.float32))
+    with pytest.raises(ValueError, match="next has 5 columns, the weight gives 4 features"):
+        _native.multiply_to_codes(weights[0], codes, out=_native.Codes(), next=wide)
+    with pytest.raises(ValueError, match="out must not be x"):
+        _native.multiply_to_codes(weights[0], codes, out=codes, next=weights[0])
+
+
+def test_two_large_neighbours_of_one_sign_are_split_only_where_they_would_overflow():
+    for isa in ISAS:
+        small = int8_weight(np.full((5, 8), 64, np.int8), np.ones(5, np.float32), isa=isa, kernel="neighbours")
+        large = int8_weight(np.full((5, 8), 65, np.int8), np.ones(5, np.float32), isa=isa, kernel="neighbours")
+        assert small.stored == 40
+        assert large.stored == (80 if isa in ("avx2", "avx512") else 40)
 
 
 def test_zeros_that_fill_fours_are_few():
@@ -430,12 +493,14 @@ def test_zeros_that_fill_fours_are_few():
         ({"input_scale": np.inf}, "input_scale must be a positive number"),
         ({"zero_point": 256}, "input_zero_point must be 0 to 255"),
         ({"zero_point": -1}, "input_zero_point must be 0 to 255"),
+        ({"weight": np.full((3, 70_000), 127, np.int8)}, "row 0 is so long that its sums could overflow"),
     ],
 )
-def test_quantisation_that_means_nothing_is_refused(change, message):
+@pytest.mark.parametrize("kernel", INT8_KERNELS)
+def test_quantisation_that_means_nothing_is_refused(change, message, kernel):
     arguments = {"weight": np.ones((3, 4), np.int8), "scale": np.ones(3, np.float32)} | change
     with pytest.raises(ValueError, match=message):
-        int8_weight(**arguments)
+        int8_weight(**arguments, kernel=kernel)
 
 
 def test_int8_rows_and_codes_are_checked():
@@ -457,13 +522,14 @@ def test_int8_rows_and_codes_are_checked():
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_int8_results_do_not_depend_on_threads_or_companions(isa):
+@pytest.mark.parametrize("kernel", INT8_KERNELS)
+def test_int8_results_do_not_depend_on_threads_or_companions(isa, kernel):
     generator = np.random.default_rng(2)
     weight, x = whole_numbers(generator, 500, 300, 0.1), normal(generator, 300, 150)
     scale = generator.uniform(0.5, 2, 500).astype(np.float32)
-    expected = int8_product(int8_weight(weight, scale, isa=isa), x, isa)
+    expected = int8_product(int8_weight(weight, scale, isa=isa, kernel=kernel), x, isa)
     for threads in 1, 3, 5:
         _native.set_num_threads(threads)
-        kernel = int8_weight(weight, scale, isa=isa)
-        assert np.array_equal(int8_product(kernel, x, isa), expected)
-        assert np.array_equal(int8_product(kernel, x[:, 64:91], isa), expected[:, 64:91])
+        packed_weight = int8_weight(weight, scale, isa=isa, kernel=kernel)
+        assert np.array_equal(int8_product(packed_weight, x, isa), expected)
+        assert np.array_equal(int8_product(packed_weight, x[:, 64:91], isa), expected[:, 64:91])

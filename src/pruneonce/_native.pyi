@@ -187,6 +187,23 @@ def multiply(weight: Int8DenseWeight, x: Codes, *, out: Activations, bias: Annot
     bias: float32 [rows]; nonlinearity: none, gelu, gelu_tanh or relu. `out` takes x's number of tokens.
     """
 
+@overload
+def multiply_to_codes(weight: Int8Weight, x: Codes, *, out: Codes, next: Int8Weight, bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, nonlinearity: str = 'none') -> None: ...
+
+@overload
+def multiply_to_codes(weight: Int8Weight, x: Codes, *, out: Codes, next: Int8DenseWeight, bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, nonlinearity: str = 'none') -> None: ...
+
+@overload
+def multiply_to_codes(weight: Int8DenseWeight, x: Codes, *, out: Codes, next: Int8Weight, bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, nonlinearity: str = 'none') -> None: ...
+
+@overload
+def multiply_to_codes(weight: Int8DenseWeight, x: Codes, *, out: Codes, next: Int8DenseWeight, bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, nonlinearity: str = 'none') -> None:
+    """
+    out = nonlinearity(weight · x + bias), quantised as `next` wants its input.
+
+    The same codes as those of `multiply` and `quantize`, but floats never leave the caches.
+    """
+
 def attention(qkv: Activations, *, starts: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], heads: int, out: Activations) -> None:
     """
     out = softmax(Kᵀ Q / sqrt(head size)) on V, per sequence and head.

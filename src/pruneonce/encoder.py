@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruneonce._native import Activations, Codes, attention, layer_norm, multiply
+from pruneonce._native import Activations, Codes, attention, layer_norm, multiply, multiply_to_codes
 from pruneonce.kernel_choice import Int8Weight, Weight
 from pruneonce.packing import Array, DenseTensor, Int8Matrix, Tensor, decode_floats
 
@@ -120,10 +120,28 @@ class Encoder:
                     states.take(kept)
             layer.attention_output(space.context, attended, codes, residual=hidden)
             layer.attention_norm(attended)
-            layer.up(attended, space.intermediate, codes, nonlinearity=self.nonlinearity)
-            layer.down(space.intermediate, hidden, codes, residual=attended)
+            self._feed_forward(layer, attended, hidden, space)
             layer.output_norm(hidden)
         return hidden
+
+    def _feed_forward(self, layer: Layer, x: Activations, out: Activations, space: _Workspace) -> None:
+        """out = down(nonlinearity(up(x))) + x; the many floats between two quantised layers are never stored."""
+        up, down = layer.up, layer.down
+        if isinstance(up.weight, Int8Weight) and isinstance(down.weight, Int8Weight):
+            space.codes.quantize(x, up.weight)
+            between = space.intermediate_codes
+            multiply_to_codes(
+                up.weight,
+                space.codes,
+                out=between,
+                next=down.weight,
+                bias=up.bias,
+                nonlinearity=self.nonlinearity,
+            )
+            multiply(down.weight, between, out=out, bias=down.bias, residual=x)
+        else:
+            up(x, space.intermediate, space.codes, nonlinearity=self.nonlinearity)
+            down(space.intermediate, out, space.codes, residual=x)
 
     def _workspace(self) -> _Workspace:
         if not hasattr(self._of_thread, "workspace"):
@@ -142,4 +160,4 @@ class _Workspace:
         self.context = Activations(hidden_size, isa=isa)
         self.attended = Activations(hidden_size, isa=isa)
         self.intermediate = Activations(intermediate_size, isa=isa)
-        self.codes = Codes(isa=isa)
+        self.codes, self.intermediate_codes = Codes(isa=isa), Codes(isa=isa)
