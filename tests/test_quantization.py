@@ -172,7 +172,9 @@ def test_zeros_stay_zeros_through_adamw_and_rounding(model, preset):
         assert not torch.signbit(weight[weight == 0]).any()
         whole = weight.numpy() / found[str(index)].weight_scale[:, None]
         np.testing.assert_allclose(whole, np.rint(whole), atol=1e-4)
-    assert sum(int((model[index].weight == 0).sum()) for index in (0, 2)) == vanished + sum(map(int, map(torch.sum, zeros)))
+    assert sum(int((model[index].weight == 0).sum()) for index in (0, 2)) == vanished + sum(
+        map(int, map(torch.sum, zeros))
+    )
     assert not torch.equal(before, model[0].weight), "what is not zero trains"
     assert [type(layer) for layer in model] == [nn.Linear, nn.GELU, nn.Linear]
     assert not model._forward_pre_hooks
@@ -286,9 +288,9 @@ def test_only_linear_layers_and_layers_that_exist_are_quantised(model):
         quantize_layers(model, ["1"])
     layer = LinearQuantization(np.ones(8, "f4"), np.ones(1, "f4"), np.zeros(1, "u1"))
     with pytest.raises(PruneonceError, match="quantised layer 7 is not in the model"), quantized(model, {"7": layer}):
-        pass
+        pytest.fail("it has three layers")
     with pytest.raises(PruneonceError, match="8 scales do not fit"), quantized(model, {"0": layer, "2": layer}):
-        pass
+        pytest.fail("one of the two fits, both do not")
     assert [type(each) for each in model] == [nn.Linear, nn.GELU, nn.Linear], "a refused file leaves the model plain"
 
 
