@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruneonce.model_folder import mask_digest_of_array
-from pruneonce.pruning.masks import magnitude_mask, mask_digest, nonzero_mask, pack_mask, pruned_count, unpack_mask
+from pruneonce.pruning.masks import (
+    block_magnitude_mask,
+    magnitude_mask,
+    mask_digest,
+    nonzero_mask,
+    pack_mask,
+    pruned_count,
+    unpack_mask,
+)
 
 matrices = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**31)).map(
     lambda args: torch.from_numpy(np.random.default_rng(args[2]).integers(-3, 4, args[:2]).astype(np.float32))
@@ -25,6 +33,34 @@ def test_mask_keeps_the_largest_magnitudes_and_cuts_ties_to_the_exact_count(weig
     mask = magnitude_mask(weight, sparsity)
     assert (~mask).sum() == pruned_count(weight.numel(), sparsity)
     np.testing.assert_array_equal(mask.numpy(), mask_reference(weight.numpy(), sparsity))
+
+
+@given(
+    rows=st.integers(1, 6),
+    blocks=st.integers(1, 6),
+    block=st.sampled_from([1, 2, 4]),
+    seed=st.integers(0, 2**31),
+    sparsity=st.floats(0, 1),
+)
+def test_blocks_stay_or_go_whole_least_sums_first_to_the_exact_count(rows, blocks, block, seed, sparsity):
+    weight = np.random.default_rng(seed).integers(-3, 4, (rows, blocks * block)).astype(np.float32)
+    mask = block_magnitude_mask(torch.from_numpy(weight), sparsity, block).numpy()
+    whole = mask.reshape(rows, blocks, block)
+    assert (whole.all(axis=2) == whole.any(axis=2)).all()
+    sums = np.abs(weight).reshape(rows, blocks, block).sum(axis=2)
+    np.testing.assert_array_equal(whole[:, :, 0], mask_reference(sums, sparsity))
+    assert (~mask).sum() == block * pruned_count(rows * blocks, sparsity)
+
+
+def test_blocks_lie_along_the_inputs_of_one_output():
+    weight = torch.tensor([[9.0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 1, 2, 2, 2, 2]])
+    assert block_magnitude_mask(weight, 0.5).int().tolist() == [[1] * 4 + [0] * 4, [0] * 4 + [1] * 4]
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4,), (2, 2, 4)])
+def test_what_cannot_be_cut_into_blocks_is_refused_with_its_shape(shape):
+    with pytest.raises(ValueError, match=" x ".join(map(str, shape)) + " cannot be cut into blocks of 1 x 4"):
+        block_magnitude_mask(torch.ones(shape), 0.5)
 
 
 def test_mask_is_above_the_kth_smallest_when_there_are_no_ties():

@@ -46,7 +46,7 @@ def small(tiny_bert, tmp_path, monkeypatch):
 def test_report_holds_what_the_folders_say_and_a_second_run_trains_nothing(small, tmp_path):
     out = tmp_path / "runs"
     report = quickstart.run_quickstart(out)
-    dense, onnxruntime, sparse, packed, majority = report.rows
+    dense, onnxruntime, sparse, packed, int8, majority = report.rows
     assert sparse.accuracy == read_provenance(out / "sparse").metrics["accuracy"]
     assert sparse.sparsity == inspect_folder(out / "sparse").prunable.sparsity == pytest.approx(0.9, abs=0.01)
     assert dense.sparsity < 0.01
@@ -55,8 +55,15 @@ def test_report_holds_what_the_folders_say_and_a_second_run_trains_nothing(small
     assert packed.sparsity == sparse.sparsity
     assert packed.file_bytes == (out / "sparse.pruneonce").stat().st_size
     assert 0 < report.largest_difference < 1e-3, "embeddings are rounded, nothing else"
-    case = json.loads((out / "speed.json").read_text())["bench"]["cases"][0]
+    assert int8.accuracy == pytest.approx(read_provenance(out / "int8").metrics["accuracy"], abs=0.05)
+    assert int8.sparsity == inspect_folder(out / "int8").prunable.sparsity >= sparse.sparsity
+    assert int8.file_bytes == (out / "int8.pruneonce").stat().st_size < packed.file_bytes
+    assert 0 < report.largest_difference_int8 < 1e-2, "embeddings are rounded, nothing else"
+    case, int8_case = (
+        json.loads((out / name).read_text())["bench"]["cases"][0] for name in ("speed.json", "speed-int8.json")
+    )
     assert case["max_difference"]["pruneonce"] < 1e-5
+    assert int8.milliseconds == pytest.approx(1e3 * statistics.median(int8_case["seconds"]["pruneonce"]))
     for row, engine in ((dense, "torch"), (onnxruntime, "onnxruntime"), (packed, "pruneonce")):
         assert row.milliseconds == pytest.approx(1e3 * statistics.median(case["seconds"][engine]))
     assert dense.speedup == 1
@@ -73,13 +80,13 @@ def test_report_holds_what_the_folders_say_and_a_second_run_trains_nothing(small
     sparse_recipe.write_text(sparse_recipe.read_text().replace("learning_rate = 3e-4", "learning_rate = 4e-4"))
     quickstart.run_quickstart(out)
     changed = {path.parent.name for path in written if path.stat().st_mtime_ns != written[path]}
-    assert changed == {"sparse"}, "only the step whose recipe changed runs again"
+    assert changed == {"sparse", "int8"}, "only the step whose recipe changed and what follows from it runs again"
 
 
 def test_without_onnx_runtime_its_line_is_left_out(small, tmp_path, monkeypatch):
     monkeypatch.setattr(quickstart, "_installed", lambda *packages: False)
     report = quickstart.run_quickstart(tmp_path / "runs")
-    assert [row.engine for row in report.rows] == ["PyTorch", "PyTorch", "pruneonce", ""]
+    assert [row.engine for row in report.rows] == ["PyTorch", "PyTorch", "pruneonce", "pruneonce", ""]
 
 
 def test_reviews_are_split_by_their_own_text_and_neutral_ones_dropped():

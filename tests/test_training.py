@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining
 
 from pruneonce.data import pretraining, text
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.inspection import inspect_folder
 from pruneonce.provenance import read_provenance
 from pruneonce.recipe import parse_recipe
-from pruneonce.stages import RUNNERS, StageOptions
+from pruneonce.stages import RUNNERS, StageOptions, plan_pruning
 
 STEPS = 12
 # Workers are forked from a clean server that has everything imported: seconds saved, and no thread pool is forked.
@@ -200,6 +200,34 @@ def test_finetuning_keeps_every_zero_and_learns(sparse_bert, tiny_bert, reviews,
     assert torch.equal(before[name] == 0, after[name] == 0)
     assert not torch.equal(before[name], after[name])
     assert not any("teacher" in tensor for tensor in after)
+
+
+def test_blocks_are_pruned_whole_and_locked_through_fine_tuning(tiny_bert, pair_corpus, reviews, tmp_path):
+    values = prune_values(tiny_bert, pair_corpus) | {"pruning": {"pattern": "1x4", "sparsity": 0.8}}
+    run("prune", values, tmp_path / "pruned")
+    run("finetune", finetune_values(tmp_path / "pruned", reviews, epochs=1), tmp_path / "tuned")
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("pruned", "tuned"))
+    matrices = [matrix for matrix in inspect_folder(tmp_path / "tuned").matrices if matrix.prunable]
+    assert len(matrices) == 13
+    for matrix in matrices:
+        blocks = (after[matrix.name] != 0).reshape(-1, 4)
+        assert torch.equal(blocks.all(dim=1), blocks.any(dim=1))
+        assert (~blocks[:, 0]).sum() == int(0.8 * len(blocks))
+        assert torch.equal(before[matrix.name] != 0, after[matrix.name] != 0)
+
+
+def test_a_matrix_that_cannot_be_cut_into_blocks_is_named_before_anything_is_trained(tiny_bert, pair_corpus, tmp_path):
+    config = AutoConfig.from_pretrained(tiny_bert)
+    config.intermediate_size = 62
+    AutoModelForPreTraining.from_config(config).save_pretrained(tmp_path / "odd")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_bert / name, tmp_path / "odd" / name)
+    values = prune_values(tmp_path / "odd", pair_corpus) | {"pruning": {"pattern": "1x4"}}
+    message = r"layer\.0\.output\.dense\.weight of 32 x 62 cannot be cut into blocks of 4.*\"unstructured\""
+    with pytest.raises(UsageError, match=message):
+        run("prune", values, tmp_path / "out")
+    with pytest.raises(UsageError, match=message):
+        plan_pruning(parse_recipe(values, "prune"))
 
 
 def test_finished_stage_is_skipped_and_another_recipe_is_refused(sparse_bert, tiny_bert, pair_corpus):

@@ -487,9 +487,13 @@ def _print_packed_totals(report: PackedInspection) -> None:
         table.add_row(kind, f"{size / 1e6:.2f}", f"{size / report.bytes:.1%}")
     table.add_section()
     table.add_row("file", f"{report.bytes / 1e6:.2f}", "")
-    table.add_row("dense fp32", f"{report.dense_bytes / 1e6:.2f}", f"{report.ratio:.2f} times as large")
+    table.add_row("dense fp32", f"{report.dense_bytes / 1e6:.2f}", "")
     _console().print(table)
     print(f"{report.file}: format {report.format_version}, {report.position_bits:.3f} bits of position per weight")
+    print(
+        f"times smaller than dense fp32: file {report.ratio:.1f}, encoder {report.encoder_ratio:.1f} "
+        f"(its non-zero numbers alone, as papers count: {report.encoder_ratio_of_numbers:.1f})"
+    )
 
 
 def _print_doctor(answer: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from pruneonce.data.pretraining import Corpus
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.language_model import LanguageModel, load_config
 from pruneonce.pruning.pruner import Pruner
-from pruneonce.recipe import Distillation, FinetuneRecipe, PruneRecipe, Recipe, Training
+from pruneonce.recipe import Distillation, FinetuneRecipe, PruneRecipe, QuantizeRecipe, Recipe, Training
 from pruneonce.training import CHECKPOINTS_KEPT, accumulation_for
 
 # Shapes of the published models, by a part of their names: an estimate needs neither the network nor the folder of a
@@ -41,6 +41,7 @@ KNOWN_TRAINING_EXAMPLES = {
     "sst2": 67_349,
     "stsb": 5_749,
 }
+PRUNED = (PruneRecipe, FinetuneRecipe, QuantizeRecipe)  # their models have masks
 UNBUILT_CORPUS_TOKENS = 512  # per example, while there is no corpus to measure
 PROBE_EXAMPLES = 3  # timed beside 1, so that what a pass costs by itself is told apart from its examples
 ADAM_PROBE_SIZE = 4_000_000  # parameters; well beyond any cache
@@ -62,6 +63,8 @@ class Estimate:
 def estimate(recipe: Recipe) -> Estimate:
     """Time a pass of the recipe's model with random weights here, and scale it. Nothing is trained or written."""
     training = recipe.training
+    if training is None:
+        raise UsageError('method "ptq" trains nothing: there is nothing to estimate')
     examples, tokens = _data_size(recipe)
     steps = training.steps or max(1, round((training.epochs or 0) * examples / training.batch_size))
     model = _random_model(recipe)
@@ -97,7 +100,7 @@ class _Probe:
 def _probe(recipe: Recipe, model: LanguageModel, tokens: int, distillation: Distillation | None) -> _Probe:
     model.train()
     share = 0.15 if distillation is None else max(0.15, distillation.kd_tokens)
-    logits = 1 if isinstance(recipe, FinetuneRecipe) else max(1, round(share * tokens))  # per example
+    logits = 1 if isinstance(recipe, (FinetuneRecipe, QuantizeRecipe)) else max(1, round(share * tokens))  # per example
 
     def seconds(examples: int) -> float:
         return min(_time_pass(model, _random_inputs(model, examples, tokens, logits), distillation) for _ in range(2))
@@ -152,7 +155,7 @@ def _random_model(recipe: Recipe) -> LanguageModel:
     nsp = config.model_type == "bert"
     loader = AutoModelForPreTraining if nsp else AutoModelForMaskedLM
     model = LanguageModel(loader.from_config(config), nsp=nsp)
-    if isinstance(recipe, (PruneRecipe, FinetuneRecipe)):
+    if isinstance(recipe, PRUNED):
         Pruner(model.model, [name for name, _ in _prunable(recipe, model)])
     return model
 
@@ -166,7 +169,7 @@ def _config(model: str) -> Any:
 
 
 def _prunable(recipe: Recipe, model: LanguageModel) -> list[tuple[str, nn.Linear]]:
-    if not isinstance(recipe, (PruneRecipe, FinetuneRecipe)):
+    if not isinstance(recipe, PRUNED):
         return []
     linears = {name: module for name, module in model.model.named_modules() if isinstance(module, nn.Linear)}
     return [(name, linears[name]) for name in prunable_linears(linears, model.architecture)]
@@ -174,7 +177,7 @@ def _prunable(recipe: Recipe, model: LanguageModel) -> list[tuple[str, nn.Linear
 
 def _data_size(recipe: Recipe) -> tuple[int, int]:
     """(training examples, tokens per example)."""
-    if not isinstance(recipe, FinetuneRecipe):
+    if not isinstance(recipe, (FinetuneRecipe, QuantizeRecipe)):
         try:
             corpus = Corpus(recipe.corpus, "train")
         except PruneonceError:
@@ -189,7 +192,7 @@ def _data_size(recipe: Recipe) -> tuple[int, int]:
         examples = KNOWN_TRAINING_EXAMPLES.get(task.name, 0)
     if task.train_examples is not None:
         examples = min(examples or task.train_examples, task.train_examples)
-    if not examples and _counts_epochs(recipe.training):
+    if not examples and recipe.training is not None and _counts_epochs(recipe.training):
         raise UsageError(
             f"training.epochs of '{task.name}' cannot be estimated: {task.train or 'no file'} is not there"
         )

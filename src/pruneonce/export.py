@@ -27,7 +27,8 @@ def export_packed(model: str | Path, out: str | Path, *, embeddings: str = "fp16
     """Pack a model folder, its tokenizer and its record into the one file `out` (docs/format.md).
 
     embeddings: type of the embedding matrices, of EMBEDDINGS. values: type of the encoder's matrices, of VALUES.
-    Matrices of a quantised folder are stored as their int8 values. Everything else stays float32. PruneonceError if the zeros are not those that the folder's record promises.
+    Matrices of a quantised folder are stored as their int8 values. Everything else stays float32. PruneonceError if the
+    zeros are not those that the folder's record promises, or the engine cannot compute the folder's quantisation.
     """
     _require_choice("embeddings", embeddings, EMBEDDINGS)
     _require_choice("values", values, VALUES)

@@ -11,11 +11,12 @@ from typing import Any
 from pruneonce.architectures import EMBEDDING_MARK, Architecture, architecture_of, encoder_name, prunable_linears
 from pruneonce.format import FORMAT_VERSION, PackedModel, read_packed
 from pruneonce.model_folder import mask_digest_of_array
-from pruneonce.packing import Int8Matrix, SparseMatrix, Tensor
+from pruneonce.packing import FLOAT_TYPES, INT8, Int8Matrix, SparseMatrix, Tensor
 from pruneonce.positions import ENCODINGS
 
 KINDS = ("encoder values", "encoder positions", "embeddings", "heads", "other", "header")
 FP32_BYTES = 4
+NUMBER_TYPES = FLOAT_TYPES | {INT8.name: INT8}
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class PackedTensor:
 
     name: str
     shape: tuple[int, ...]
-    encoding: str  # dense | int8 | bitmask | delta
+    encoding: str  # dense | int8 | one of positions.ENCODINGS
     type: str  # fp32 | fp16 | bf16 | int8
     kind: str  # which of KINDS its values count as; its positions, if any, are "encoder positions"
     value_bytes: int
@@ -44,6 +45,11 @@ class PackedTensor:
     def sparsity(self) -> float:
         """Share of elements that the file leaves out."""
         return 1 - self.stored / self.size if self.size else 0.0
+
+    @property
+    def number_bytes(self) -> int:
+        """Of the stored values alone: neither positions nor scales."""
+        return self.stored * NUMBER_TYPES[self.type].itemsize
 
     @property
     def position_bits(self) -> float:
@@ -70,9 +76,29 @@ class PackedInspection:
         """How many times smaller than dense float32."""
         return self.dense_bytes / self.bytes
 
+    @property
+    def encoder_ratio(self) -> float:
+        """How many times smaller than dense float32 the encoder's matrices are, positions and scales included."""
+        stored = self.bytes_by_kind["encoder values"] + self.bytes_by_kind["encoder positions"]
+        return self._dense_encoder_bytes / max(1, stored)
+
+    @property
+    def encoder_ratio_of_numbers(self) -> float:
+        """As papers count ("40x"): dense float32 over the non-zero numbers alone, as if placing them cost nothing."""
+        return self._dense_encoder_bytes / max(1, sum(tensor.number_bytes for tensor in self._encoder))
+
+    @property
+    def _encoder(self) -> list[PackedTensor]:
+        return [tensor for tensor in self.tensors if tensor.kind == "encoder values"]
+
+    @property
+    def _dense_encoder_bytes(self) -> int:
+        return FP32_BYTES * sum(tensor.size for tensor in self._encoder)
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        record = asdict(self) | {"ratio": self.ratio}
+        names = ("ratio", "encoder_ratio", "encoder_ratio_of_numbers")
+        record = asdict(self) | {name: getattr(self, name) for name in names}
         for tensor, values in zip(self.tensors, record["tensors"], strict=True):
             values |= {"sparsity": tensor.sparsity, "position_bits": tensor.position_bits}
         return record

@@ -15,18 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 from pruneonce.architectures import Architecture, prunable_linears
 from pruneonce.errors import PruneonceError
 from pruneonce.pruning.pruner import MaskedLinear
-from pruneonce.quantization_file import LinearQuantization
+from pruneonce.quantization_file import LARGEST_SCALE, LinearQuantization
 
 AVERAGING = 0.01  # weight of a new step's minimum and maximum in the moving average, as published
 Preset = Literal["default", "paper"]
-# Layers whose output is quantised as well in the paper's configuration for BERT; the original code matched names, so that
-# DistilBERT, with other names, got another scheme in silence. Here both families have the same roles.
-OUTPUT_QUANTIZED = ("attention.self.query", "attention.self.key", "intermediate.dense", "attention.q_lin")
-OUTPUT_QUANTIZED += ("attention.k_lin", "ffn.lin1")
+# Layers whose output is quantised as well in the paper's configuration for BERT. The original code matched names, so
+# that DistilBERT, with other names, got another scheme in silence; here both families have the same roles.
+OUTPUT_QUANTIZED = (
+    *("attention.self.query", "attention.self.key", "intermediate.dense"),
+    *("attention.q_lin", "attention.k_lin", "ffn.lin1"),
+)
 
 
 def quantizable_linears(names: Iterable[str], architecture: Architecture, preset: Preset) -> list[str]:
@@ -88,11 +91,14 @@ class Observer:
         self._pending: tuple[float, float] | None = None
 
     def see(self, x: Tensor) -> None:
-        """Take note of a forward pass; PruneonceError if anything in it is not finite."""
+        """Take note of a forward pass; PruneonceError if anything in it is NaN, infinite or about to be."""
+        if not x.numel():
+            return
         low, high = (float(value) for value in torch.aminmax(x.detach()))
-        if not (np.isfinite(low) and np.isfinite(high)):
+        if not -LARGEST_SCALE < low <= high < LARGEST_SCALE:
             raise PruneonceError(
-                f"{self.name} is not finite: the model's weights or its input are broken, or the learning rate too high"
+                f"{self.name} reaches from {low:g} to {high:g}: the model's weights are broken, or the learning rate "
+                "is too high"
             )
         if self._pending is not None:
             low, high = min(low, self._pending[0]), max(high, self._pending[1])
@@ -117,9 +123,26 @@ class Observer:
 # ---------------------------------------------------------------------------------------------------------- the layers
 
 
+class Tokens:
+    """Which positions of the current batch are tokens: the engine never computes padding, so no range should see it."""
+
+    def __init__(self) -> None:
+        self.mask: Tensor | None = None  # bool [batch, tokens]; None: all are
+
+    def note(self, model: nn.Module, arguments: Any, keywords: Mapping[str, Any]) -> None:
+        """Before a forward pass of the model."""
+        mask = keywords.get("attention_mask")
+        self.mask = None if mask is None or bool(mask.all()) else mask.bool()
+
+    def of(self, x: Tensor) -> Tensor:
+        """[batch, tokens, features] -> [real tokens, features]; anything else as it is."""
+        return x[self.mask] if self.mask is not None and x.shape[:-1] == self.mask.shape else x
+
+
 class QuantLinear(MaskedLinear):
     """A linear layer, masked or not, that rounds its weight and input. Made by changing a layer's class."""
 
+    tokens: Tokens
     input_observer: Observer
     output_observer: Observer | None
     per_tensor: bool
@@ -131,7 +154,7 @@ class QuantLinear(MaskedLinear):
     def forward(self, input: Tensor) -> Tensor:
         weight = self.masked_weight()
         if self.observing:
-            self.input_observer.see(input)
+            self.input_observer.see(self.tokens.of(input))
         if self.rounding:
             input = fake_quantize(input, *self.input_observer.parameters)
             rounded = whole_weight(weight, scale := self.scale(weight)) * scale[:, None]
@@ -139,7 +162,7 @@ class QuantLinear(MaskedLinear):
         output = functional.linear(input, weight, self.bias)
         if self.output_observer is not None:
             if self.observing:
-                self.output_observer.see(output)
+                self.output_observer.see(self.tokens.of(output))
             if self.rounding:
                 output = fake_quantize(output, *self.output_observer.parameters)
         return output
@@ -160,9 +183,10 @@ class QuantLinear(MaskedLinear):
 
 @dataclass
 class Quantizer:
-    """The quantised layers of a model in training. `bake` ends it: the weights are rounded and the layers plain again."""
+    """The quantised layers of a model in training. `bake` ends it: weights are rounded, the layers plain again."""
 
     layers: dict[str, QuantLinear]
+    hook: RemovableHandle  # tells the layers which positions are padding
     begin_step: int = 0  # optimizer steps before rounding begins; ranges are observed from the first
 
     def update(self, step: int) -> None:
@@ -201,12 +225,14 @@ class Quantizer:
     def bake(self) -> tuple[dict[str, LinearQuantization], int]:
         """Round the weights, undo the classes; returns what was done to each layer, and how many weights became 0.
 
-        Masks shrink by those weights: a zero of the mask stays one.
+        Masks shrink by those weights: a zero of the mask stays one. PruneonceError if a weight is not finite.
         """
         found, vanished = {}, 0
         for name, layer in self.layers.items():
             weight = layer.masked_weight()
             scale = layer.scale(weight)
+            if not bool(weight.isfinite().all() and (scale < LARGEST_SCALE).all()):
+                raise PruneonceError(f"{name}.weight holds what is no finite number, or is about to: it has no scale")
             whole = whole_weight(weight, scale)
             vanished += int(((whole == 0) & (weight != 0)).sum())
             layer.weight.copy_(torch.where(whole != 0, whole * scale[:, None], 0.0))
@@ -214,6 +240,7 @@ class Quantizer:
                 layer.mask &= whole != 0
             found[name] = _quantization_of(layer, scale)
             _plain(layer)
+        self.hook.remove()
         return found, vanished
 
 
@@ -221,14 +248,14 @@ def quantize_layers(
     model: nn.Module, names: Iterable[str], *, preset: Preset = "default", begin_step: int = 0
 ) -> Quantizer:
     """Turn linear layers (plain or masked) into `QuantLinear`s that neither observe nor round yet."""
-    layers = {}
+    layers, tokens = {}, Tokens()
     for name in names:
         layer = model.get_submodule(name)
         if type(layer) not in (nn.Linear, MaskedLinear):
             raise TypeError(f"{name} is a {type(layer).__name__}: only linear layers can be quantised")
         output = preset == "paper" and name.endswith(OUTPUT_QUANTIZED)
-        layers[name] = _quantized(layer, name, output=output, per_tensor=preset == "paper")
-    return Quantizer(layers, begin_step)
+        layers[name] = _quantized(layer, name, tokens, output=output, per_tensor=preset == "paper")
+    return Quantizer(layers, model.register_forward_pre_hook(tokens.note, with_kwargs=True), begin_step)
 
 
 @contextlib.contextmanager
@@ -253,7 +280,8 @@ def quantized(model: nn.Module, layers: Mapping[str, LinearQuantization]) -> Ite
     changed = []
     try:
         for name, quantization in layers.items():
-            changed.append(_quantized(_linear(model, name, quantization), name, output=False, per_tensor=False))
+            layer = _linear(model, name, quantization)
+            changed.append(_quantized(layer, name, Tokens(), output=False, per_tensor=False))
             _fix(changed[-1], quantization)
         yield
     finally:
@@ -281,9 +309,10 @@ def _fix(layer: QuantLinear, quantization: LinearQuantization) -> None:
     layer.rounding = True
 
 
-def _quantized(layer: nn.Module, name: str, *, output: bool, per_tensor: bool) -> QuantLinear:
+def _quantized(layer: nn.Module, name: str, tokens: Tokens, *, output: bool, per_tensor: bool) -> QuantLinear:
     layer.__class__ = QuantLinear
     assert isinstance(layer, QuantLinear)
+    layer.tokens = tokens
     layer.input_observer = Observer(f"the input of {name}")
     layer.output_observer = Observer(f"the output of {name}") if output else None
     layer.per_tensor, layer.largest, layer.fixed_scale = per_tensor, 0.0, None
@@ -292,7 +321,7 @@ def _quantized(layer: nn.Module, name: str, *, output: bool, per_tensor: bool) -
 
 
 def _plain(layer: QuantLinear) -> None:
-    for name in ("input_observer", "output_observer", "per_tensor", "largest", "observing", "rounding", "fixed_scale"):
+    for name in QuantLinear.__annotations__:
         layer.__dict__.pop(name, None)
     layer.__class__ = MaskedLinear if "mask" in layer._buffers else nn.Linear  # type: ignore[assignment]
 

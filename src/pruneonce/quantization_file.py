@@ -1,7 +1,7 @@
 """`quantization.safetensors`: how the linear layers of a model folder are quantised, beside its de-quantised weights.
 
-transformers loads the folder without it, as a float model; whoever reads it knows that every weight is a whole number of
--127 to 127 times the scale of its row, and into which codes of 8 bits the layer's input is rounded.
+transformers loads the folder without it, as a float model; whoever reads it knows that every weight is a whole number
+of -127 to 127 times the scale of its row, and into which codes of 8 bits the layer's input is rounded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class LinearQuantization:
-    """Of one layer: weight = whole number * weight_scale of its row; input = (code - zero point) * scale, code 0..255."""
+    """Of one layer: weight = whole number * scale of its row; input = (code - zero point) * scale, code 0..255."""
 
     weight_scale: Array  # float32 [rows]
     input_scale: Array  # float32 [1]
@@ -52,7 +52,7 @@ class LinearQuantization:
 
 def write_quantization(folder: Path, layers: dict[str, LinearQuantization]) -> None:
     """Write the file into `folder`; keys are names of modules in the checkpoint."""
-    tensors = {}
+    tensors: dict[str, Array] = {}
     for module, layer in layers.items():
         layer.check()
         parts = {name: getattr(layer, name) for name in (*REQUIRED, *OPTIONAL)}
@@ -75,8 +75,8 @@ def read_quantization(folder: str | Path) -> dict[str, LinearQuantization] | Non
             for name in tensors.keys():  # noqa: SIM118 - not a mapping
                 module, _, part = name.rpartition(".")
                 parts.setdefault(module, {})[part] = tensors.get_tensor(name)
-    except SafetensorError as error:
-        raise PruneonceError(f"{file} is not a safetensors file: {error}") from error
+    except (SafetensorError, TypeError, ValueError) as error:  # numpy refuses types that it does not have
+        raise PruneonceError(f"{file} is not a safetensors file of numbers: {error}") from error
     layers = {}
     for module, found in parts.items():
         if not REQUIRED.keys() <= found.keys() or found.keys() - REQUIRED.keys() - OPTIONAL.keys():

@@ -35,6 +35,7 @@ from pruneonce.tasks import get_task
 
 CORPUS_TOKENS = 128  # longest pre-training example; attention is then a small part of the time
 SPARSE = "90 % sparse, pruned once"
+INT8 = "90 % sparse, int8"
 TIMED_TOKENS = 128  # of the one text whose time is in the table
 TIMED_ROUNDS = 15
 
@@ -62,6 +63,7 @@ class Report:
     rows: list[Row]
     held_out_sentences: int
     largest_difference: float  # between the engine's logits and PyTorch's on them; the packed embeddings are float16
+    largest_difference_int8: float  # likewise, PyTorch rounding as the engine does; the packed embeddings are int8
     language_models: dict[str, dict[str, float]]  # teacher and pruned model on held-out text
     seconds: dict[str, float]  # of each step; of a stage, its training and evaluation, whenever it ran
     machine: dict[str, Any]
@@ -105,17 +107,27 @@ def run_quickstart(out: Path) -> Report:
     dense = steps.stage("dense", [f"model={out / 'teacher'}", *reviews])
     sparse = steps.stage("sparse", [f"model={out / 'prune'}", f"distillation.teacher={out / 'dense'}", *reviews])
 
-    packed = out / "sparse.pruneonce"
+    steps.stage("int8", [f"model={out / 'sparse'}", *reviews])
+
+    packed, int8 = out / "sparse.pruneonce", out / "int8.pruneonce"
     steps.time("export", lambda _: export_packed(out / "sparse", packed))
+    steps.time("export int8", lambda _: export_packed(out / "int8", int8, embeddings="int8"))
     data = _recipe("sparse", reviews)[1].task
     metrics, difference = steps.time(
         "parity", lambda advance: score_packed_beside(packed, out / "sparse", data, on_progress=advance)
     )
-    timings = steps.time("speed", lambda advance: _timings(out / "sparse", out / "speed.json", advance))
+    int8_metrics, int8_difference = steps.time(
+        "parity int8", lambda advance: score_packed_beside(int8, out / "int8", data, on_progress=advance)
+    )
+    rivals = ["torch", *(["onnxruntime"] if _installed("onnx", "onnxruntime") else [])]
+    timings = steps.time("speed", lambda advance: _timings(out / "sparse", rivals, out / "speed.json", advance))
+    int8_timings = steps.time(
+        "speed int8", lambda advance: _timings(out / "int8", ["torch"], out / "speed-int8.json", advance)
+    )
 
     majority, held_out = _majority_class(assets)
     file_bytes = [(out / name / WEIGHTS_FILE).stat().st_size for name in ("dense", "sparse")]
-    zeros = [inspect_folder(out / name).prunable.sparsity for name in ("dense", "sparse")]
+    zeros = [inspect_folder(out / name).prunable.sparsity for name in ("dense", "sparse", "int8")]
     onnxruntime = [Row("dense", "ONNX Runtime", None, None, None, *timings["onnxruntime"])] if len(timings) > 2 else []
     report = Report(
         rows=[
@@ -123,10 +135,12 @@ def run_quickstart(out: Path) -> Report:
             *onnxruntime,
             Row(SPARSE, "PyTorch", sparse.metrics["accuracy"], zeros[1], file_bytes[1], None, None),
             Row(SPARSE, "pruneonce", metrics["accuracy"], zeros[1], packed.stat().st_size, *timings["pruneonce"]),
+            Row(INT8, "pruneonce", int8_metrics["accuracy"], zeros[2], int8.stat().st_size, *int8_timings["pruneonce"]),
             Row("majority class", "", majority, None, None, None, None),
         ],
         held_out_sentences=held_out,
         largest_difference=difference,
+        largest_difference_int8=int8_difference,
         language_models={"teacher": teacher.metrics, "pruned": pruned.metrics},
         seconds=seconds,
         machine=asdict(describe_machine(out)),
@@ -144,7 +158,9 @@ def markdown(report: Report) -> str:
         "",
         f"Time: one text of {TIMED_TOKENS} tokens, engines called in turn; PyTorch and ONNX Runtime take as long "
         "for sparse weights as for dense ones. Largest difference of the engine's logits from PyTorch's on the "
-        f"held-out sentences: {report.largest_difference:.1e} (the packed file holds its embeddings as float16).",
+        f"held-out sentences: {report.largest_difference:.1e} (the packed file holds its embeddings as float16); of the "
+        f"int8 model's: {report.largest_difference_int8:.1e} (PyTorch rounds alike, but for the embeddings, which are int8 "
+        "in the file).",
         "",
         "Language models on held-out text:",
         "",
@@ -220,12 +236,11 @@ def _recipe(name: str, overrides: list[str]) -> tuple[str, Any]:
     return stage, load_recipe(path, stage, overrides)
 
 
-def _timings(model: Path, file: Path, on_progress: Advance) -> dict[str, tuple[float, float]]:
+def _timings(model: Path, rivals: list[str], file: Path, on_progress: Advance) -> dict[str, tuple[float, float]]:
     """Engine -> (median milliseconds, speed-up over PyTorch), interleaved; `file` keeps the record for the same model.
 
     What it holds is measured again only for another model or another set of engines.
     """
-    rivals = ["torch", *(["onnxruntime"] if _installed("onnx", "onnxruntime") else [])]
     inputs = {"model": sha256_file(model / WEIGHTS_FILE), "engines": ["pruneonce", *rivals]}
     record = read_json(file) if file.is_file() else {}
     if record.get("inputs") != inputs:

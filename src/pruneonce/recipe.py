@@ -63,6 +63,7 @@ class Pruning:
     """Target and schedule. Steps left out follow the original's proportions of `training.steps`."""
 
     sparsity: float = 0.9  # of every pruned matrix
+    pattern: Literal["unstructured", "1x4"] = "unstructured"  # 1x4: blocks of four neighbouring inputs (ours)
     pooler: bool = True  # prune BERT's pooler as the original does; False: the encoder only
     begin_step: int = 0
     end_step: int | None = None  # last mask update; None: 80 % of the steps
@@ -176,9 +177,12 @@ class QuantizeRecipe:
     source: str = ""
 
     def __post_init__(self) -> None:
-        _positive(self, "calibration_examples")
+        if self.calibration_examples < 1:
+            raise UsageError(f"calibration_examples must be above 0, got {self.calibration_examples}")
         if (self.training is None) != (self.method == "ptq"):
             raise UsageError('method "qat" needs a section [training]; "ptq" trains nothing and has none')
+        if self.method == "ptq" and (self.distillation is not None or self.begin_step):
+            raise UsageError('method "ptq" trains nothing: it has neither [distillation] nor begin_step')
         if self.begin_step < 0:
             raise UsageError(f"begin_step must not be negative, got {self.begin_step}")
 

@@ -33,6 +33,23 @@ def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
     return mask.view(weight.shape)
 
 
+BLOCK = 4  # of the pattern "1x4": what a dot-product instruction for bytes multiplies at once
+
+
+def block_magnitude_mask(weight: Tensor, sparsity: float, block: int = BLOCK) -> Tensor:
+    """Keep the blocks of the largest summed magnitudes; a block is `block` neighbouring columns (inputs) of one row.
+
+    weight: [rows, columns], columns a multiple of `block`. Returns a bool tensor of the same shape in which exactly
+    floor(sparsity x number of blocks) blocks are False, whole; ties as in `magnitude_mask`. ValueError if the columns
+    cannot be cut into blocks, for NaN, or a sparsity outside [0, 1].
+    """
+    if weight.dim() != 2 or weight.shape[1] % block:
+        shape = " x ".join(str(size) for size in weight.shape)
+        raise ValueError(f"a matrix of {shape} cannot be cut into blocks of 1 x {block}")
+    scores = weight.detach().abs().view(weight.shape[0], -1, block).sum(dim=2)
+    return magnitude_mask(scores, sparsity).repeat_interleave(block, dim=1)
+
+
 def pruned_count(size: int, sparsity: float) -> int:
     """Zeros in a matrix of `size` weights at `sparsity`, rounded down.
 

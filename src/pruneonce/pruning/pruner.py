@@ -6,7 +6,8 @@ its gradient is exactly zero, but weight decay and leftover Adam momentum still 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,8 +15,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pruneonce.errors import PruneonceError
-from pruneonce.pruning.masks import magnitude_mask, mask_digest, nonzero_mask, pack_mask, unpack_mask
+from pruneonce.pruning.masks import (
+    block_magnitude_mask,
+    magnitude_mask,
+    mask_digest,
+    nonzero_mask,
+    pack_mask,
+    unpack_mask,
+)
 from pruneonce.pruning.schedules import PruningSchedule
+
+Pattern = Literal["unstructured", "1x4"]
+MASKS: dict[Pattern, Callable[[Tensor, float], Tensor]] = {
+    "unstructured": magnitude_mask,
+    "1x4": block_magnitude_mask,
+}
 
 
 class MaskedLinear(nn.Linear):
@@ -30,12 +44,19 @@ class MaskedLinear(nn.Linear):
 class Pruner:
     """Masks for the named linear layers of `model`.
 
-    With a schedule, `update(step)` recomputes them by magnitude; without one they are locked at construction to the
-    zeros that the weights have. `bake()` ends it: zeros are written into the weights and the layers are plain again.
+    With a schedule, `update(step)` recomputes them by magnitude in a pattern; without one they are locked at
+    construction to the zeros that the weights have. `bake()` ends it: zeros are written into the weights and the layers
+    are plain again.
     """
 
-    def __init__(self, model: nn.Module, names: Iterable[str], schedule: PruningSchedule | None = None) -> None:
-        self.schedule = schedule
+    def __init__(
+        self,
+        model: nn.Module,
+        names: Iterable[str],
+        schedule: PruningSchedule | None = None,
+        pattern: Pattern = "unstructured",
+    ) -> None:
+        self.schedule, self.pattern = schedule, pattern
         self.layers: dict[str, MaskedLinear] = {name: _mask_layer(model.get_submodule(name)) for name in names}
         if schedule is None:
             for layer in self.layers.values():
@@ -45,10 +66,10 @@ class Pruner:
         """Recompute the masks if the schedule asks for it after `step` optimizer steps; True if it did."""
         if self.schedule is None or not self.schedule.updates_masks_at(step):
             return False
-        sparsity = self.schedule.sparsity_at(step)
+        sparsity, mask_of = self.schedule.sparsity_at(step), MASKS[self.pattern]
         for name, layer in self.layers.items():
             try:
-                layer.mask.copy_(magnitude_mask(layer.weight, sparsity))
+                layer.mask.copy_(mask_of(layer.weight, sparsity))
             except ValueError as error:
                 raise PruneonceError(f"{name}.weight at step {step}: {error}. Lower the learning rate.") from error
         return True

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from torch import nn
 
 from pruneonce.architectures import architecture_of, prunable_linears
 from pruneonce.data.pretraining import Corpus
@@ -16,7 +18,7 @@ from pruneonce.language_model import LanguageModel, load_config, load_language_m
 from pruneonce.model_folder import folder_digest
 from pruneonce.objectives import PretrainingObjective
 from pruneonce.provenance import Provenance
-from pruneonce.pruning.masks import pruned_count
+from pruneonce.pruning.masks import BLOCK, pruned_count
 from pruneonce.pruning.pruner import Pruner
 from pruneonce.pruning.schedules import PruningSchedule, linear_factor, rewinding_factor, warmup_steps_from_ratio
 from pruneonce.recipe import PruneRecipe, Pruning, TeacherRecipe, Training
@@ -114,12 +116,29 @@ def plan_pruning(recipe: PruneRecipe) -> list[PlannedMatrix]:
         model = loader.from_config(config)
     names = linear_names(model)
     pruned = set(prunable_linears(names, architecture, pooler=recipe.pruning.pooler))
+    block = _block(model, pruned, recipe.pruning)
     rows = []
     for name in names:
         rows_out, columns = model.get_submodule(name).weight.shape
         target = recipe.pruning.sparsity if name in pruned else 0.0
-        rows.append(PlannedMatrix(name, (rows_out, columns), target, pruned_count(rows_out * columns, target)))
+        zeros = block * pruned_count(rows_out * columns // block, target)
+        rows.append(PlannedMatrix(name, (rows_out, columns), target, zeros))
     return rows
+
+
+def _block(model: nn.Module, names: Iterable[str], pruning: Pruning) -> int:
+    """Neighbouring weights that are pruned together; UsageError names a matrix that cannot be cut into such blocks."""
+    if pruning.pattern == "unstructured":
+        return 1
+    for name in names:
+        weight: Any = model.get_submodule(name).weight
+        rows, columns = weight.shape
+        if columns % BLOCK:
+            raise UsageError(
+                f'pruning.pattern "{pruning.pattern}": {name}.weight of {rows} x {columns} cannot be cut into blocks '
+                f'of {BLOCK} neighbouring inputs: set pruning.pattern = "unstructured"'
+            )
+    return BLOCK
 
 
 def _run_pretraining(stage: str, recipe: TeacherRecipe | PruneRecipe, options: StageOptions) -> Provenance:
@@ -154,7 +173,8 @@ def _run_pretraining(stage: str, recipe: TeacherRecipe | PruneRecipe, options: S
     pruner = None
     if pruning is not None:
         names = prunable_linears(linear_names(model.model), model.architecture, pooler=pruning.pooler)
-        pruner = Pruner(model.model, names, pruning_schedule(pruning, steps))
+        _block(model.model, names, pruning)
+        pruner = Pruner(model.model, names, pruning_schedule(pruning, steps), pruning.pattern)
     run = TrainingRun(
         model=model,
         hub_model=model.model,

@@ -1,0 +1,420 @@
+"""`quantize` on tiny models: both methods, both families, the int8 engine beside torch, killed runs, broken input."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    DistilBertForMaskedLM,
+    DistilBertForSequenceClassification,
+)
+
+from pruneonce import _native
+from pruneonce.engine import load_model
+from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.export import export_packed
+from pruneonce.format import read_packed
+from pruneonce.inspection import inspect_folder
+from pruneonce.packed_inspection import inspect_packed
+from pruneonce.packing import SparseMatrix
+from pruneonce.provenance import read_provenance
+from pruneonce.quantization import quantized
+from pruneonce.quantization_file import FILE_NAME, read_quantization
+from pruneonce.recipe import TaskData, parse_recipe
+from pruneonce.scoring import engine_predict, score_folder, score_packed, score_packed_beside
+from pruneonce.stages import RUNNERS, StageOptions
+from pruneonce.task_data import task_of
+from pruneonce.task_model import load_task_model, torch_predict
+from pruneonce.tokenization import load_tokenizer
+
+ISAS = _native.available_isas()
+# Share of the largest logit by which torch and the engine may differ. Nearly always it is below 1e-6; but where floats
+# differ in the last bit, an activation may round to the neighbouring code, and a logit moves by a part of a step.
+LOGIT_BOUND = 1e-3
+forkserver = multiprocessing.get_context("forkserver")
+forkserver.set_forkserver_preload(["pruneonce.stages"])
+HEADS = {
+    ("bert", "task"): BertForSequenceClassification,
+    ("bert", "pretrained"): BertForPreTraining,
+    ("distilbert", "task"): DistilBertForSequenceClassification,
+    ("distilbert", "pretrained"): DistilBertForMaskedLM,
+}
+
+
+@pytest.fixture(scope="module")
+def reviews(tmp_path_factory):
+    """The label is whether the text says "good"."""
+    rng = np.random.default_rng(1)
+    file = tmp_path_factory.mktemp("reviews") / "reviews.jsonl"
+    with open(file, "w") as stream:
+        for _ in range(120):
+            words = [*rng.choice(["the", "film", "story", "was"], rng.integers(2, 12)), rng.choice(["good", "bad"])]
+            rng.shuffle(words)
+            stream.write(json.dumps({"text": " ".join(words), "label": "yes" if "good" in words else "no"}) + "\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def sparse(tiny_bert, tiny_distilbert, tmp_path_factory):
+    """Folder of a random model, 80 % of its encoder zeros: (family, "task" or "pretrained")."""
+    folders = {}
+
+    def sparse(family, kind):
+        if (family, kind) not in folders:
+            source = tiny_bert if family == "bert" else tiny_distilbert
+            folder = tmp_path_factory.mktemp(f"{family}-{kind}")
+            config = AutoConfig.from_pretrained(source)
+            config.id2label, config.label2id = {0: "no", 1: "yes"}, {"no": 0, "yes": 1}
+            torch.manual_seed(3)
+            model = HEADS[family, kind](config)
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    if parameter.dim() == 2 and (".layer." in name or "pooler" in name):
+                        parameter.mul_((torch.rand_like(parameter) < 0.2) * 8)
+            model.save_pretrained(folder)
+            for name in ("tokenizer.json", "tokenizer_config.json"):
+                shutil.copy(source / name, folder / name)
+            folders[family, kind] = folder
+        return folders[family, kind]
+
+    return sparse
+
+
+def values(model, reviews, method="qat", **changes):
+    training = {"steps": 12, "batch_size": 8, "learning_rate": 1e-3, "checkpoint_steps": 4, "micro_batch_size": 4}
+    return {
+        "model": str(model),
+        "task": {"name": "classification", "train": str(reviews), "validation": str(reviews), "max_tokens": 32},
+        "method": method,
+        "calibration_examples": 20,
+        "lock": "require",
+        **({"training": training} if method == "qat" else {}),
+        **changes,
+    }
+
+
+def run(recipe, out, **options):
+    return RUNNERS["quantize"](parse_recipe(recipe, "quantize"), StageOptions(out, **options))
+
+
+@pytest.fixture(scope="module")
+def quantised(sparse, reviews, tmp_path_factory):
+    """Folder of a quantised model: (family, method)."""
+    folders = {}
+
+    def quantised(family, method):
+        if (family, method) not in folders:
+            folders[family, method] = tmp_path_factory.mktemp(f"{family}-{method}") / "out"
+            run(values(sparse(family, "task"), reviews, method), folders[family, method])
+        return folders[family, method]
+
+    return quantised
+
+
+# ---------------------------------------------------------------------------------------------- what a folder holds
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("method", ["qat", "ptq"])
+def test_every_method_writes_whole_numbers_and_keeps_every_zero(family, method, sparse, quantised):
+    before = load_file(sparse(family, "task") / "model.safetensors")
+    folder = quantised(family, method)
+    after, layers = load_file(folder / "model.safetensors"), read_quantization(folder)
+    assert before.keys() == after.keys()
+    assert len(layers) == (13 if family == "bert" else 12)
+    vanished = 0
+    for name, layer in layers.items():
+        old, new = before[f"{name}.weight"], after[f"{name}.weight"]
+        assert not new[old == 0].any()
+        vanished += int(((new == 0) & (old != 0)).sum())
+        whole = new.numpy() / layer.weight_scale[:, None]
+        np.testing.assert_allclose(whole, np.rint(whole), atol=1e-4)
+        assert np.abs(whole).max() == pytest.approx(127)
+        assert layer.output_scale is None
+    record = read_provenance(folder)
+    assert record.stage == "quantize"
+    assert record.rounded_to_zero == vanished or method == "qat"
+    assert record.steps == (12 if method == "qat" else 0)
+    assert inspect_folder(folder).lock_intact
+    rest = [name for name in after if name.removesuffix(".weight") not in layers]
+    assert all(torch.equal(before[name], after[name]) for name in rest) == (method == "ptq")
+    assert not list(folder.glob("checkpoints"))
+    assert not (folder / "run.json").exists()
+
+
+def test_transformers_loads_a_quantised_folder_as_a_plain_float_model(quantised):
+    code = (
+        "import sys, torch, transformers; f = sys.argv[1]; t = transformers.AutoTokenizer.from_pretrained(f); "
+        "m = transformers.AutoModelForSequenceClassification.from_pretrained(f); "
+        "assert type(m.bert.encoder.layer[0].output.dense) is torch.nn.Linear; "
+        "m(**t('the film was good', return_tensors='pt')); assert 'pruneonce' not in sys.modules"
+    )
+    subprocess.run(
+        [sys.executable, "-W", "error::FutureWarning", "-c", code, str(quantised("bert", "qat"))], check=True
+    )
+
+
+def test_finished_quantisation_is_skipped_and_another_preset_is_refused(sparse, quantised, reviews):
+    folder = quantised("bert", "ptq")
+    written = (folder / FILE_NAME).stat().st_mtime_ns
+    recipe = values(sparse("bert", "task"), reviews, "ptq")
+    run(recipe, folder)
+    assert (folder / FILE_NAME).stat().st_mtime_ns == written
+    with pytest.raises(UsageError, match=r"finished run of other inputs \(recipe.preset is 'default' there"):
+        run(recipe | {"preset": "paper"}, folder)
+
+
+def test_a_quantised_folder_can_be_quantised_again_and_fine_tuned(quantised, reviews, tmp_path):
+    record = run(values(quantised("bert", "ptq"), reviews, "ptq"), tmp_path / "again")
+    first, second = (load_file(f / "model.safetensors") for f in (quantised("bert", "ptq"), tmp_path / "again"))
+    assert record.rounded_to_zero == 0
+    assert all(torch.allclose(first[name], value, rtol=1e-6) for name, value in second.items())
+
+
+# ------------------------------------------------------------------------------------------------- the int8 engine
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("method", ["qat", "ptq"])
+def test_fake_quantised_torch_answers_as_the_int8_engine_on_every_instruction_set(
+    family, method, quantised, reviews, tmp_path
+):
+    folder, file = quantised(family, method), tmp_path / "m.pruneonce"
+    export_packed(folder, file, embeddings="fp32")
+    data = TaskData("classification", validation=str(reviews), labels=("no", "yes"), max_tokens=32)
+    task = task_of(data)
+    model, _ = load_task_model(folder, task, trained=True)
+    features = task.features(task.read(str(reviews)), load_tokenizer(folder), 32)
+    with quantized(model, read_quantization(folder)):
+        expected = np.stack(torch_predict(model, task, pad_id=0)(features))
+    plain = np.stack(torch_predict(model, task, pad_id=0)(features))
+    bound = LOGIT_BOUND * np.abs(expected).max()
+    assert np.abs(plain - expected).max() > 10 * bound, "rounding changes more than may differ between the two"
+    for isa in ISAS:
+        found = np.stack(engine_predict(load_model(file, isa=isa))(features))
+        assert np.abs(found - expected).max() < bound, isa
+        assert np.array_equal(found.argmax(1), expected.argmax(1)), isa
+
+
+def test_scores_of_folder_file_and_record_are_one(quantised, reviews, tmp_path):
+    folder, file = quantised("bert", "qat"), tmp_path / "m.pruneonce"
+    export_packed(folder, file, embeddings="fp32")
+    data = TaskData("classification", validation=str(reviews), max_tokens=32)
+    metrics, difference = score_packed_beside(file, folder, data)
+    assert metrics == score_folder(folder, data) == score_packed(file, data) == read_provenance(folder).metrics
+    assert 0 < difference < 0.1
+
+
+def test_packed_matrices_are_int8_values_with_the_scales_of_the_folder(quantised, tmp_path):
+    folder, file = quantised("bert", "ptq"), tmp_path / "m.pruneonce"
+    export_packed(folder, file, embeddings="int8")
+    packed, weights = read_packed(file), load_file(folder / "model.safetensors")
+    for name, layer in read_quantization(folder).items():
+        matrix = packed.tensors[f"{name}.weight"]
+        assert isinstance(matrix, SparseMatrix)
+        assert (matrix.type.name, matrix.values.dtype) == ("int8", np.int8)
+        np.testing.assert_array_equal(matrix.quantization.scale, layer.weight_scale)
+        np.testing.assert_allclose(matrix.to_dense(), weights[f"{name}.weight"].numpy(), rtol=1e-6)
+    assert inspect_packed(file).lock_intact
+
+
+def test_inspect_says_what_the_encoder_shrank_to_with_and_without_positions(quantised, tmp_path, pruneonce):
+    file = tmp_path / "m.pruneonce"
+    export_packed(quantised("bert", "ptq"), file, embeddings="int8")
+    code, out, _ = pruneonce("inspect", file, "--json")
+    report = json.loads(out)
+    encoder = [tensor for tensor in report["tensors"] if tensor["kind"] == "encoder values"]
+    dense = 4 * sum(int(np.prod(tensor["shape"])) for tensor in encoder)
+    assert code == 0
+    assert report["encoder_ratio_of_numbers"] == pytest.approx(dense / sum(tensor["stored"] for tensor in encoder))
+    stored = sum(tensor["value_bytes"] + tensor["position_bytes"] for tensor in encoder)
+    assert report["encoder_ratio"] == pytest.approx(dense / stored)
+    assert report["ratio"] < report["encoder_ratio"] < report["encoder_ratio_of_numbers"]
+    code, out, _ = pruneonce("inspect", file)
+    assert f"as papers count: {report['encoder_ratio_of_numbers']:.1f}" in out
+
+
+def changed(folder, tmp_path, change):
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    (broken / "pruneonce.json").unlink()
+    change(broken)
+    return broken
+
+
+def test_weights_that_were_trained_after_quantising_are_refused(quantised, tmp_path):
+    def train(folder):
+        weights = load_file(folder / "model.safetensors")
+        weights["bert.encoder.layer.1.output.dense.weight"] *= 1.01
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(PruneonceError, match=r"layer\.1\.output\.dense\.weight: .*quantise it again"):
+        export_packed(changed(quantised("bert", "ptq"), tmp_path, train), tmp_path / "m")
+
+
+def test_a_quantised_layer_that_the_folder_lacks_is_named(quantised, tmp_path):
+    def rename(folder):
+        tensors = load_file(folder / FILE_NAME)
+        renamed = {name.replace("pooler", "cooler"): value for name, value in tensors.items()}
+        save_file(renamed, folder / FILE_NAME, metadata={"format_version": "1"})
+
+    broken = changed(quantised("bert", "ptq"), tmp_path, rename)
+    with pytest.raises(PruneonceError, match=r"bert\.cooler\.dense is quantised, but the folder has no tensor"):
+        export_packed(broken, tmp_path / "m")
+    with pytest.raises(PruneonceError, match=r"bert\.cooler\.dense is not in the model"):
+        score_folder(broken, TaskData("classification", validation=str(tmp_path / "m"), labels=("no", "yes")))
+
+
+# ---------------------------------------------------------------------------------------------- the paper's preset
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_the_papers_preset_is_the_same_scheme_in_both_families_and_not_for_the_engine(
+    family, sparse, reviews, tmp_path
+):
+    recipe = values(sparse(family, "task"), reviews, "ptq", preset="paper")
+    record = run(recipe, tmp_path / "out")
+    layers = read_quantization(tmp_path / "out")
+    assert len(layers) == 14, "all linear layers: DistilBERT's pre_classifier stands for BERT's pooler"
+    assert "classifier" in layers
+    assert sum(layer.output_scale is not None for layer in layers.values()) == 6
+    assert all(len(set(layer.weight_scale)) == 1 for layer in layers.values())
+    data = TaskData("classification", validation=str(reviews), max_tokens=32)
+    assert score_folder(tmp_path / "out", data) == record.metrics
+    with pytest.raises(PruneonceError, match=r"the output of .* is quantised too.*preset = \"default\""):
+        export_packed(tmp_path / "out", tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+# -------------------------------------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_a_sparse_language_model_is_fine_tuned_distilled_locked_and_quantised_in_one_run(
+    family, sparse, reviews, tmp_path
+):
+    model = sparse(family, "pretrained")
+    recipe = values(model, reviews, distillation={"teacher": str(sparse(family, "task"))}, begin_step=2)
+    record = run(recipe, tmp_path / "out")
+    assert record.steps == 12
+    before, after = (load_file(f / "model.safetensors") for f in (model, tmp_path / "out"))
+    names = [name for name in read_quantization(tmp_path / "out") if f"{name}.weight" in before]
+    assert len(names) >= 12
+    for name in names:
+        assert not after[f"{name}.weight"][before[f"{name}.weight"] == 0].any()
+        assert not torch.equal(after[f"{name}.weight"], before[f"{name}.weight"])
+    export_packed(tmp_path / "out", tmp_path / "m", embeddings="fp32")
+    metrics = score_packed(tmp_path / "m", TaskData("classification", validation=str(reviews), max_tokens=32))
+    assert metrics["accuracy"] == pytest.approx(record.metrics["accuracy"], abs=0.02)
+
+
+def run_and_kill(recipe, out, kill_at):
+    """In a worker: run until `kill_at`, then die as by a power cut."""
+    from pruneonce import training
+    from pruneonce.stages import lifecycle
+
+    die = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+    if kill_at == "step 7":
+        original = training.StageTrainer.training_step
+
+        def step(self, *args, **kwargs):
+            return die() if self.state.global_step == 7 else original(self, *args, **kwargs)
+
+        training.StageTrainer.training_step = step
+    else:
+        original = lifecycle.save_model_folder
+        lifecycle.save_model_folder = lambda *args: (original(*args), die())
+    run(recipe, out, keep_checkpoints=True)
+
+
+@pytest.mark.parametrize(("kill_at", "preset"), [("step 7", "default"), ("model saved, record not", "paper")])
+def test_killed_quantisation_ends_bit_for_bit_like_an_uninterrupted_one(kill_at, preset, sparse, reviews, tmp_path):
+    recipe = values(sparse("bert", "task"), reviews, preset=preset)  # dropout on, two accumulated parts
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    run(recipe, straight, keep_checkpoints=True)
+    worker = forkserver.Process(target=run_and_kill, args=(recipe, killed, kill_at))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == -signal.SIGKILL
+    assert not (killed / "pruneonce.json").exists()
+    run(recipe, killed, keep_checkpoints=True)
+    last = "checkpoints/checkpoint-12"
+    for file in ("model.safetensors", FILE_NAME, *(f"{last}/{name}.safetensors" for name in ("model", "quantizer"))):
+        assert (killed / file).read_bytes() == (straight / file).read_bytes(), file
+    logs = [json.loads((folder / "training_log.json").read_text()) for folder in (killed, straight)]
+    assert [entry["loss"] for entry in logs[0]] == [entry["loss"] for entry in logs[1]]
+
+
+# -------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_nothing_to_calibrate_with_is_one_line(sparse, tmp_path):
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    with pytest.raises(PruneonceError, match=r"empty\.jsonl holds no rows"):
+        run(values(sparse("bert", "task"), empty, "ptq"), tmp_path / "out")
+
+
+def test_broken_weights_are_named_and_nothing_is_saved(sparse, reviews, tmp_path):
+    broken = tmp_path / "model"
+    shutil.copytree(sparse("bert", "task"), broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["bert.encoder.layer.0.output.dense.weight"][0, 0] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(PruneonceError, match=r"the input of bert\.encoder\.layer\.1\.attention\.self\.query reaches"):
+        run(values(broken, reviews, "ptq"), tmp_path / "out")
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_a_row_of_zeros_goes_all_the_way_to_the_engine(sparse, reviews, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(sparse("bert", "task"), model)
+    weights = load_file(model / "model.safetensors")
+    weights["bert.encoder.layer.0.output.dense.weight"][5] = 0
+    weights["bert.encoder.layer.1.intermediate.dense.weight"][:] = 0
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    record = run(values(model, reviews, "ptq"), tmp_path / "out")
+    export_packed(tmp_path / "out", tmp_path / "m", embeddings="fp32")
+    data = TaskData("classification", validation=str(reviews), max_tokens=32)
+    assert score_packed(tmp_path / "m", data) == record.metrics
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "ptq", "training": {"steps": 1, "learning_rate": 1e-3}}, '"ptq" trains nothing'),
+        ({"training": False}, r'"qat" needs a section \[training\]'),
+        ({"method": "ptq", "training": False, "distillation": {"teacher": "t"}}, r"neither \[distillation\]"),
+        ({"method": "ptq", "training": False, "begin_step": 3}, "nor begin_step"),
+        ({"begin_step": -1}, "begin_step must not be negative"),
+        ({"calibration_examples": 0}, "calibration_examples must be above 0"),
+        ({"preset": "int4"}, "'default', 'paper'"),
+    ],
+)
+def test_recipes_that_contradict_themselves_are_refused(changes, message):
+    with pytest.raises(UsageError, match=message):
+        parse_recipe(values("m", "r") | changes, "quantize")
+
+
+def test_a_dense_model_needs_permission(tiny_bert, reviews, tmp_path):
+    with pytest.raises(UsageError, match="was not fine-tuned for"):
+        run(values(tiny_bert, reviews, "ptq", lock="auto"), tmp_path / "out")
+
+
+def test_several_processes_are_refused(sparse, reviews, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="runs in one process"):
+        run(values(sparse("bert", "task"), reviews), tmp_path / "out")
