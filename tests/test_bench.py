@@ -11,18 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from transformers import BertForQuestionAnswering, BertForSequenceClassification, DistilBertForSequenceClassification
 
 from pruneonce import _native, cli
 from pruneonce.bench import results
 from pruneonce.bench.cases import Batch, Inputs, mixed_lengths, parse_grid
 from pruneonce.bench.deepsparse_worker import receive, send
+from pruneonce.bench.int8_subject import float_subject, int8_subject, is_int8
 from pruneonce.bench.machine import Machine, best_of
 from pruneonce.bench.measure import interleave, paired_ratio, timed
 from pruneonce.bench.rivals import DeepSparse, Ours, Torch, require, rows
 from pruneonce.bench.run import Options, run_on_folder
-from pruneonce.bench.subject import read_subject
+from pruneonce.bench.subject import make_random, read_subject
 from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.recipe import TaskData
 from pruneonce.tokenization import load_tokenizer
 
 
@@ -163,11 +166,68 @@ def test_a_run_records_every_engine_round_and_case(folders):
     assert (torch.get_num_threads(), _native.num_threads()) == threads, "what runs next must not compute otherwise"
     assert [case["name"] for case in done["cases"]] == ["1x8", "2x4", "16 of 64 to 64", "16x64"]
     for case in done["cases"]:
-        assert {name: len(seconds) for name, seconds in case["seconds"].items()} == {"pruneonce": 2, "torch": 2}
-        assert case["max_difference"]["pruneonce"] < 1e-5
+        rounds = {name: len(seconds) for name, seconds in case["seconds"].items()}
+        assert rounds == {"pruneonce": 2, "pruneonce-int8": 2, "torch": 2}
+        assert case["max_difference"]["pruneonce"] < 1e-5 < case["max_difference"]["pruneonce-int8"] < 0.1
     assert done["machine"]["peak_gflops"] > 0
     assert str(folders["classes"]) not in json.dumps(done)
-    assert "### 16x64" in results.markdown([done])
+    page = results.markdown([done])
+    assert "### 16x64" in page
+    assert "time / pruneonce's | quartiles | time / pruneonce-int8's | quartiles" in page
+
+
+def test_int8_is_left_out_where_it_is_not_wanted(folders):
+    options = Options(against=(), grid="1x8", threads=1, rounds=1, int8=False)
+    done = run_on_folder(folders["classes"], options, lambda *_: None)
+    assert list(done["cases"][0]["seconds"]) == ["pruneonce"]
+    assert "pruneonce-int8" not in results.markdown([done])
+
+
+@pytest.mark.parametrize("name", ["classes", "spans", "distilbert"])
+def test_a_quantised_folder_is_measured_as_it_is_and_its_rivals_get_its_floats(folders, tmp_path, name):
+    """Quantising twice gives the same model, and neither row is that of the other."""
+    subject = read_subject(folders[name])
+    inputs = Inputs(load_tokenizer(folders[name]))
+    quantized = int8_subject(subject, tmp_path / "int8", [inputs.batch("", [20]) for _ in range(3)])
+    assert not is_int8(subject)
+    assert is_int8(quantized)
+    assert int8_subject(quantized, tmp_path / "again", []) is quantized
+    floats = float_subject(quantized, tmp_path / "floats")
+    assert not is_int8(floats)
+    assert float_subject(subject, tmp_path / "unused") is subject
+    batch = inputs.batch("b", [9, 16])
+    outputs = {}
+    for key, each in {"int8": quantized, "floats": floats, "torch": floats}.items():
+        folder = tmp_path / f"work-{key}"
+        folder.mkdir()
+        engine = (
+            Torch(each) if key == "torch" else Ours(each, folder, "pruneonce-int8" if key == "int8" else "pruneonce")
+        )
+        outputs[key] = np.concatenate([row.reshape(-1) for row in rows(engine.prepare(batch)()[1], batch.lengths)])
+    np.testing.assert_allclose(outputs["floats"], outputs["torch"], atol=2e-6)
+    difference = np.abs(outputs["int8"] - outputs["torch"]).max()
+    assert 1e-6 < difference < 0.1
+
+
+def test_every_engine_answers_the_same_task(folders, tmp_path):
+    data = tmp_path / "dev.tsv"
+    data.write_text("sentence\tlabel\n" + "good film\t1\nbad story\t0\nbad bad film\t0\n")
+    options = Options(against=("torch",), grid="1x8", threads=1, rounds=1, task=TaskData("sst2", validation=str(data)))
+    done = run_on_folder(folders["classes"], options, lambda *_: None)
+    assert done["accuracy"].keys() == {"pruneonce", "pruneonce-int8", "torch"}
+    assert done["accuracy"]["pruneonce"] == done["accuracy"]["torch"]
+    assert f"| torch | {done['accuracy']['torch']['accuracy']:.4f} |" in results.markdown([done])
+
+
+def test_random_blocks_are_zeros_in_fours(tmp_path):
+    subject = make_random("minilm", "sequence-classification", 0.9, tmp_path, pattern="1x4")
+    assert "in blocks of 1x4" in subject.name
+    assert abs(subject.sparsity - 0.9) < 1e-3
+    with safe_open(tmp_path / "model.safetensors", framework="np") as tensors:
+        weight = tensors.get_tensor("bert.encoder.layer.0.output.dense.weight")
+    assert set(np.count_nonzero(weight.reshape(len(weight), -1, 4), axis=2).reshape(-1)) == {0, 4}
+    with pytest.raises(UsageError, match="--pattern '2x2' is unknown"):
+        make_random("minilm", "sequence-classification", 0.9, tmp_path, pattern="2x2")
 
 
 def test_a_limit_measured_in_a_bad_moment_is_not_the_limit():
@@ -223,10 +283,17 @@ def test_messages_between_the_processes_survive_and_cut_ones_are_noticed():
 
 
 def test_padding_marks_exactly_the_real_tokens():
-    ids, mask, types = Batch("b", (np.array([7, 8, 9]), np.array([5])), pad_id=3).padded()
+    sequences = np.array([7, 8, 9]), np.array([5])
+    ids, mask, types = Batch("b", sequences, pad_id=3).padded()
     assert ids.tolist() == [[7, 8, 9], [5, 3, 3]]
     assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
     assert not types.any()
+    wide = Batch("b", sequences, 3, (np.array([0, 1, 1]), np.array([1])), padded_tokens=4).padded()
+    assert [each.tolist() for each in wide] == [
+        [[7, 8, 9, 3], [5, 3, 3, 3]],
+        [[1, 1, 1, 0], [1, 0, 0, 0]],
+        [[0, 1, 1, 0], [1, 0, 0, 0]],
+    ]
 
 
 def test_text_is_used_in_order_and_goes_round(tiny_bert, tmp_path):

@@ -335,6 +335,7 @@ def bench(
     ),
     random: Annotated[str, typer.Option(help="No MODEL but bert-base, bert-large, distilbert or minilm.")] = "",
     sparsity: Annotated[float, typer.Option(help="Of --random.")] = 0.9,
+    pattern: Annotated[str, typer.Option(help="Of the zeros of --random; or 1x4.")] = "unstructured",
     head: Annotated[str, typer.Option(help="Of --random, or question-answering.")] = "sequence-classification",
     grid: Annotated[str, typer.Option(help="Batches, SEQUENCESxTOKENS each.")] = "1x32,1x128,16x128,1x384",
     mixed: Annotated[str, typer.Option(help="Mixed lengths too: squad, or a file of token counts.")] = "",
@@ -342,7 +343,10 @@ def bench(
     threads: Annotated[int | None, typer.Option(min=1, help="Of every engine; default one per core.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Timed calls of each engine per batch.")] = 10,
     settle: Annotated[int, typer.Option(min=0, help="Untimed calls before each timed one.")] = 1,
-    int8: Annotated[bool, typer.Option("--int8/--no-int8", help="Dense int8 of the rivals too.")] = True,
+    int8: Annotated[bool, typer.Option("--int8/--no-int8", help="Every engine in 8 bits too.")] = True,
+    task: Annotated[str, typer.Option(help="Score every engine's answers too: squad or a GLUE task.")] = "",
+    data: Annotated[str, typer.Option(help="Examples of --task; default its split on the Hub.")] = "",
+    examples: Annotated[int | None, typer.Option(min=1, help="How many of them; default all.")] = None,
     deepsparse_python: Annotated[Path | None, typer.Option(help="Python that has deepsparse.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Keep the raw timings.")] = None,
     write: Annotated[Path | None, typer.Option(metavar="PAGE", help="Make a Markdown page of records.")] = None,
@@ -358,6 +362,7 @@ def bench(
     if len(paths or []) + bool(random) != 1:
         raise UsageError("one model folder is expected, or --random bert-base")
     from pruneonce.bench.run import Options, run_on_folder, run_on_random
+    from pruneonce.recipe import TaskData
 
     options = Options(
         against=tuple(name.strip() for name in against.split(",") if name.strip()),
@@ -369,10 +374,11 @@ def bench(
         texts=texts,
         int8=int8,
         deepsparse_python=deepsparse_python,
+        task=TaskData(task, validation=data, validation_examples=examples) if task else None,
     )
     with progress_bar("bench") as advance:
         if random:
-            record = run_on_random(random, head, sparsity, options, advance)
+            record = run_on_random(random, head, sparsity, options, advance, pattern=pattern)
         else:
             assert paths
             record = run_on_folder(paths[0], options, advance)
@@ -382,7 +388,7 @@ def bench(
         _console().print(line)
     for table in results.tables(record):
         _console().print(table)
-    for line in results.mixed_lines(record):
+    for line in [*results.accuracy_lines(record), *results.mixed_lines(record)]:
         _console().print(line)
 
 

@@ -29,10 +29,13 @@ def score(
 ) -> dict[str, float]:
     """The task's metrics on its validation data; names carry a suffix where there are several splits (MNLI)."""
     predict = torch_predict(model, task, special_token_ids(tokenizer)["pad"], on_progress)
-    return _score(predict, task, data, tokenizer, seed)
+    return score_predictions(predict, task, data, tokenizer, seed)
 
 
-def _score(predict: Predict, task: Task, data: TaskData, tokenizer: Tokenizer, seed: int) -> dict[str, float]:
+def score_predictions(
+    predict: Predict, task: Task, data: TaskData, tokenizer: Tokenizer, seed: int
+) -> dict[str, float]:
+    """The metrics of whatever `predict` answers to the task's validation data."""
     metrics: dict[str, float] = {}
     for suffix, source in validation_sources(data, task).items():
         examples = sample(task.read(source), data.validation_examples, seed)
@@ -63,7 +66,9 @@ def score_packed(file: str | Path, data: TaskData, on_progress: Advance | None =
     UsageError if the model has no head for the task, or one with other labels.
     """
     model, task, data = _packed_task(file, data)
-    return _score(engine_predict(model, on_progress), task, data, tokenizer_from_text(model.tokenizer), seed=42)
+    return score_predictions(
+        engine_predict(model, on_progress), task, data, tokenizer_from_text(model.tokenizer), seed=42
+    )
 
 
 def score_packed_beside(
@@ -83,7 +88,7 @@ def score_packed_beside(
         return logits
 
     with quantized(reference, read_quantization(folder) or {}):
-        return _score(predict, task, data, tokenizer, seed=42), max(differences)
+        return score_predictions(predict, task, data, tokenizer, seed=42), max(differences)
 
 
 def _packed_task(file: str | Path, data: TaskData) -> tuple[Model, Task, TaskData]:

@@ -26,6 +26,8 @@ class Batch:
     name: str
     sequences: tuple[Array, ...]  # int64 [tokens] each
     pad_id: int = 0
+    types: tuple[Array, ...] | None = None  # token types like sequences; None: all 0
+    padded_tokens: int = 0  # what rivals pad to, where it is more than the longest
 
     @property
     def lengths(self) -> list[int]:
@@ -33,16 +35,19 @@ class Batch:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(sequences, tokens of the longest)."""
-        return len(self.sequences), max(self.lengths)
+        """(sequences, tokens of each when padded)."""
+        return len(self.sequences), max(*self.lengths, self.padded_tokens)
 
     def padded(self) -> tuple[Array, Array, Array]:
         """(token ids, attention mask, token types), int64 [sequences, tokens]."""
         ids, mask = np.full(self.shape, self.pad_id, np.int64), np.zeros(self.shape, np.int64)
+        types = np.zeros(self.shape, np.int64)
         for row, sequence in enumerate(self.sequences):
             ids[row, : len(sequence)] = sequence
             mask[row, : len(sequence)] = 1
-        return ids, mask, np.zeros(self.shape, np.int64)
+            if self.types is not None:
+                types[row, : len(sequence)] = self.types[row]
+        return ids, mask, types
 
 
 class Inputs:

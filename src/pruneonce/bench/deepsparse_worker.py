@@ -1,8 +1,8 @@
 """DeepSparse in its own Python: runs as a script there, which has neither pruneonce nor its dependencies.
 
 Messages are a length (u32, little-endian), JSON, then the raw arrays that the JSON's `arrays` describes. Requests:
-{"load": onnx file, "batch": sequences, "cores": n} with the inputs, and {"run": true}; the answer to the latter holds
-`seconds` and the output.
+{"load": onnx file, "batch": sequences, "cores": n}, then {"inputs": true} with the arrays, and {"run": true}, whose
+answer holds `seconds` and the output.
 """
 
 from __future__ import annotations
@@ -64,8 +64,11 @@ def main() -> None:
         except EOFError:
             return
         if "load" in request:
-            engine, inputs = None, arrays
+            engine = None
             engine = deepsparse.Engine(request["load"], batch_size=request["batch"], num_cores=request["cores"])
+            send(answers, {"ready": True})
+        elif "inputs" in request:
+            inputs = arrays
             send(answers, {"ready": True})
         else:
             begun = time.perf_counter()

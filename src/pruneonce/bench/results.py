@@ -13,25 +13,16 @@ from pruneonce.bench.measure import paired_ratio
 from pruneonce.errors import UsageError
 from pruneonce.files import read_json, write_text
 
-BASELINE = "pruneonce"
-COLUMNS = (
-    "engine",
-    "min ms",
-    "median ms",
-    f"time / {BASELINE}'s",
-    "quartiles",
-    "tokens/s",
-    "useful GFLOP/s",
-    "share of peak",
-    "difference",
-)
+BASELINE, INT8_BASELINE = "pruneonce", "pruneonce-int8"
 HEADER = """# Results
 Written by `pruneonce bench --write`; do not edit.
 
 Every engine got the same inputs on the same threads in one run, called in turn (A B C A B C …). Ratios are those of
-calls of one round, as quartiles: above 1 the engine is slower than ours. Rivals pad a batch to its longest sequence;
-tokens are real ones. Useful work is two operations per non-zero weight and token, and attention; the peak is that of
-multiply-adds on registers. The difference is the largest one between an engine's outputs and PyTorch's.
+calls of one round, median and quartiles: above 1 the engine is slower than ours. Rivals pad a batch to its longest
+sequence; tokens are real ones. Useful work is two operations per non-zero weight and token, and attention; the peak is
+that of fp32 multiply-adds on registers, which 8-bit instructions exceed. The difference is the largest one between an
+engine's outputs and PyTorch's in fp32. Engines called int8 compute with 8-bit weights and activations: pruneonce and
+DeepSparse skip the zeros, the others are dense.
 """
 
 
@@ -43,21 +34,30 @@ def load(file: Path) -> dict[str, Any]:
     return record
 
 
+def columns(record: dict[str, Any]) -> tuple[str, ...]:
+    """Headings of `cells`."""
+    ratios = (column for baseline in _baselines(record) for column in (f"time / {baseline}'s", "quartiles"))
+    return "engine", "min ms", "median ms", *ratios, "tokens/s", "useful GFLOP/s", "share of peak", "difference"
+
+
 def cells(record: dict[str, Any], case: dict[str, Any]) -> list[tuple[str, ...]]:
-    """One row per engine, as in COLUMNS."""
-    tokens, baseline = sum(case["lengths"]), case["seconds"][BASELINE]
+    """One row per engine, as in `columns`."""
+    tokens = sum(case["lengths"])
     found: list[tuple[str, ...]] = []
     for name, seconds in case["seconds"].items():
         median = statistics.median(seconds)
         rate = case["useful_flops"] / median / 1e9
-        ratio = paired_ratio(seconds, baseline)
+        ratios: list[str] = []
+        for baseline in _baselines(record):
+            ratio = paired_ratio(seconds, case["seconds"][baseline])
+            quartiles = f"{ratio.lower:.2f} to {ratio.upper:.2f}"
+            ratios += ["", ""] if name == baseline else [f"{ratio.median:.2f}", quartiles]
         found.append(
             (
                 name,
                 f"{min(seconds) * 1e3:.2f}",
                 f"{median * 1e3:.2f}",
-                "" if name == BASELINE else f"{ratio.median:.2f}",
-                "" if name == BASELINE else f"{ratio.lower:.2f} to {ratio.upper:.2f}",
+                *ratios,
                 f"{tokens / median:,.0f}",
                 f"{rate:.1f}",
                 f"{rate / record['machine']['peak_gflops']:.0%}",
@@ -65,6 +65,24 @@ def cells(record: dict[str, Any], case: dict[str, Any]) -> list[tuple[str, ...]]
             )
         )
     return found
+
+
+def _baselines(record: dict[str, Any]) -> list[str]:
+    """Our own engines, which all others are compared with."""
+    return [name for name in (BASELINE, INT8_BASELINE) if name in record["cases"][0]["seconds"]]
+
+
+def accuracy_lines(record: dict[str, Any]) -> list[str]:
+    """Markdown table of every engine's metrics on the record's task; empty if it has none."""
+    scores = record.get("accuracy") or {}
+    if not scores:
+        return []
+    names = list(next(iter(scores.values())))
+    lines = ["| engine | " + " | ".join(names) + " |", "|---" + "|---:" * len(names) + "|"]
+    return lines + [
+        f"| {engine} | " + " | ".join(f"{values[name]:.4f}" for name in names) + " |"
+        for engine, values in scores.items()
+    ]
 
 
 def limits(record: dict[str, Any], case: dict[str, Any]) -> str:
@@ -83,6 +101,7 @@ def summary(record: dict[str, Any]) -> list[str]:
     machine, model = record["machine"], record["model"]
     versions = ", ".join(f"{name} {version}" for name, version in record["engines"].items())
     others = ", ".join(f"{name} {record['versions'][name]}" for name in ("python", "numpy", "transformers"))
+    files = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in record.get("file_bytes", {}).items())
     return [
         f"{model['name']}: {model['prunable']:,} prunable weights, {model['sparsity']:.2%} zeros",
         f"{machine['processor']}, {' '.join(machine['isa'])}, {machine['cores']} cores, "
@@ -91,6 +110,7 @@ def summary(record: dict[str, Any]) -> list[str]:
         f"{record['date']}, load average {machine['load_average']:.2f} before, {record['rounds']} rounds, "
         f"{record['settle']} untimed calls before each timed one, {record['inputs']}",
         f"{versions}; {others}",
+        *([f"packed file: {files}"] if files else []),
     ]
 
 
@@ -114,7 +134,7 @@ def tables(record: dict[str, Any]) -> Iterable[Table]:
     """One table per case, for the terminal."""
     for case in record["cases"]:
         table = Table(title=case["name"], caption=limits(record, case))
-        for column in COLUMNS:
+        for column in columns(record):
             table.add_column(column, justify="left" if column == "engine" else "right")
         for row in cells(record, case):
             table.add_row(*row)
@@ -128,9 +148,12 @@ def markdown(records: Sequence[dict[str, Any]]) -> str:
         title, *rest = summary(record)
         parts.append(f"## {title}\n" + "\n".join(f"- {line}" for line in rest) + "\n")
         for case in record["cases"]:
-            lines = ["| " + " | ".join(COLUMNS) + " |", "|---" + "|---:" * (len(COLUMNS) - 1) + "|"]
+            heads = columns(record)
+            lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + "|"]
             lines += ["| " + " | ".join(row) + " |" for row in cells(record, case)]
             parts.append(f"### {case['name']}\n" + "\n".join(lines) + f"\n\n{limits(record, case)}\n")
+        if accuracy := accuracy_lines(record):
+            parts.append(f"### Answers to {record['task']}\n" + "\n".join(accuracy) + "\n")
         if mixed := mixed_lines(record):
             parts.append("### Mixed lengths\n" + "\n".join(f"- {line}" for line in mixed) + "\n")
     return "\n".join(parts)

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pruneonce import __version__, _native
-from pruneonce.bench.cases import Batch, Inputs
+from pruneonce.bench.cases import Batch
 from pruneonce.bench.deepsparse_worker import receive, send
 from pruneonce.bench.measure import Call, timed
 from pruneonce.bench.subject import Subject
@@ -27,17 +27,16 @@ from pruneonce.doctor import instruction_sets
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.export import export_packed
 from pruneonce.packing import Array
-from pruneonce.tokenization import load_tokenizer
 
-OURS = "pruneonce"
+OURS, OURS_INT8 = "pruneonce", "pruneonce-int8"
 # What --against may name -> the Python packages it needs.
 PACKAGES: dict[str, tuple[str, ...]] = {
     "torch": (),
     "onnxruntime": ("onnx", "onnxruntime"),
     "openvino": ("onnx", "openvino", "nncf"),
-    "deepsparse": ("onnx",),
+    "deepsparse": ("onnx", "onnxruntime"),
 }
-CALIBRATION = (8, 128)  # samples, tokens each, for OpenVINO's int8
+CALIBRATION = (8, 128)  # samples, tokens each, for every int8 that is quantised here
 DEEPSPARSE_HELP = (
     "it needs a Python of its own, 3.8 to 3.11: `python3.11 -m venv DIR`, `DIR/bin/pip install deepsparse==1.8.0 "
     "'numpy<2' 'setuptools<81'`, then --deepsparse-python DIR/bin/python"
@@ -87,20 +86,20 @@ def own_threads(threads: int) -> Iterator[None]:
 
 
 class Ours:
-    """The packed file in our engine."""
+    """The packed file in our engine: the model folder as it is, in floats or quantised."""
 
-    name = OURS
-
-    def __init__(self, subject: Subject, work: Path) -> None:
+    def __init__(self, subject: Subject, work: Path, name: str = OURS) -> None:
         from pruneonce.engine import load_model
 
-        file = work / "model.pruneonce"
-        export_packed(subject.folder, file, embeddings="fp32")
+        self.name = name
+        file = work / f"{name}.pruneonce"
+        export_packed(subject.folder, file, embeddings="int8" if name == OURS_INT8 else "fp32")
+        self.file_bytes = file.stat().st_size
         self._model = load_model(file)
         self.version = f"{__version__} ({self._model.isa})"
 
     def prepare(self, batch: Batch) -> Call:
-        return timed(lambda: self._model(batch.sequences))
+        return timed(lambda: self._model(batch.sequences, batch.types))
 
 
 class Torch:
@@ -160,6 +159,7 @@ class OpenVino:
         self._model = self._core.read_model(str(onnx_file))
         if calibration:
             self._model = _nncf_int8(self._model, calibration)
+        self._compiled: tuple[tuple[int, int], Any] | None = None  # the last shape, and the request for it
         self._settings = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
@@ -170,8 +170,11 @@ class OpenVino:
     def prepare(self, batch: Batch) -> Call:
         names = [each.any_name for each in self._model.inputs]
         feed = dict(zip(names, batch.padded(), strict=False))
-        self._model.reshape({name: list(batch.shape) for name in names})
-        request = self._core.compile_model(self._model, "CPU", self._settings).create_infer_request()
+        if self._compiled is None or self._compiled[0] != batch.shape:
+            self._model.reshape({name: list(batch.shape) for name in names})
+            compiled = self._core.compile_model(self._model, "CPU", self._settings)
+            self._compiled = batch.shape, compiled.create_infer_request()
+        request = self._compiled[1]
 
         def run() -> Array:
             request.infer(feed, share_inputs=True)
@@ -183,14 +186,17 @@ class OpenVino:
 class DeepSparse:
     """DeepSparse, which uses the zeros too. Abandoned and held to old packages, so in a Python of its own.
 
-    It times its calls itself: the pipe between us is not its fault.
+    It times its calls itself: the pipe between us is not its fault. With `calibration` in 8 bits, by ONNX Runtime's
+    static quantisation in the form that it is fast at (operators instead of pairs of quantise and de-quantise).
     """
 
-    name = "deepsparse"
-
-    def __init__(self, subject: Subject, work: Path, threads: int, python: Path) -> None:
-        self._subject, self._work, self._threads = subject, work, threads
-        self._log = work / "deepsparse.log"
+    def __init__(
+        self, subject: Subject, work: Path, threads: int, python: Path, *, calibration: list[Batch] | None = None
+    ) -> None:
+        self.name = "deepsparse-int8" if calibration else "deepsparse"
+        self._subject, self._work, self._threads, self._calibration = subject, work, threads, calibration
+        self._log = work / f"{self.name}.log"
+        self._loaded: tuple[tuple[int, int], tuple[str, ...]] | None = None  # shape, names of inputs
         worker = Path(__file__).with_name("deepsparse_worker.py")
         with open(self._log, "wb") as log:
             self._process = subprocess.Popen(
@@ -200,18 +206,27 @@ class DeepSparse:
         self.version = str(self._answer()[0]["version"])
 
     def prepare(self, batch: Batch) -> Call:
-        from pruneonce.bench.onnx_files import export_onnx
-
-        file = self._work / "deepsparse.onnx"  # it writes into its input, so it never gets a file of someone else
-        inputs = export_onnx(self._subject, file, batch.shape)
-        message = {"load": str(file), "batch": batch.shape[0], "cores": self._threads}
-        self._ask(message, batch.padded()[: len(inputs)])
+        if self._loaded is None or self._loaded[0] != batch.shape:
+            self._loaded = batch.shape, self._load(batch.shape)
+        self._ask({"inputs": True}, batch.padded()[: len(self._loaded[1])])
 
         def call() -> tuple[float, Array]:
             message, arrays = self._ask({"run": True})
             return float(message["seconds"]), arrays[0]
 
         return call
+
+    def _load(self, shape: tuple[int, int]) -> tuple[str, ...]:
+        from pruneonce.bench.onnx_files import export_onnx
+
+        file = self._work / f"{self.name}.onnx"  # it writes into its input, so it never gets a file of someone else
+        inputs = export_onnx(self._subject, file, shape)
+        if self._calibration is not None:
+            from pruneonce.bench.onnx_files import quantize_onnx
+
+            file = quantize_onnx(file, inputs, self._calibration, shape)
+        self._ask({"load": str(file), "batch": shape[0], "cores": self._threads})
+        return inputs
 
     def close(self) -> None:
         """End the process."""
@@ -248,9 +263,18 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def make_rivals(
-    against: list[str], subject: Subject, work: Path, threads: int, *, int8: bool, deepsparse_python: Path | None
+    against: list[str],
+    subject: Subject,
+    work: Path,
+    threads: int,
+    *,
+    calibration: list[Batch] | None,
+    deepsparse_python: Path | None,
 ) -> list[Engine]:
-    """The engines that --against names, fp32 and int8, torch left out (it is always there, as the reference)."""
+    """The engines that --against names, torch left out (it is always there, as the reference).
+
+    calibration: texts that set the ranges of the int8 ones; None leaves these out.
+    """
     engines: list[Engine] = []
     if {"onnxruntime", "openvino"} & set(against):
         from pruneonce.bench.onnx_files import export_onnx
@@ -258,19 +282,18 @@ def make_rivals(
         onnx_file = work / "model.onnx"
         export_onnx(subject, onnx_file)
     if "onnxruntime" in against:
-        engines += [OnnxRuntime(onnx_file, threads, int8=kind) for kind in ((False, True) if int8 else (False,))]
+        engines.append(OnnxRuntime(onnx_file, threads))
+        if calibration:
+            engines.append(OnnxRuntime(onnx_file, threads, int8=True))
     if "openvino" in against:
         engines.append(OpenVino(onnx_file, threads))
-        if int8:
-            inputs = Inputs(load_tokenizer(subject.folder), seed=1)
-            samples, tokens = CALIBRATION
-            lengths = [min(tokens, subject.max_tokens)]
-            engines.append(
-                OpenVino(onnx_file, threads, calibration=[inputs.batch("", lengths) for _ in range(samples)])
-            )
+        if calibration:
+            engines.append(OpenVino(onnx_file, threads, calibration=calibration))
     if "deepsparse" in against:
         assert deepsparse_python is not None
         engines.append(DeepSparse(subject, work, threads, deepsparse_python))
+        if calibration:
+            engines.append(DeepSparse(subject, work, threads, deepsparse_python, calibration=calibration))
     return engines
 
 

@@ -13,14 +13,27 @@ from typing import Any
 import numpy as np
 
 from pruneonce.bench import machine
+from pruneonce.bench.accuracy import score_engines
 from pruneonce.bench.cases import Batch, Inputs, mixed_lengths, parse_grid
+from pruneonce.bench.int8_subject import float_subject, int8_subject
 from pruneonce.bench.measure import interleave
-from pruneonce.bench.rivals import Engine, Ours, Torch, make_rivals, own_threads, require, rows
+from pruneonce.bench.rivals import (
+    CALIBRATION,
+    OURS_INT8,
+    Engine,
+    Ours,
+    Torch,
+    make_rivals,
+    own_threads,
+    require,
+    rows,
+)
 from pruneonce.bench.subject import Subject, make_random, read_subject
 from pruneonce.errors import UsageError
 from pruneonce.packing import Array
 from pruneonce.progress import Advance
 from pruneonce.provenance import library_versions
+from pruneonce.recipe import TaskData
 from pruneonce.tokenization import load_tokenizer
 
 FORMAT = 1
@@ -37,8 +50,9 @@ class Options:
     settle: int = 1  # untimed calls of an engine before each timed one
     mixed: str = ""  # "squad", a file of lengths, or none
     texts: Path | None = None
-    int8: bool = True  # measure the dense int8 engines too
+    int8: bool = True  # measure every engine in 8 bits too
     deepsparse_python: Path | None = None
+    task: TaskData | None = None  # score every engine's answers to it too
 
 
 def run_on_folder(folder: Path, options: Options, on_progress: Advance) -> dict[str, Any]:
@@ -46,9 +60,11 @@ def run_on_folder(folder: Path, options: Options, on_progress: Advance) -> dict[
     return _run(lambda work: read_subject(folder), options, on_progress)
 
 
-def run_on_random(shape: str, head: str, sparsity: float, options: Options, on_progress: Advance) -> dict[str, Any]:
+def run_on_random(
+    shape: str, head: str, sparsity: float, options: Options, on_progress: Advance, *, pattern: str = "unstructured"
+) -> dict[str, Any]:
     """Benchmark a known shape with random weights."""
-    return _run(lambda work: make_random(shape, head, sparsity, work / "random"), options, on_progress)
+    return _run(lambda work: make_random(shape, head, sparsity, work / "random", pattern=pattern), options, on_progress)
 
 
 def _run(make_subject: Callable[[Path], Subject], options: Options, on_progress: Advance) -> dict[str, Any]:
@@ -66,7 +82,11 @@ def _run(make_subject: Callable[[Path], Subject], options: Options, on_progress:
         subject = make_subject(work)
         batches = _batches(subject, options)
         on_progress(0, len(batches), "engines")
-        ours = Ours(subject, work)
+        calibration = _calibration(subject, options) if options.int8 else None
+        given, subject = subject, float_subject(subject, work / "float")
+        ours = [Ours(subject, work)]
+        if calibration:
+            ours.append(Ours(int8_subject(given, work / "int8", calibration), work, OURS_INT8))
         here = machine.describe(options.threads)
         torch = Torch(subject)
         rivals = make_rivals(
@@ -74,15 +94,19 @@ def _run(make_subject: Callable[[Path], Subject], options: Options, on_progress:
             subject,
             work,
             options.threads,
-            int8=options.int8,
+            calibration=calibration,
             deepsparse_python=options.deepsparse_python,
         )
-        engines: list[Engine] = [ours, *([torch] if "torch" in options.against else []), *rivals]
+        engines: list[Engine] = [*ours, *([torch] if "torch" in options.against else []), *rivals]
         cases = []
         for done, batch in enumerate(batches):
             on_progress(done, len(batches), batch.name)
             cases.append(_measure(batch, engines, torch, subject, options))
         here = machine.best_of(here, machine.describe(options.threads))
+        accuracy = {}
+        if options.task:
+            tokenizer = load_tokenizer(subject.folder)
+            accuracy = score_engines(engines, options.task, tokenizer, subject.max_tokens, on_progress)
         on_progress(len(batches), len(batches), "done")
         for engine in rivals:
             if hasattr(engine, "close"):
@@ -100,6 +124,9 @@ def _run(make_subject: Callable[[Path], Subject], options: Options, on_progress:
         "settle": options.settle,
         "inputs": "text" if options.texts else "random words",
         "engines": {engine.name: engine.version for engine in engines},
+        "file_bytes": {engine.name: engine.file_bytes for engine in ours},
+        "task": options.task.name if options.task else "",
+        "accuracy": accuracy,
         "cases": cases,
     }
 
@@ -117,6 +144,13 @@ def _batches(subject: Subject, options: Options) -> list[Batch]:
         batches.append(inputs.batch(f"{len(lengths)} of {min(lengths)} to {max(lengths)}", lengths))
         batches.append(inputs.batch(f"{len(lengths)}x{mean}", [mean] * len(lengths)))
     return batches
+
+
+def _calibration(subject: Subject, options: Options) -> list[Batch]:
+    """Other words than those of the batches."""
+    inputs = Inputs(load_tokenizer(subject.folder), texts=options.texts, seed=1)
+    samples, tokens = CALIBRATION
+    return [inputs.batch("", [min(tokens, subject.max_tokens)]) for _ in range(samples)]
 
 
 def _measure(

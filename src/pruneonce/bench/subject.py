@@ -29,6 +29,7 @@ SHAPES = {
     "distilbert": ("distilbert", 6, 768, 12, 3072),
     "minilm": ("bert", 6, 384, 12, 1536),
 }
+PATTERNS = ("unstructured", "1x4")
 VOCABULARY = 30522
 
 
@@ -93,9 +94,18 @@ def read_subject(folder: str | Path, name: str = "") -> Subject:
     )
 
 
-def make_random(shape: str, head: str, sparsity: float, folder: Path, *, seed: int = 0) -> Subject:
-    """A model folder of a known shape: weights normal(0, 0.02), the least magnitudes of every prunable matrix zero."""
-    for option, value, known in (("--random", shape, SHAPES), ("--head", head, HEADS)):
+def make_random(
+    shape: str, head: str, sparsity: float, folder: Path, *, pattern: str = "unstructured", seed: int = 0
+) -> Subject:
+    """A model folder of a known shape: weights normal(0, 0.02), the least magnitudes of every prunable matrix zero.
+
+    pattern: of PATTERNS, as in a recipe's [pruning].
+    """
+    for option, value, known in (
+        ("--random", shape, SHAPES),
+        ("--head", head, HEADS),
+        ("--pattern", pattern, PATTERNS),
+    ):
         if value not in known:
             raise UsageError(f"{option} '{value}' is unknown: expected one of {', '.join(known)}")
     if not 0 <= sparsity < 1:
@@ -103,19 +113,21 @@ def make_random(shape: str, head: str, sparsity: float, folder: Path, *, seed: i
     import torch
     import transformers
 
-    from pruneonce.pruning.masks import magnitude_mask
+    from pruneonce.pruning.masks import block_magnitude_mask, magnitude_mask
 
     family = architecture_of(SHAPES[shape][0])
+    mask = block_magnitude_mask if pattern == "1x4" else magnitude_mask
     torch.manual_seed(seed)
     model = getattr(transformers, LOADERS[HEADS[head]]).from_config(_config(shape))
     modules = dict(model.named_modules())
     with torch.no_grad():
         for name in prunable_linears(modules, family):
             weight: Any = modules[name].weight
-            weight.mul_(magnitude_mask(weight, sparsity))
+            weight.mul_(mask(weight, sparsity))
     model.save_pretrained(folder)
     _tokenizer().save(str(folder / "tokenizer.json"))
-    return read_subject(folder, f"random {shape}, {sparsity:.0%} zeros, {head}")
+    zeros = f"{sparsity:.0%} zeros" + (" in blocks of 1x4" if pattern == "1x4" else "")
+    return read_subject(folder, f"random {shape}, {zeros}, {head}")
 
 
 def _config(shape: str) -> Any:
