@@ -27,24 +27,38 @@ inline std::uint64_t load_offsets(const std::uint16_t* from) {
 struct Any {
   static constexpr std::size_t offsets = 4;
 
-  template <std::size_t vectors>
-  static inline __attribute__((always_inline)) void add_one(const std::int8_t* value, const std::uint16_t* offset,
-                                                            const std::uint8_t* x, Ints (&sum)[vectors]) {
+  template <std::size_t vectors, class Word>
+  static inline __attribute__((always_inline)) void add_one(Word word, const std::uint16_t* offset, const std::uint8_t* x,
+                                                            Ints (&sum)[vectors]) {
     const std::uint64_t at = load_offsets(offset);
     const std::uint8_t* const rows[4] = {x + offset_at(at, 0), x + offset_at(at, 1), x + offset_at(at, 2),
                                          x + offset_at(at, 3)};
-    add_four<vectors>(value, rows, sum);
+    add_four<vectors>(word, rows, sum);
   }
 
   template <std::size_t vectors>
   static inline __attribute__((always_inline)) void add(std::uint32_t fours, const std::int8_t* value,
                                                         const std::uint16_t* offset, const std::uint8_t* x,
                                                         Ints (&sum)[vectors]) {
-    for (std::uint32_t i = 0; i < fours / 2; ++i, value += 8, offset += 8) {
-      add_one<vectors>(value, offset, x, sum);
-      add_one<vectors>(value + 4, offset + 4, x, sum);
+    if constexpr (vectors <= 2) {
+      // So few sums would wait for their own additions: two of each, by turns.
+      Ints odd[vectors];
+      for (std::size_t v = 0; v < vectors; ++v) odd[v] = Ints::broadcast(0);
+      for (; fours >= 4; fours -= 4, value += 16, offset += 16) {
+        const auto words = Words::load_four(value);
+        add_one<vectors>(Words::template broadcast<0>(words), offset, x, sum);
+        add_one<vectors>(Words::template broadcast<1>(words), offset + 4, x, odd);
+        add_one<vectors>(Words::template broadcast<2>(words), offset + 8, x, sum);
+        add_one<vectors>(Words::template broadcast<3>(words), offset + 12, x, odd);
+      }
+      for (std::size_t v = 0; v < vectors; ++v) sum[v] = sum[v] + odd[v];
+    } else {
+      for (; fours >= 2; fours -= 2, value += 8, offset += 8) {
+        add_one<vectors>(Words::load(value), offset, x, sum);
+        add_one<vectors>(Words::load(value + 4), offset + 4, x, sum);
+      }
     }
-    if (fours % 2) add_one<vectors>(value, offset, x, sum);
+    for (; fours > 0; --fours, value += 4, offset += 4) add_one<vectors>(Words::load(value), offset, x, sum);
   }
 };
 
@@ -115,9 +129,10 @@ void multiply(const Int8Tile& tile, const std::uint8_t* x, const std::int32_t* s
       float* const y_row = y + row * stride;
       const auto* ahead = reinterpret_cast<const char*>(y + next_row[kRowsAhead - 1] * stride);
       for (std::size_t line = 0; line < stride * sizeof(float); line += 64) __builtin_prefetch(ahead + line, 1);
-      __builtin_prefetch(value + kWeightsAhead);
-      for (std::size_t line = 0; line < Fours::offsets; line += 2)
-        __builtin_prefetch(offset + kWeightsAhead * Fours::offsets / 4 + 16 * line);
+      // As many lines as the row uses up.
+      for (std::uint32_t line = 0; line < fours; line += 16) __builtin_prefetch(value + kWeightsAhead + 4 * line);
+      for (std::uint32_t line = 0; line < fours; line += 32 / Fours::offsets)
+        __builtin_prefetch(offset + kWeightsAhead * Fours::offsets / 4 + Fours::offsets * line);
       Ints sum[vectors];
       for (std::size_t v = 0; v < vectors; ++v) sum[v] = start ? Ints::broadcast(start[row]) : Ints::load(y_row + v * lanes);
       Fours::template add<vectors>(fours, value, offset, x, sum);

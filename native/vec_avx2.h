@@ -78,20 +78,33 @@ struct CodeRow {
   }
 };
 
+// A word of four weights in all lanes: by a load, or one of four words by a shuffle.
+struct Words {
+  static __m256i load(const std::int8_t* from) {
+    std::int32_t four;
+    __builtin_memcpy(&four, from, sizeof four);
+    return _mm256_set1_epi32(four);
+  }
+  static __m256i load_four(const std::int8_t* from) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+  template <std::size_t index>
+  static __m256i broadcast(__m256i four) {
+    return _mm256_shuffle_epi32(four, index * 0x55);
+  }
+};
+
 // sum + the products of four neighbouring bytes, added up.
 inline __m256i add_products(__m256i sum, __m256i codes, __m256i weights) {
   const __m256i pairs = _mm256_maddubs_epi16(codes, weights);
   return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-// sum += the first vectors of x[0] · weights[0] + … + x[3] · weights[3]. Products are added in pairs of 16 bits: weights[0] and
-// weights[1], and likewise the other two, must be such that no pair of codes overflows (int8_pack.cc).
+// sum += the first vectors of x[0] · w[0] + … + x[3] · w[3], w: a word of four weights in all lanes. Without VNNI products
+// are added in pairs of 16 bits: the first two weights, and the last two, must be such that no pair of codes overflows
+// (int8_pack.cc).
 template <std::size_t vectors>
-inline __attribute__((always_inline)) void add_four(const std::int8_t* weights, const std::uint8_t* const (&x)[4],
-                                                    Ints (&sum)[vectors]) {
-  std::int32_t four;
-  __builtin_memcpy(&four, weights, sizeof four);
-  const __m256i w = _mm256_set1_epi32(four);
+inline __attribute__((always_inline)) void add_four(__m256i w, const std::uint8_t* const (&x)[4], Ints (&sum)[vectors]) {
   const auto row = [&](std::size_t k) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x[k])); };
   const __m256i a = row(0), b = row(1), c = row(2), d = row(3);
   const __m256i ab = _mm256_unpacklo_epi8(a, b), cd = _mm256_unpacklo_epi8(c, d);
@@ -103,17 +116,6 @@ inline __attribute__((always_inline)) void add_four(const std::int8_t* weights, 
     if constexpr (vectors > 3) sum[3] = add_products(sum[3].value(), _mm256_unpackhi_epi16(ab_high, cd_high), w);
   }
 }
-
-// Four words of four weights each, and one of them in all lanes.
-struct Words {
-  static __m256i load_four(const std::int8_t* from) {
-    return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-  }
-  template <std::size_t index>
-  static __m256i broadcast(__m256i four) {
-    return _mm256_shuffle_epi32(four, index * 0x55);
-  }
-};
 
 // sum += a word's weights times the codes of four neighbouring features: [vectors] of x. See add_four for overflow.
 template <std::size_t vectors>

@@ -127,15 +127,16 @@ struct CodeRow {
   }
 };
 
-// sum += the first vectors of x[0] · weights[0] + … + x[3] · weights[3]
+// sum += the first vectors of x[0] · w[0] + … + x[3] · w[3]
 template <std::size_t vectors>
-inline void add_four(const std::int8_t* weights, const std::uint8_t* const (&x)[4], Ints (&sum)[vectors]) {
+inline void add_four(const std::int8_t* w, const std::uint8_t* const (&x)[4], Ints (&sum)[vectors]) {
   for (std::size_t k = 0; k < 4; ++k)
-    for (std::size_t i = 0; i < vectors * Vec::lanes; ++i) sum[i / Vec::lanes].lane[i % Vec::lanes] += weights[k] * x[k][i];
+    for (std::size_t i = 0; i < vectors * Vec::lanes; ++i) sum[i / Vec::lanes].lane[i % Vec::lanes] += w[k] * x[k][i];
 }
 
-// Four words of four weights each, and one of them.
+// A word of four weights, or one of four words.
 struct Words {
+  static const std::int8_t* load(const std::int8_t* from) { return from; }
   static const std::int8_t* load_four(const std::int8_t* from) { return from; }
   template <std::size_t index>
   static const std::int8_t* broadcast(const std::int8_t* four) {
