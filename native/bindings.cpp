@@ -16,6 +16,7 @@
 #include "cpu_isa.h"
 #include "dense.h"
 #include "elementwise.h"
+#include "embeddings.h"
 #include "int8.h"
 #include "int8_pack.h"
 #include "pack.h"
@@ -183,6 +184,47 @@ void load_rows(Activations& to, const Matrix& rows) {
   pruneonce::load_rows(to, rows.data(), rows.shape(1));
 }
 
+void require_below(const char* name, const Array<const std::int64_t, 1>& numbers, std::size_t count, std::size_t limit) {
+  if (numbers.size() != count)
+    refuse("embed", std::string(name) + " has " + to_string(numbers.size()) + " entries, expected " + to_string(count));
+  for (std::size_t i = 0; i < count; ++i)
+    if (numbers.data()[i] < 0 || static_cast<std::uint64_t>(numbers.data()[i]) >= limit)
+      refuse("embed", std::string(name) + " must be 0 to " + to_string(limit - 1) + ", got " + to_string(numbers.data()[i]));
+}
+
+void embed(const nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>& words, const std::string& type,
+           const std::optional<Vector>& scale, const Matrix& positions, const std::optional<Matrix>& types,
+           const Array<const std::int64_t, 1>& token_ids, const Array<const std::int64_t, 1>& position_ids,
+           const Array<const std::int64_t, 1>& token_types, Activations& out) {
+  using pruneonce::NumberType;
+  pruneonce::Table table{words.data(), NumberType::fp32, scale ? scale->data() : nullptr};
+  nb::dlpack::dtype stored = nb::dtype<float>();
+  if (type == "fp16" || type == "bf16") {
+    table.type = type == "fp16" ? NumberType::fp16 : NumberType::bf16;
+    stored = nb::dtype<std::uint16_t>();
+  } else if (type == "int8") {
+    table.type = NumberType::int8;
+    stored = nb::dtype<std::int8_t>();
+  } else if (type != "fp32") {
+    refuse("embed", "type is '" + type + "', expected fp32, fp16, bf16 or int8");
+  }
+  if (words.dtype() != stored) refuse("embed", "words are not stored as " + type);
+  if ((table.type == NumberType::int8) != scale.has_value()) refuse("embed", "a scale belongs to int8, and to nothing else");
+  require_length("embed", "scale", scale, words.shape(0));
+  for (const Matrix* each : {&positions, types ? &*types : nullptr})
+    if (each && each->shape(1) != out.features())
+      refuse("embed", "a table has " + to_string(each->shape(1)) + " columns, out " + to_string(out.features()) + " features");
+  if (words.shape(1) != out.features())
+    refuse("embed", "words has " + to_string(words.shape(1)) + " columns, out " + to_string(out.features()) + " features");
+  require_below("token_ids", token_ids, token_ids.size(), words.shape(0));
+  require_below("position_ids", position_ids, token_ids.size(), positions.shape(0));
+  require_below("token_types", token_types, token_ids.size(), types ? types->shape(0) : SIZE_MAX);
+  nb::gil_scoped_release release;
+  out.resize(token_ids.size());
+  pruneonce::embed(table, positions.data(), types ? types->data() : nullptr, {token_ids.data(), token_ids.size()},
+                   {position_ids.data(), position_ids.size()}, {token_types.data(), token_types.size()}, out);
+}
+
 void take(Activations& from, const Array<const std::int64_t, 1>& tokens) {
   const std::span<const std::int64_t> span{tokens.data(), tokens.size()};
   for (std::size_t i = 0; i < span.size(); ++i)
@@ -312,6 +354,12 @@ NB_MODULE(_native, m) {
   m.def("attention", &attention, "qkv"_a, nb::kw_only(), "starts"_a.noconvert(), "heads"_a, "out"_a,
         "out = softmax(Kᵀ Q / sqrt(head size)) on V, per sequence and head.\n\n"
         "qkv: [3 · hidden, tokens]; starts: int64 [sequences + 1], first tokens and the end.");
+  m.def("embed", &embed, "words"_a.noconvert(), "type"_a, nb::kw_only(), "scale"_a.noconvert() = nb::none(),
+        "positions"_a.noconvert(), "types"_a.noconvert() = nb::none(), "token_ids"_a.noconvert(),
+        "position_ids"_a.noconvert(), "token_types"_a.noconvert(), "out"_a,
+        "out = rows of words, positions and types, added up; nothing else of the tables is read.\n\n"
+        "words: [vocabulary, hidden] as `type` says: float32 of fp32, uint16 bits of fp16 and bf16, int8 times scale\n"
+        "(float32 [vocabulary]); positions, types: float32 [any, hidden]; the numbers: int64 [tokens].");
   m.def("layer_norm", &layer_norm, "x"_a, nb::kw_only(), "scale"_a.noconvert(), "shift"_a.noconvert(), "epsilon"_a,
         "Normalise each token of x over its features, in place; scale, shift: float32 [features].");
 

@@ -10,6 +10,7 @@
 #include "attention.h"
 #include "dense.h"
 #include "elementwise.h"
+#include "embeddings.h"
 #include "int8.h"
 #include "pack.h"
 #include "parallel.h"
@@ -116,6 +117,10 @@ void check_int8_products(Isa isa, std::size_t rows, std::size_t cols, std::size_
     Activations y(rows, isa);
     y.resize(tokens);
     multiply(packed, codes, bias.data(), nullptr, Nonlinearity::none, y);
+    for (CodeLayout layout : {CodeLayout::features, CodeLayout::fours}) {
+      Codes next(isa);
+      multiply_to_codes(packed, codes, bias.data(), Nonlinearity::gelu, {10.0f, 3, layout}, next);
+    }
     const std::vector<float> y_rows = rows_of(y);
     for (std::size_t t = 0; t < tokens; ++t)
       for (std::size_t r = 0; r < rows; ++r) {
@@ -127,6 +132,28 @@ void check_int8_products(Isa isa, std::size_t rows, std::size_t cols, std::size_
   compare(Int8Weight({row_ptr, col, cols}, values, quantization, Fours::any, isa));
   compare(Int8Weight({row_ptr, col, cols}, values, quantization, Fours::neighbours, isa));
   compare(Int8DenseWeight(weight.data(), rows, cols, quantization, isa));
+}
+
+void check_embeddings(Isa isa, Random& random) {
+  constexpr std::size_t features = 21, rows = 9;
+  const std::vector<float> words = random.vector(rows * features), positions = random.vector(rows * features);
+  for (std::size_t tokens : {1u, 16u, 45u}) {
+    std::vector<std::int64_t> ids(tokens), places(tokens), types(tokens);
+    for (std::size_t t = 0; t < tokens; ++t) {
+      ids[t] = static_cast<std::int64_t>(t % rows);
+      places[t] = static_cast<std::int64_t>((t * 5) % rows);
+      types[t] = static_cast<std::int64_t>(t % 2);
+    }
+    Activations out(features, isa);
+    out.resize(tokens);
+    embed({words.data(), NumberType::fp32, nullptr}, positions.data(), words.data(), ids, places, types, out);
+    const std::vector<float> found = rows_of(out);
+    for (std::size_t t = 0; t < tokens; ++t)
+      for (std::size_t f = 0; f < features; ++f)
+        require(std::abs(words[t % rows * features + f] + positions[(t * 5) % rows * features + f] +
+                         words[t % 2 * features + f] - found[t * features + f]) < 1e-5,
+                "embeddings differ from plain loops");
+  }
 }
 
 void check_rice(Random& random) {
@@ -178,6 +205,7 @@ void check_everything(unsigned seed) {
         }
     check_attention(isa, 3, 7, {0, 7, 38, 40, 75}, random);
     check_attention(isa, 2, 64, {0, 1, 66}, random);
+    check_embeddings(isa, random);
   }
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruneonce import _native
+from pruneonce.packing import dense, quantize_rows
 
 ISAS = _native.available_isas()
 # around the lanes (4, 8, 16) and panels (16, 32, 64 tokens) of every instruction set
@@ -113,6 +115,75 @@ def test_a_result_has_the_same_bits_for_any_threads_and_companions(isa):
             assert np.array_equal(array(out), expected)
             _native.multiply(kernel, activations(x[:, 64:91], isa), out=out)
             assert np.array_equal(array(out), expected[:, 64:91])
+
+
+def stored(table, kind):
+    """(words as stored, scale or None, what they mean as float32)."""
+    if kind == "int8":
+        matrix = quantize_rows(table)
+        return matrix.codes, matrix.scale, matrix.to_dense()
+    tensor = dense(table, kind)
+    return tensor.data.view("<u2") if kind in ("fp16", "bf16") else tensor.data, None, tensor.to_dense()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "bf16", "int8"])
+@pytest.mark.parametrize("features", [1, 7, 64])
+@pytest.mark.parametrize("typed", [True, False])
+def test_embeddings_of_every_kind_are_the_sum_of_their_rows(isa, kind, features, typed):
+    generator = np.random.default_rng(0)
+    table = normal(generator, 50, features)
+    table[1:4] = [[6e-8], [-6e-5], [0.0]]  # fp16's subnormal numbers
+    words, scale, meant = stored(table, kind)
+    positions, types = normal(generator, 90, features), normal(generator, 2, features) if typed else None
+    for tokens in TOKENS:
+        ids = np.concatenate([[1, 2, 3], generator.integers(0, 50, tokens)])[:tokens]
+        places, kinds = generator.integers(0, 90, tokens), generator.integers(0, 2, tokens)
+        out = _native.Activations(features, isa=isa)
+        numbers = {"token_ids": ids, "position_ids": places, "token_types": kinds}
+        _native.embed(words, kind, scale=scale, positions=positions, types=types, out=out, **numbers)
+        expected = meant[ids] + positions[places] + (types[kinds] if typed else 0)
+        np.testing.assert_allclose(array(out), expected.T, rtol=1e-6, atol=1e-6)
+
+
+def test_every_half_precision_number_is_read_exactly():
+    bits = np.arange(2**16, dtype=np.uint16)
+    bits = bits[np.isfinite(bits.view(np.float16))].reshape(-1, 32)
+    zeros, numbers = np.zeros((1, 32), np.float32), np.arange(len(bits))
+    out = _native.Activations(32)
+    none = np.zeros(len(bits), np.int64)
+    _native.embed(bits, "fp16", positions=zeros, token_ids=numbers, position_ids=none, token_types=none, out=out)
+    assert np.array_equal(array(out), bits.view(np.float16).astype(np.float32).T)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"token_ids": np.array([3])}, "token_ids must be 0 to 2, got 3"),
+        ({"token_ids": np.array([-1])}, "token_ids must be 0 to 2, got -1"),
+        ({"position_ids": np.array([4])}, "position_ids must be 0 to 3, got 4"),
+        ({"position_ids": np.array([0, 1])}, "position_ids has 2 entries, expected 1"),
+        ({"types": np.zeros((2, 5), np.float32), "token_types": np.array([2])}, "token_types must be 0 to 1, got 2"),
+        ({"positions": np.zeros((4, 6), np.float32)}, "a table has 6 columns, out 5 features"),
+        ({"words": np.zeros((3, 4), np.float32)}, "words has 4 columns, out 5 features"),
+        ({"words": np.zeros((3, 5), np.int8)}, "words are not stored as fp32"),
+        ({"type": "fp64"}, "type is 'fp64', expected fp32, fp16, bf16 or int8"),
+        ({"type": "int8", "words": np.zeros((3, 5), np.int8)}, "a scale belongs to int8"),
+        ({"scale": np.ones(3, np.float32)}, "a scale belongs to int8"),
+        ({"type": "int8", "words": np.zeros((3, 5), np.int8), "scale": np.ones(2, np.float32)}, "scale has 2 entries"),
+    ],
+)
+def test_embeddings_outside_their_tables_are_never_read(change, message):
+    arguments = {
+        "words": np.zeros((3, 5), np.float32),
+        "type": "fp32",
+        "positions": np.zeros((4, 5), np.float32),
+        "token_ids": np.array([2]),
+        "position_ids": np.array([3]),
+        "token_types": np.array([0]),
+    } | change
+    with pytest.raises(ValueError, match=re.escape(message)):
+        _native.embed(arguments.pop("words"), arguments.pop("type"), out=_native.Activations(5), **arguments)
 
 
 @pytest.mark.parametrize("isa", ISAS)

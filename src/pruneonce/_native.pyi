@@ -211,6 +211,14 @@ def attention(qkv: Activations, *, starts: Annotated[NDArray[numpy.int64], dict(
     qkv: [3 · hidden, tokens]; starts: int64 [sequences + 1], first tokens and the end.
     """
 
+def embed(words: Annotated[NDArray, dict(shape=(None, None), order='C', device='cpu', writable=False)], type: str, *, scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, positions: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], types: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None = None, token_ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], position_ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], token_types: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Activations) -> None:
+    """
+    out = rows of words, positions and types, added up; nothing else of the tables is read.
+
+    words: [vocabulary, hidden] as `type` says: float32 of fp32, uint16 bits of fp16 and bf16, int8 times scale
+    (float32 [vocabulary]); positions, types: float32 [any, hidden]; the numbers: int64 [tokens].
+    """
+
 def layer_norm(x: Activations, *, scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], shift: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], epsilon: float) -> None:
     """
     Normalise each token of x over its features, in place; scale, shift: float32 [features].

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruneonce._native import Activations, Codes, attention, layer_norm, multiply, multiply_to_codes
+from pruneonce._native import Activations, Codes, attention, embed, layer_norm, multiply, multiply_to_codes
 from pruneonce.kernel_choice import Int8Weight, Weight
-from pruneonce.packing import Array, DenseTensor, Int8Matrix, Tensor, decode_floats
+from pruneonce.packing import Array, DenseTensor, Int8Matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,23 +69,26 @@ class Embeddings:
     types: Array | None  # float32 [types, hidden]; DistilBERT has none
     norm: LayerNorm
 
-    def rows(self, token_ids: Array, token_types: Array, positions: Array) -> Array:
-        """Their sum before the layer norm: float32 [tokens, hidden]. Only the words in use are decoded."""
-        rows = rows_of(self.words, token_ids)
-        rows += self.positions[positions]
-        if self.types is not None:
-            rows += self.types[token_types]
-        return rows
-
-
-def rows_of(table: Tensor, indices: Array) -> Array:
-    """Some rows of a stored matrix: float32 [indices, columns], the caller's to change."""
-    if isinstance(table, DenseTensor):
-        rows = decode_floats(table.data[indices], table.type)
-        return rows if rows.flags.owndata and rows.flags.writeable else rows.copy()
-    if isinstance(table, Int8Matrix):
-        return Int8Matrix(table.codes[indices], table.scale[indices]).to_dense()
-    return table.to_dense()[indices]
+    def __call__(self, token_ids: Array, token_types: Array, positions: Array, out: Activations) -> None:
+        """out = their sum, normalised: [hidden, tokens]. Only the words in use are decoded."""
+        words = self.words
+        table, kind, scale = (
+            (words.codes, "int8", words.scale)
+            if isinstance(words, Int8Matrix)
+            else (words.data.view("<u2") if words.type.itemsize == 2 else words.data, words.type.name, None)
+        )
+        embed(
+            table,
+            kind,
+            scale=scale,
+            positions=self.positions,
+            types=self.types,
+            token_ids=token_ids,
+            position_ids=positions,
+            token_types=token_types,
+            out=out,
+        )
+        self.norm(out)
 
 
 class Encoder:
@@ -110,8 +113,7 @@ class Encoder:
         space = self._workspace()
         hidden, attended, codes = space.hidden, space.attended, space.codes
         positions = np.arange(len(token_ids)) - np.repeat(starts[:-1], np.diff(starts))
-        hidden.load(self.embeddings.rows(token_ids, token_types, positions))
-        self.embeddings.norm(hidden)
+        self.embeddings(token_ids, token_types, positions, hidden)
         for layer in self.layers:
             layer.query_key_value(hidden, space.query_key_value, codes)
             attention(space.query_key_value, starts=starts, heads=self.heads, out=space.context)

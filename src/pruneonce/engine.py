@@ -14,12 +14,13 @@ from pruneonce._native import Activations, Codes
 from pruneonce.encoder import Embeddings, Encoder, Layer, LayerNorm, Linear
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.format import PackedModel, read_packed
-from pruneonce.kernel_choice import weight_of
+from pruneonce.kernel_choice import Int8Weight, weight_of
 from pruneonce.packing import Array, SparseMatrix, Tensor
 
-# Of one pass, per thread: activations then stay in the caches. 16 sequences of 128 tokens at once took a quarter longer
-# than in passes of two.
+# Of one pass, per thread: activations then stay in the caches, and weights are read seldom enough. docs/kernels.md has
+# the figures.
 PASS_TOKENS = 128
+INT8_PASS_TOKENS = 256  # codes take a quarter of the space
 
 TASK_OF_HEAD = {
     "ForSequenceClassification": "text-classification",
@@ -124,6 +125,8 @@ class Model:
         self.isa = isa or _native.choose_isa()
         self.encoder = _encoder(tensors, self.isa)
         self.hidden_size = self.encoder.hidden_size
+        quantized = all(isinstance(layer.down.weight, Int8Weight) for layer in self.encoder.layers)
+        self._pass_tokens = INT8_PASS_TOKENS if quantized else PASS_TOKENS
         self.max_tokens = len(self.encoder.embeddings.positions)
         self.vocabulary_size = self.encoder.embeddings.words.shape[0]
         self._head = _HEADS[self.task](tensors, family, self.isa)
@@ -184,7 +187,7 @@ class Model:
         outputs: list[Array] = []
         first = 0
         while first < len(ids):
-            end = _end_of_pass(ids, first)
+            end = self._end_of_pass(ids, first)
             starts = np.cumsum([0, *(len(sequence) for sequence in ids[first:end])], dtype=np.int64)
             lengths, wanted = np.diff(starts), None
             if kept is not None:
@@ -197,6 +200,14 @@ class Model:
                 outputs += np.split(head(hidden), np.cumsum(lengths)[:-1])
             first = end
         return outputs
+
+    def _end_of_pass(self, ids: list[Array], first: int) -> int:
+        at_once = self._pass_tokens * _native.num_threads()
+        tokens, end = len(ids[first]), first + 1
+        while end < len(ids) and tokens + len(ids[end]) <= at_once:
+            tokens += len(ids[end])
+            end += 1
+        return end
 
     def _checked_like(self, ids: list[Array], token_types: Sequence[Array] | None) -> list[Array]:
         if token_types is None or self.encoder.embeddings.types is None:
@@ -240,15 +251,6 @@ def load_model(path: str | Path, *, isa: str | None = None) -> Model:
         return Model(packed, isa=isa)
     except ValueError as error:
         raise PruneonceError(f"{path}: {error}") from error
-
-
-def _end_of_pass(ids: list[Array], first: int) -> int:
-    at_once = PASS_TOKENS * _native.num_threads()
-    tokens, end = len(ids[first]), first + 1
-    while end < len(ids) and tokens + len(ids[end]) <= at_once:
-        tokens += len(ids[end])
-        end += 1
-    return end
 
 
 class _Tensors:
