@@ -16,11 +16,28 @@ inline void map(float* values, std::size_t count, Function function) {
 }
 
 // x/2 · (1 + erf(x / sqrt 2)), Hendrycks & Gimpel 2016
-void gelu(float* values, std::size_t count) {
+void gelu(float* values, std::size_t count, [[maybe_unused]] const NormalTail& tail) {
+#ifdef PRUNEONCE_VEC_HAS_TABLES
+  // = max(x, 0) - |x| · Φ(-|x|): no division, and nothing cancels.
+  const Table c0(tail.coefficient[0]), c1(tail.coefficient[1]), c2(tail.coefficient[2]), c3(tail.coefficient[3]);
+  const Vec zero = Vec::broadcast(0.0f), factor = Vec::broadcast(tail.pieces_per_unit);
+  const Vec magic = Vec::broadcast(12582912.0f);  // see exp
+  const Vec end = Vec::broadcast((NormalTail::pieces - 0.75f) / NormalTail::pieces_per_unit);  // within the last piece
+  map(values, count, [&](Vec x) {
+    const Vec a = Vec::min(Vec::max(x, zero - x), end);
+    const Vec shifted = Vec::multiply_add(a, factor, magic);  // its low bits are n
+    const Vec t = Vec::multiply_add(a, factor, magic - shifted);
+    Vec below = Vec::multiply_add(c3[shifted], t, c2[shifted]);
+    below = Vec::multiply_add(below, t, c1[shifted]);
+    below = Vec::multiply_add(below, t, c0[shifted]);
+    return Vec::multiply_add(zero - a, below, Vec::max(zero, x));  // in this order a NaN stays one
+  });
+#else
   map(values, count, [](Vec x) {
     const Vec half = x * Vec::broadcast(0.5f);
     return Vec::multiply_add(half, erf(x * Vec::broadcast(0.70710678f)), half);
   });
+#endif
 }
 
 // x/2 · (1 + tanh(u)) = x · (1 - 1 / (e^2u + 1)), u = sqrt(2/π) · (x + 0.044715 x³)
@@ -72,20 +89,42 @@ void layer_norm(float* x, std::size_t features, std::size_t stride, std::size_t 
   for (; vectors > 0; --vectors, x += lanes) layer_norm_of<1>(x, features, stride, scale, shift, epsilon);
 }
 
-void exponentials(float* x, std::size_t rows, std::size_t vectors, float scale, float* sums) {
+// Some vectors of every row at once, and two sums and maxima of each: one alone would wait for its own results.
+template <std::size_t vectors>
+void exponentials_of(float* x, std::size_t rows, std::size_t stride, float scale, float* sums) {
   const Vec factor = Vec::broadcast(scale * 1.44269504f);  // e^x = 2^(x / ln 2)
-  const std::size_t stride = vectors * lanes;
-  for (std::size_t v = 0; v < vectors; ++v, x += lanes, sums += lanes) {
-    Vec largest = Vec::load(x);
-    for (std::size_t r = 1; r < rows; ++r) largest = Vec::max(largest, Vec::load(x + r * stride));
-    Vec sum = Vec::broadcast(0.0f);
-    for (std::size_t r = 0; r < rows; ++r) {
-      const Vec value = exp2_of_negative((Vec::load(x + r * stride) - largest) * factor);
-      value.store(x + r * stride);
-      sum = sum + value;
+  Vec even[vectors], odd[vectors], largest[vectors];
+  for (std::size_t v = 0; v < vectors; ++v) even[v] = odd[v] = Vec::load(x + v * lanes);
+  std::size_t r = 0;
+  for (; r + 1 < rows; r += 2)
+    for (std::size_t v = 0; v < vectors; ++v) {
+      even[v] = Vec::max(even[v], Vec::load(x + r * stride + v * lanes));
+      odd[v] = Vec::max(odd[v], Vec::load(x + (r + 1) * stride + v * lanes));
     }
-    sum.store(sums);
+  for (std::size_t v = 0; v < vectors; ++v) {
+    if (r < rows) even[v] = Vec::max(even[v], Vec::load(x + r * stride + v * lanes));
+    largest[v] = Vec::max(even[v], odd[v]);
+    even[v] = odd[v] = Vec::broadcast(0.0f);
   }
+  const auto add = [&](float* row, Vec (&sum)[vectors]) {
+    for (std::size_t v = 0; v < vectors; ++v) {
+      const Vec value = exp2_of_negative((Vec::load(row + v * lanes) - largest[v]) * factor);
+      value.store(row + v * lanes);
+      sum[v] = sum[v] + value;
+    }
+  };
+  for (r = 0; r + 1 < rows; r += 2) {
+    add(x + r * stride, even);
+    add(x + (r + 1) * stride, odd);
+  }
+  if (r < rows) add(x + r * stride, even);
+  for (std::size_t v = 0; v < vectors; ++v) (even[v] + odd[v]).store(sums + v * lanes);
+}
+
+void exponentials(float* x, std::size_t rows, std::size_t vectors, float scale, float* sums) {
+  const std::size_t stride = vectors * lanes;
+  for (; vectors >= 2; vectors -= 2, x += 2 * lanes, sums += 2 * lanes) exponentials_of<2>(x, rows, stride, scale, sums);
+  if (vectors > 0) exponentials_of<1>(x, rows, stride, scale, sums);
 }
 
 void divide(float* x, std::size_t rows, std::size_t stride, std::size_t vectors, const float* divisors) {

@@ -8,10 +8,18 @@ namespace pruneonce {
 // of a feed-forward layer, by its name in config.json
 enum class Nonlinearity { none, gelu, gelu_tanh, relu };
 
+// Φ(-a), the share of a normal distribution below -a, as cubic polynomials: at a = (n + t) / pieces_per_unit, |t| <= 1/2, it
+// is ((c3 t + c2) t + c1) t + c0 with the n-th of each; the last one is 0 (fp32 cannot tell 1 - Φ from 1 there).
+struct NormalTail {
+  static constexpr std::size_t pieces = 32;
+  static constexpr float pieces_per_unit = 5.8f;  // the last begins at 5.26
+  float coefficient[4][pieces];
+};
+
 struct ElementwiseKernel {
   std::size_t lanes;
   // In place; count: floats, a multiple of the lanes.
-  void (*gelu)(float* values, std::size_t count);
+  void (*gelu)(float* values, std::size_t count, const NormalTail& tail);
   void (*gelu_tanh)(float* values, std::size_t count);
   void (*relu)(float* values, std::size_t count);
   // Columns of a panel, in place: x = (x - mean) / sqrt(variance + epsilon) * scale + shift over the features.

@@ -42,6 +42,16 @@ inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.value, b.value)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.value, b.value)}; }
 inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.value, b.value)}; }
 
+#define PRUNEONCE_VEC_HAS_TABLES
+
+// 32 numbers in two registers, looked up by the low five bits of each lane.
+struct Table {
+  __m512 low, high;
+
+  explicit Table(const float* from) : low(_mm512_loadu_ps(from)), high(_mm512_loadu_ps(from + 16)) {}
+  Vec operator[](Vec index) const { return {_mm512_permutex2var_ps(low, _mm512_castps_si512(index.value), high)}; }
+};
+
 // As many whole numbers of 32 bits as a Vec has floats.
 struct Ints {
   // Not __m512i, which may alias anything: GCC 12 then keeps arrays of sums in memory.
