@@ -104,6 +104,29 @@ def test_doctor_estimates_a_published_recipe_before_its_teacher_exists(pruneonce
     assert not list(tmp_path.iterdir())
 
 
+def test_doctor_estimates_a_quantisation_and_refuses_one_that_trains_nothing(pruneonce, tiny_bert, tmp_path):
+    recipe = tmp_path / "int8.toml"
+    lines = f'stage = "quantize"\nmodel = "{tiny_bert}"\n[task]\nname = "sst2"\nmax_tokens = 16\n'
+    recipe.write_text(lines + "[training]\nepochs = 1\nlearning_rate = 1e-5\n")
+    code, out, err = pruneonce("doctor", recipe, "--json")
+    assert code == 0, err
+    assert json.loads(out)["recipe"]["steps"] == round(67_349 / 32)
+    code, _, err = pruneonce("doctor", recipe, "--set", "method=ptq", "--set", "training=false")
+    assert (code, "trains nothing" in err) == (2, True)
+
+
+def test_quantize_from_the_command_line_refuses_in_one_line(pruneonce, tiny_bert, reviews, tmp_path):
+    code, _, err = pruneonce("quantize", "nowhere.toml")
+    assert (code, "nowhere.toml does not exist" in err) == (2, True)
+    recipe = tmp_path / "int8.toml"
+    recipe.write_text(
+        f'stage = "quantize"\nmodel = "{tiny_bert}"\nmethod = "ptq"\n[task]\nname = "classification"\n'
+        f'train = "{reviews}"\nvalidation = "{reviews}"\n'
+    )
+    code, _, err = pruneonce("quantize", recipe, "--out", tmp_path / "out")
+    assert (code, "was not fine-tuned for classification" in err) == (2, True), err
+
+
 def test_data_commands_make_a_corpus_and_say_how_fast(pruneonce, tiny_bert, tmp_path):
     (tmp_path / "notes.txt").write_text(
         "The city was old. The river was great.\n\nThe king had a war. It was not good.\n"

@@ -392,6 +392,30 @@ def test_a_row_of_zeros_goes_all_the_way_to_the_engine(sparse, reviews, tmp_path
     assert score_packed(tmp_path / "m", data) == record.metrics
 
 
+def test_a_dense_model_is_quantised_too_and_answers_as_its_file(tiny_bert, reviews, tmp_path):
+    config = AutoConfig.from_pretrained(tiny_bert)
+    config.id2label, config.label2id = {0: "no", 1: "yes"}, {"no": 0, "yes": 1}
+    torch.manual_seed(0)
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "dense")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_bert / name, tmp_path / "dense" / name)
+    with pytest.raises(UsageError, match="has no zeros to lock"):
+        run(values(tmp_path / "dense", reviews, "ptq"), tmp_path / "out")
+    run(values(tmp_path / "dense", reviews, "ptq", lock="auto"), tmp_path / "free")
+    export_packed(tmp_path / "free", tmp_path / "m", embeddings="fp32")
+    data = TaskData("classification", validation=str(reviews), max_tokens=32)
+    metrics, difference = score_packed_beside(tmp_path / "m", tmp_path / "free", data)
+    assert metrics == read_provenance(tmp_path / "free").metrics
+    assert difference < LOGIT_BOUND
+
+
+def test_mixed_precision_trains_and_saves_whole_numbers(sparse, reviews, tmp_path):
+    recipe = values(sparse("bert", "task"), reviews)
+    recipe["training"] |= {"precision": "bf16", "steps": 3}
+    run(recipe, tmp_path / "out")
+    export_packed(tmp_path / "out", tmp_path / "m")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -409,7 +433,7 @@ def test_recipes_that_contradict_themselves_are_refused(changes, message):
         parse_recipe(values("m", "r") | changes, "quantize")
 
 
-def test_a_dense_model_needs_permission(tiny_bert, reviews, tmp_path):
+def test_a_model_without_the_tasks_head_is_not_quantised_without_training(tiny_bert, reviews, tmp_path):
     with pytest.raises(UsageError, match="was not fine-tuned for"):
         run(values(tiny_bert, reviews, "ptq", lock="auto"), tmp_path / "out")
 

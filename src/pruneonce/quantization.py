@@ -156,7 +156,8 @@ class QuantLinear(MaskedLinear):
         if self.observing:
             self.input_observer.see(self.tokens.of(input))
         if self.rounding:
-            input = fake_quantize(input, *self.input_observer.parameters)
+            # float: in mixed precision the codes would be rounded twice
+            input = fake_quantize(input.float(), *self.input_observer.parameters)
             rounded = whole_weight(weight, scale := self.scale(weight)) * scale[:, None]
             weight = weight + (rounded - weight).detach() if torch.is_grad_enabled() else rounded
         output = functional.linear(input, weight, self.bias)
@@ -164,7 +165,7 @@ class QuantLinear(MaskedLinear):
             if self.observing:
                 self.output_observer.see(self.tokens.of(output))
             if self.rounding:
-                output = fake_quantize(output, *self.output_observer.parameters)
+                output = fake_quantize(output.float(), *self.output_observer.parameters)
         return output
 
     def masked_weight(self) -> Tensor:

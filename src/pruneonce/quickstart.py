@@ -158,9 +158,9 @@ def markdown(report: Report) -> str:
         "",
         f"Time: one text of {TIMED_TOKENS} tokens, engines called in turn; PyTorch and ONNX Runtime take as long "
         "for sparse weights as for dense ones. Largest difference of the engine's logits from PyTorch's on the "
-        f"held-out sentences: {report.largest_difference:.1e} (the packed file holds its embeddings as float16); of the "
-        f"int8 model's: {report.largest_difference_int8:.1e} (PyTorch rounds alike, but for the embeddings, which are int8 "
-        "in the file).",
+        f"held-out sentences: {report.largest_difference:.1e} (the packed file holds its embeddings as float16); of "
+        f"the int8 model's: {report.largest_difference_int8:.1e} (PyTorch rounds alike, except for the embeddings, "
+        "which are int8 in the file).",
         "",
         "Language models on held-out text:",
         "",

@@ -115,7 +115,7 @@ def plan_pruning(recipe: PruneRecipe) -> list[PlannedMatrix]:
     with init_empty_weights():
         model = loader.from_config(config)
     names = linear_names(model)
-    pruned = set(prunable_linears(names, architecture, pooler=recipe.pruning.pooler))
+    pruned = prunable_linears(names, architecture, pooler=recipe.pruning.pooler)
     block = _block(model, pruned, recipe.pruning)
     rows = []
     for name in names:
