@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -214,6 +215,25 @@ def export(
         _print_packed_totals(report)
 
 
+@app.command("import")
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(help="A folder that compressed-tensors wrote as sparse-bitmask.")],
+    out: Annotated[Path, typer.Option("--out", help="Model folder to write.")],
+    as_json: JSON = False,
+) -> None:
+    """Turn a sparse-bitmask checkpoint, which its own library no longer reads, into a model folder."""
+    from pruneonce.importing import import_checkpoint
+
+    found = import_checkpoint(checkpoint, out)
+    if as_json:
+        _print_json(asdict(found))
+    else:
+        print(
+            f"{found.folder}: {found.tensors} tensors, {found.decompressed} decompressed ({found.sparsity:.1%} zeros)"
+        )
+        print(f"{found.bytes_before / 1e6:.2f} MB became {found.bytes_after / 1e6:.2f} MB")
+
+
 @app.command()
 def evaluate(
     model: Path,
@@ -308,8 +328,6 @@ def doctor(
     as_json: JSON = False,
 ) -> None:
     """What this machine has; and for a recipe: steps, hours, memory and disk, before anything starts."""
-    from dataclasses import asdict
-
     from pruneonce.doctor import describe_machine
 
     machine = describe_machine()
