@@ -292,3 +292,5 @@ def test_a_readme_of_ones_own_stays_and_ours_is_renewed(chain, tmp_path):
     (mine / "README.md").write_text(f"{MARK}\nold")
     write_model_card(mine, MNLI)
     assert "mnli" in (mine / "README.md").read_text()
+    (tmp_path / "odd" / "README.md").mkdir(parents=True)
+    write_model_card(tmp_path / "odd", MNLI)  # no hindrance either

@@ -74,7 +74,7 @@ CITATION = """```bibtex
 def write_model_card(folder: Path, record: Provenance) -> None:
     """Write `folder`/README.md; one that is not ours stays as it is."""
     file = folder / FILE_NAME
-    if file.is_file() and MARK not in file.read_text(encoding="utf-8", errors="replace"):
+    if file.exists() and not (file.is_file() and MARK in file.read_text(encoding="utf-8", errors="replace")):
         return
     write_text(file, model_card(folder.resolve().name, lineage(record)))
 
