@@ -27,6 +27,7 @@ from pruneonce.provenance import read_provenance
 from pruneonce.tasks import get_task
 
 MAX_ANSWER_TOKENS, WINDOW_TOKENS, SHARED_TOKENS = 15, 384, 128  # transformers 4's defaults
+CANDIDATES = 12  # spans of a window, as transformers 4 takes for one answer
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,11 @@ def compare(task: str, reference: str, ours: Sequence[dict[str, Any]], theirs: S
 
 @torch.no_grad()
 def answers_by_definition(folder: Path, questions: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
-    """The best span of each question's windows: softmax over [CLS] and the context, start times end, whole words."""
+    """The best answer of each question's windows.
+
+    Softmax over [CLS] and the context, start times end; the scores of the `CANDIDATES` best spans of each window add up
+    where they are the same text in whole words.
+    """
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForQuestionAnswering.from_pretrained(folder).eval()
     answers = []
@@ -120,7 +125,7 @@ def answers_by_definition(folder: Path, questions: Sequence[dict[str, str]]) -> 
         )
         windows.pop("overflow_to_sample_mapping")
         output = model(**windows)
-        spans: dict[tuple[int, int], float] = {}
+        found: dict[str, dict[str, Any]] = {}
         for row in range(len(windows["input_ids"])):
             context = torch.tensor([part == 1 for part in windows.sequence_ids(row)])
             allowed = context.clone()
@@ -132,12 +137,16 @@ def answers_by_definition(folder: Path, questions: Sequence[dict[str, str]]) -> 
             scores = (start[:, None] * end[None, :]).triu().tril(MAX_ANSWER_TOKENS - 1)
             scores[~context] = 0
             scores[:, ~context] = 0
-            first, last = divmod(int(scores.argmax()), len(context))
-            characters = [windows.word_to_chars(row, windows.token_to_word(row, token), 1) for token in (first, last)]
-            span = characters[0].start, characters[1].end
-            spans[span] = max(float(scores[first, last]), spans.get(span, 0.0))
-        (begin, stop), score = max(spans.items(), key=lambda item: item[1])
-        answers.append({"score": score, "start": begin, "end": stop, "answer": asked["context"][begin:stop]})
+            best = scores.flatten().topk(min(CANDIDATES, scores.numel()))
+            for score, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+                if score == 0:
+                    continue  # of a span outside
+                first, last = divmod(place, len(context))
+                words = [windows.word_to_chars(row, windows.token_to_word(row, token), 1) for token in (first, last)]
+                begin, stop = words[0].start, words[1].end
+                answer = {"score": 0.0, "start": begin, "end": stop, "answer": asked["context"][begin:stop]}
+                found.setdefault(answer["answer"].lower(), answer)["score"] += score
+        answers.append(max(found.values(), key=lambda answer: answer["score"]))
     return answers
 
 
