@@ -194,8 +194,8 @@ def test_features_of_a_model_with_a_head(make):
     assert_same(pipeline("feature-extraction", file)(TEXTS), theirs(TEXTS))
 
 
-def brute_force_answers(folder, question, context, window, stride, longest):
-    """Every span of every window by its definition, best first, with torch and transformers' tokenizer."""
+def brute_force_answers(folder, question, context, window, stride, longest, top_k):
+    """Spans of every window by transformers 4's definition, best first, with torch and transformers' tokenizer."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.BertForQuestionAnswering.from_pretrained(folder).eval()
     encoded = tokenizer(
@@ -218,27 +218,34 @@ def brute_force_answers(folder, question, context, window, stride, longest):
         )
         nothing = min(nothing, start[0] * end[0])
         places = [place for place, part in enumerate(encoded.sequence_ids(i)) if part == 1]
-        for first, last in itertools.product(places, places):
-            if first <= last < first + longest:
-                begin = encoded.word_to_chars(i, encoded.token_to_word(i, first), 1).start
-                stop = encoded.word_to_chars(i, encoded.token_to_word(i, last), 1).end
-                found[begin, stop] = max(found.get((begin, stop), 0), start[first] * end[last])
-    return sorted(found.items(), key=lambda item: -item[1]), nothing
+        spans = [(first, last) for first, last in itertools.product(places, places) if first <= last < first + longest]
+        spans.sort(key=lambda span: -start[span[0]] * end[span[1]])
+        for first, last in spans[: 2 * top_k + 10]:
+            begin = encoded.word_to_chars(i, encoded.token_to_word(i, first), 1).start
+            stop = encoded.word_to_chars(i, encoded.token_to_word(i, last), 1).end
+            place, score = found.get(context[begin:stop].lower(), ((begin, stop), 0))
+            found[context[begin:stop].lower()] = place, score + start[first] * end[last]
+    return sorted(found.values(), key=lambda item: -item[1]), nothing
 
 
 @pytest.mark.parametrize("longest", [1, 5])
 def test_question_answering_against_every_span_of_every_window(make, longest):
     folder, file = make("question-answering")
     question, context = "who was the king ?", " ".join(TEXTS * 3)
-    expected, nothing = brute_force_answers(folder, question, context, 40, 8, longest)
+    expected, nothing = brute_force_answers(folder, question, context, 40, 8, longest, 1)
     options = {"max_seq_len": 40, "doc_stride": 8, "max_answer_len": longest}
     ask = pipeline("question-answering", file)
     best = ask(question=question, context=context, **options)
     (start, end), score = expected[0]
     assert_same(best, {"score": score, "start": start, "end": end, "answer": context[start:end]})
-    assert [(each["start"], each["end"]) for each in ask(question=question, context=context, top_k=3, **options)] == [
-        place for place, _ in expected[:3]
-    ]
+    expected, _ = brute_force_answers(folder, question, context, 40, 8, longest, 3)
+    assert_same(
+        ask(question=question, context=context, top_k=3, **options),
+        [
+            {"score": score, "start": start, "end": end, "answer": context[start:end]}
+            for (start, end), score in expected[:3]
+        ],
+    )
     everything = ask(question=question, context=context, top_k=10**6, handle_impossible_answer=True, **options)
     empty = next(each for each in everything if each["answer"] == "")
     assert empty["score"] == pytest.approx(nothing, abs=1e-6)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -100,6 +103,47 @@ def test_original_files_train_and_score_with_the_zeros_locked(
     record = run("finetune", values, tmp_path / "out")
     assert metric in record.metrics
     assert inspect_folder(tmp_path / "out").lock_intact
+
+
+@pytest.mark.parametrize(
+    ("task", "train", "validation", "examples"),
+    [
+        ("sst2", "glue/SST-2/train.tsv", "glue/SST-2/dev.tsv", 100),
+        ("squad", "squad/train-v1.1-subset.json", "squad/dev-v1.1.json", 12),
+    ],
+)
+def test_engine_and_transformers_answer_real_examples_alike(
+    task, train, validation, examples, sparse_minilm, shared_data, tmp_path
+):
+    values = {
+        "model": str(sparse_minilm[0]),
+        "task": {
+            "name": task,
+            "train": str(shared_data / train),
+            "validation": str(shared_data / validation),
+            "train_examples": 16,
+            "validation_examples": 1,
+            "max_tokens": 128,
+        },
+        "training": {"steps": 1, "batch_size": 4, "learning_rate": 1e-3, "checkpoint_steps": 100},
+    }
+    run("finetune", values, tmp_path / "out")
+    found = parity_script().parity(tmp_path / "out", shared_data / validation, limit=examples)
+    assert found.examples == examples
+    assert found.equal + len(found.different) == examples
+    assert found.largest_score_difference < 1e-5
+    for each in found.different:  # two answers of one score: rounding decides
+        assert abs(each["ours"]["score"] - each["theirs"]["score"]) < 1e-6
+
+
+def parity_script():
+    """benchmarks/parity.py, which is no part of the package."""
+    file = Path(__file__).parents[1] / "benchmarks" / "parity.py"
+    spec = importlib.util.spec_from_file_location("parity", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["parity"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_long_context_is_windowed_with_the_real_vocabulary(assets, shared_data):

@@ -1,5 +1,6 @@
 """Metrics against scikit-learn and scipy, and SQuAD's scores against values of its official scripts."""
 
+import re
 import warnings
 
 import numpy as np
@@ -10,6 +11,8 @@ from scipy import stats
 from sklearn import metrics as reference
 
 from pruneonce.errors import PruneonceError
+from pruneonce.tasks import get_task
+from pruneonce.tasks.classification import TextExample
 from pruneonce.tasks.metrics import (
     METRICS,
     accuracy,
@@ -109,6 +112,135 @@ def test_squad_takes_the_best_gold_answer_of_each_score():
     scores = squad_scores(["Denver Broncos", ""], [["Broncos", "the Denver Broncos"], []])
     assert scores == {"exact_match": 100.0, "f1": 100.0}
     assert squad_scores(["Paris"], [[]]) == {"exact_match": 0.0, "f1": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "exact", "f1"),
+    [
+        ("", "Denver", 0.0, 0.0),
+        ("Denver", "", 0.0, 0.0),
+        ("", "", 1.0, 0.0),  # 1.1: no word in common
+        ("  the\tDenver\n Broncos ", "denver broncos", 1.0, 1.0),
+        ("Denver\u00a0Broncos", "Denver Broncos", 1.0, 1.0),  # every white space of Unicode
+        ("Denver\u2003Broncos", "Denver Broncos", 1.0, 1.0),
+        ("ÉCOLE", "école", 1.0, 1.0),
+        ("e\u0301cole", "école", 0.0, 0.0),  # composed and decomposed letters differ, as in the script
+        ("“Denver”", "Denver", 0.0, 0.0),  # typographic quotes are no ASCII punctuation
+        ("İstanbul", "i̇stanbul", 1.0, 1.0),
+        ("An apple a day", "apple day", 1.0, 1.0),
+        ("a-ha", "aha", 1.0, 1.0),  # punctuation goes before articles
+        ("the-end", "end", 0.0, 0.0),
+        ("A", "a", 1.0, 0.0),
+        ("1,000", "1000", 1.0, 1.0),
+        ("$5", "5", 1.0, 1.0),
+        ("don't", "dont", 1.0, 1.0),
+        ("to be or not to be", "not to be", 0.0, 2 * 3 / 9),
+        ("北京 大学", "北京", 0.0, 2 / 3),  # words are what white space parts
+    ],
+)
+def test_squad_edge_cases(prediction, answer, exact, f1):
+    assert exact_match(prediction, answer) == exact
+    assert token_f1(prediction, answer) == pytest.approx(f1)
+    both = squad_scores([prediction], [[answer]])
+    assert both == {"exact_match": 100 * exact, "f1": pytest.approx(100 * f1)}
+
+
+def official_normal_form(text):
+    """One step after the other, as the scripts define it."""
+    text = "".join(letter for letter in text.lower() if letter not in "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def official_f1(prediction, gold, *, version):
+    words, right = (official_normal_form(text).split() for text in (prediction, gold))
+    if version == 2 and not (words and right):
+        return float(words == right)
+    same = sum(min(words.count(word), right.count(word)) for word in set(words))
+    if not same:
+        return 0.0
+    precision, recall = same / len(words), same / len(right)
+    return 2 * precision * recall / (precision + recall)
+
+
+def official_scores(predictions, answers, *, version):
+    exact, f1 = [], []
+    for prediction, gold in zip(predictions, answers, strict=True):
+        if version == 2:
+            gold = [text for text in gold if official_normal_form(text)] or [""]
+        exact.append(max(official_normal_form(prediction) == official_normal_form(text) for text in gold))
+        f1.append(max(official_f1(prediction, text, version=version) for text in gold))
+    return {"exact_match": 100 * sum(exact) / len(exact), "f1": 100 * sum(f1) / len(f1)}
+
+
+ANSWERS = st.lists(
+    st.sampled_from(["the", "a", "An", "Denver", "denver", "Broncos", "U.S.", "--", "b", "B!", "\u00a0", "é", ""]),
+    max_size=4,
+).map(" ".join)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(ANSWERS, st.lists(ANSWERS, min_size=1, max_size=3)), min_size=1, max_size=5))
+def test_squad_scores_are_those_of_version_1(rows):
+    predictions, answers = zip(*rows, strict=True)
+    assert squad_scores(predictions, answers) == pytest.approx(official_scores(predictions, answers, version=1))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(ANSWERS, st.lists(ANSWERS, max_size=3)), min_size=1, max_size=5), ANSWERS)
+def test_squad_scores_with_unanswerable_questions_are_those_of_version_2(rows, prediction):
+    predictions, answers = zip(*rows, (prediction, []), strict=True)
+    assert squad_scores(predictions, answers) == pytest.approx(official_scores(predictions, answers, version=2))
+
+
+@pytest.mark.parametrize("task", ["qqp", "mrpc"])
+@pytest.mark.parametrize(
+    ("predicted", "labels"),
+    [
+        ([0, 1, 1, 0, 1], [0, 1, 0, 1, 1]),
+        ([0, 0, 0, 0], [0, 1, 0, 1]),  # class 1 is never predicted
+        ([1, 1, 1, 1], [0, 1, 0, 1]),
+        ([0, 0, 0], [0, 0, 0]),  # nor present: 0/0
+        ([1, 1, 1], [1, 1, 1]),
+        ([1], [0]),
+    ],
+)
+def test_f1_of_a_task_is_that_of_its_positive_class(task, predicted, labels):
+    """Class 1 is "duplicate" and "equivalent": swapped ids would go unnoticed in the accuracy."""
+    scores = _task_scores(task, np.eye(2, dtype=np.float32)[predicted], labels)
+    assert list(scores) == ["f1", "accuracy"]
+    assert scores["f1"] == pytest.approx(reference.f1_score(labels, predicted, pos_label=1, zero_division=0))
+    assert scores["accuracy"] == pytest.approx(reference.accuracy_score(labels, predicted))
+    assert get_task(task).labels[1] in ("duplicate", "equivalent")
+
+
+@pytest.mark.parametrize(
+    ("predicted", "labels"),
+    [([0, 1, 1, 0], [0, 1, 0, 1]), ([1, 1, 0], [0, 0, 1]), ([1, 1, 1], [0, 1, 1]), ([1, 0], [1, 1]), ([0], [0])],
+)
+def test_cola_is_scored_by_matthews_alone(predicted, labels):
+    scores = _task_scores("cola", np.eye(2, dtype=np.float32)[predicted], labels)
+    expected = _quiet(reference.matthews_corrcoef, labels, predicted)
+    assert scores == {"matthews": pytest.approx(expected)}
+
+
+@pytest.mark.parametrize(
+    ("predicted", "labels"),
+    [
+        ([0.1, 2.2, 2.2, 4.9], [0.0, 2.5, 3.0, 5.0]),  # ties among predictions
+        ([1.0, 2.0, 3.0, 4.0], [5.0, 5.0, 0.0, 0.0]),  # and among labels
+        ([-7.0, 9.5, 2.0], [1.0, 2.0, 1.5]),  # beyond 0 to 5: not clipped
+    ],
+)
+def test_stsb_is_scored_by_both_correlations(predicted, labels):
+    scores = _task_scores("stsb", np.array(predicted, np.float32)[:, None], labels)
+    assert scores["pearson"] == pytest.approx(stats.pearsonr(predicted, labels).statistic)
+    assert scores["spearman"] == pytest.approx(stats.spearmanr(predicted, labels).statistic)
+    assert _task_scores("stsb", np.full((3, 1), 2.5, np.float32), [1.0, 2.0, 3.0]) == {"pearson": 0.0, "spearman": 0.0}
+
+
+def _task_scores(name, logits, labels):
+    examples = [TextExample("a", label) for label in labels]
+    return get_task(name).score(examples, examples, logits)
 
 
 @given(st.text())

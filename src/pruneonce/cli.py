@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -194,24 +195,48 @@ def inspect(model: Path, as_json: JSON = False) -> None:
 @app.command()
 def export(
     model: Path,
-    out: Annotated[Path, typer.Option("--out", help="File to write, by custom NAME.pruneonce.")],
-    to: Annotated[str, typer.Option("--to", help="packed: one file with weights, tokenizer and record.")] = "packed",
-    embeddings: Annotated[str, typer.Option(help="Type of the embeddings: fp32, fp16, bf16 or int8.")] = "fp16",
-    values: Annotated[str, typer.Option(help="Type of the encoder's matrices: fp32, fp16 or bf16.")] = "fp32",
+    out: Annotated[Path, typer.Option("--out", help="File to write, by custom NAME.pruneonce or NAME.onnx.")],
+    to: Annotated[str, typer.Option("--to", help="packed: our engine's one file; onnx: for other engines.")] = "packed",
+    embeddings: Annotated[str, typer.Option(help="packed: type of the embeddings, fp32, fp16, bf16 or int8.")] = "fp16",
+    values: Annotated[str, typer.Option(help="packed: type of the encoder's matrices, fp32, fp16 or bf16.")] = "fp32",
     as_json: JSON = False,
 ) -> None:
     """Write a model folder as one file that needs no torch."""
+    if to == "onnx":
+        if (embeddings, values) != ("fp16", "fp32"):
+            raise UsageError("--embeddings and --values are for --to packed; an ONNX file has float32 weights")
+        _export_onnx(model, out, as_json)
+        return
     from pruneonce.export import export_packed
     from pruneonce.packed_inspection import inspect_packed
 
     if to != "packed":
-        raise UsageError(f"--to cannot be '{to}': expected packed")
+        raise UsageError(f"--to cannot be '{to}': expected packed or onnx")
     export_packed(model, out, embeddings=embeddings, values=values)
     report = inspect_packed(out)
     if as_json:
         _print_json(report.as_dict())
     else:
         _print_packed_totals(report)
+
+
+@app.command("import")
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(help="A folder that compressed-tensors wrote as sparse-bitmask.")],
+    out: Annotated[Path, typer.Option("--out", help="Model folder to write.")],
+    as_json: JSON = False,
+) -> None:
+    """Turn a sparse-bitmask checkpoint, which its own library no longer reads, into a model folder."""
+    from pruneonce.importing import import_checkpoint
+
+    found = import_checkpoint(checkpoint, out)
+    if as_json:
+        _print_json(asdict(found))
+    else:
+        print(
+            f"{found.folder}: {found.tensors} tensors, {found.decompressed} decompressed ({found.sparsity:.1%} zeros)"
+        )
+        print(f"{found.bytes_before / 1e6:.2f} MB became {found.bytes_after / 1e6:.2f} MB")
 
 
 @app.command()
@@ -308,8 +333,6 @@ def doctor(
     as_json: JSON = False,
 ) -> None:
     """What this machine has; and for a recipe: steps, hours, memory and disk, before anything starts."""
-    from dataclasses import asdict
-
     from pruneonce.doctor import describe_machine
 
     machine = describe_machine()
@@ -414,6 +437,22 @@ def quickstart(
         table.add_row(*cells(row))
     _console().print(table)
     print(f"details: {out / 'report.md'}")
+
+
+def _export_onnx(model: Path, out: Path, as_json: bool) -> None:
+    from pruneonce.language_model import quiet_transformers
+    from pruneonce.onnx_export import export_onnx
+
+    quiet_transformers()
+    written = export_onnx(model, out)
+    if as_json:
+        _print_json(asdict(written))
+        return
+    print(f"{written.file}: {written.bytes / 1e6:.2f} MB, opset {written.opset}")
+    print(f"{', '.join(written.inputs)} -> {', '.join(written.outputs)}, for any number of sequences and tokens")
+    print(f"largest difference from PyTorch on sample text, in ONNX Runtime: {written.max_difference:.1e}")
+    if written.dequantized:
+        print("the folder is quantised: the file holds its de-quantised float weights, not its int8 scales")
 
 
 def _run_stage(stage: str, path: Path, overrides: list[str] | None, out: Path | None, keep: bool) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,32 @@ def replacing(path: Path) -> Iterator[Path]:
         raise cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def making_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success its files are fsynced and it becomes `path`.
+
+    `path` must not exist or be an empty folder; it never holds half of the files. Raises PruneonceError when the file
+    system refuses to write.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())  # mkdtemp gives 0700
+        for file in temporary.iterdir():
+            fsync(file)
+        os.replace(temporary, path)
+        fsync(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -39,10 +39,10 @@ def int8_subject(subject: Subject, folder: Path, calibration: Sequence[Batch]) -
         return subject
     import torch
 
-    from pruneonce.bench.onnx_files import OneOutput
+    from pruneonce.onnx_graph import NamedOutputs
     from pruneonce.quantization import observing, quantizable_linears, quantize_layers
 
-    module = OneOutput(subject, "sdpa")
+    module = NamedOutputs(subject.folder, subject.head, "sdpa")
     names = quantizable_linears(linear_names(module.model), architecture_of(module.model.config.model_type), "default")
     quantizer = quantize_layers(module.model, names)
     with observing(quantizer), torch.inference_mode():

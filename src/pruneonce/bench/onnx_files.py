@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor, nn
 
 from pruneonce.bench.cases import Batch
-from pruneonce.bench.subject import LOADERS, Subject
+from pruneonce.bench.subject import Subject
+from pruneonce.onnx_graph import NamedOutputs, write_graph
 
 OPSET = 14  # the newest DeepSparse reads
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # the last one not for DistilBERT
 
 
 class OneOutput(nn.Module):
@@ -25,25 +23,16 @@ class OneOutput(nn.Module):
 
     def __init__(self, subject: Subject, attention: str) -> None:
         super().__init__()
-        loader = getattr(transformers, LOADERS[subject.head])
-        self.model: Any = loader.from_pretrained(
-            subject.folder, dtype=torch.float32, attn_implementation=attention
-        ).eval()
-        self.head = subject.head
+        self.model = NamedOutputs(subject.folder, subject.head, attention)
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return INPUTS if self.model.config.model_type == "bert" else INPUTS[:2]
+        return self.model.inputs
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """int64 [sequences, tokens] per name of `inputs` -> [sequences, labels] or [sequences, tokens, outputs]."""
-        named = dict(zip(self.inputs, tensors, strict=True))
-        # As the sum that attention adds: transformers' own mask code does not trace with free sizes.
-        named["attention_mask"] = (1.0 - named["attention_mask"][:, None, None, :].float()) * -1e9
-        output = self.model(**named)
-        if self.head == "ForQuestionAnswering":
-            return torch.stack((output.start_logits, output.end_logits), -1)
-        return output.last_hidden_state if self.head == "Model" else output.logits
+        outputs = self.model(*tensors)
+        return outputs[0] if len(outputs) == 1 else torch.stack(outputs, -1)
 
 
 def export_onnx(subject: Subject, file: Path, shape: tuple[int, int] | None = None) -> tuple[str, ...]:
@@ -52,21 +41,7 @@ def export_onnx(subject: Subject, file: Path, shape: tuple[int, int] | None = No
     DeepSparse finds the patterns it is fast at only in graphs of fixed shape.
     """
     module = OneOutput(subject, "eager").eval()
-    example = torch.ones(shape or (2, min(8, subject.max_tokens)), dtype=torch.int64)
-    tensors = tuple(example * (name == "attention_mask") for name in module.inputs)
-    free = {name: {0: "sequences", 1: "tokens"} for name in module.inputs}
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the tracer's, about shapes we fix or free on purpose
-        torch.onnx.export(
-            module,
-            tensors,
-            str(file),
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=list(module.inputs),
-            output_names=["output"],
-            dynamic_axes=None if shape else free,
-        )
+    write_graph(module, file, inputs=module.inputs, outputs={"output": ()}, opset=OPSET, shape=shape)
     return module.inputs
 
 

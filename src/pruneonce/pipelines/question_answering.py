@@ -1,7 +1,8 @@
 """The stretch of a text that answers a question.
 
-Scores are those of transformers 4's pipeline (transformers 5 has none): per window, the probability of the start times
-that of the end, each by softmax over [CLS] and the context's tokens.
+Scores are those of the last transformers 4's pipeline (transformers 5 has none): per window, the probability of the
+start times that of the end, each by softmax over [CLS] and the context's tokens; of the best spans, those that are the
+same text once they are whole words add up.
 """
 
 from __future__ import annotations
@@ -58,22 +59,20 @@ class QuestionAnswering:
         windows = [self.text_model.windows(each, max_tokens=window, stride=stride, question=True) for each in examples]
         flat = [each for group in windows for each in group]
         logits = iter(self.text_model.logits(flat, batch_size=batch_size))
+        candidates = 2 * top_k + 10 if align_to_words else top_k  # of each window; some become the same words
         answers: list[Any] = []
         for (_, text), group in zip(examples, windows, strict=True):
-            found: dict[tuple[int, int], float] = {}
+            found: dict[str, dict[str, Any]] = {}
             impossible = 1.0
             for encoding in group:
-                spans, none = _spans(encoding, next(logits), top_k, max_answer_len)
+                spans, none = _spans(encoding, next(logits), candidates, max_answer_len)
                 impossible = min(impossible, none)
                 for first, last, score in spans:
-                    place = _characters(encoding, first, last, align_to_words)
-                    found[place] = max(score, found.get(place, 0.0))
-            if handle_impossible_answer:
-                found[0, 0] = impossible
-            best = sorted(found.items(), key=lambda item: -item[1])[:top_k]
-            each = [
-                {"score": score, "start": start, "end": end, "answer": text[start:end]} for (start, end), score in best
-            ]
+                    start, end = _characters(encoding, first, last, align_to_words)
+                    answer = {"score": 0.0, "start": start, "end": end, "answer": text[start:end]}
+                    found.setdefault(text[start:end].lower(), answer)["score"] += score
+            nothing = [{"score": impossible, "start": 0, "end": 0, "answer": ""}] if handle_impossible_answer else []
+            each = sorted([*found.values(), *nothing], key=lambda answer: -answer["score"])[:top_k]
             answers.append(each[0] if top_k == 1 else each)
         return answers if several else answers[0]
 

@@ -15,6 +15,7 @@ from torch import nn
 from pruneonce.architectures import architecture_of, encoder_name
 from pruneonce.errors import OtherInputsError
 from pruneonce.files import read_json, write_json
+from pruneonce.model_card import write_model_card
 from pruneonce.model_folder import save_model_folder
 from pruneonce.progress import Advance
 from pruneonce.provenance import Provenance, library_versions, read_provenance
@@ -137,6 +138,7 @@ def save_outcome(
         write_quantization(options.out, layers)
     save_model_folder(outcome.hub_model, recipe.model, options.out)
     write_json(options.out / LOG_FILE, outcome.log)
+    write_model_card(options.out, record)
     record.write(options.out)
     (options.out / RUN_FILE).unlink(missing_ok=True)
     if not options.keep_checkpoints:

@@ -83,11 +83,14 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 def squad_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> dict[str, float]:
     """Exact match and F1 in percent: of each question the best over its gold answers.
 
-    An unanswerable question, one without gold answers, is answered right by "" alone, in both scores.
+    An unanswerable question, one without gold answers, is answered right by "" alone, in both scores. Where there are
+    such, gold answers of which normalisation leaves nothing do not count, as in version 2.0; in 1.1 they do.
     Source: the official scripts for versions 1.1 and 2.0, https://rajpurkar.github.io/SQuAD-explorer/.
     """
     if len(predictions) != len(answers) or not predictions:
         raise ValueError(f"{len(predictions)} predictions for {len(answers)} questions")
+    if not all(answers):
+        answers = [[answer for answer in gold if normalize_answer(answer)] for gold in answers]
     exact = f1 = 0.0
     for prediction, gold in zip(predictions, answers, strict=True):
         empty = exact_match(prediction, "")

@@ -1,0 +1,92 @@
+"""A transformers model as an ONNX graph, traced with its inputs and outputs by name."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # the last one not for DistilBERT
+AXES = ("sequences", "tokens")
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a model gives."""
+
+    loader: str  # transformers' class
+    outputs: tuple[str, ...]
+    axes: tuple[str, ...] = AXES  # the outputs' first ones
+
+
+# Head of the class in config.json -> what it gives.
+HEADS = {
+    "ForSequenceClassification": Head("AutoModelForSequenceClassification", ("logits",), AXES[:1]),
+    "ForQuestionAnswering": Head("AutoModelForQuestionAnswering", ("start_logits", "end_logits")),
+    "ForTokenClassification": Head("AutoModelForTokenClassification", ("logits",)),
+    "ForMaskedLM": Head("AutoModelForMaskedLM", ("logits",)),
+    "ForPreTraining": Head("AutoModelForMaskedLM", ("logits",)),
+    "Model": Head("AutoModel", ("last_hidden_state",)),
+}
+
+
+class NamedOutputs(nn.Module):
+    """A transformers model that takes tensors by position and gives its head's outputs as a tuple."""
+
+    def __init__(self, folder: str | Path, head: str, attention: str = "eager") -> None:
+        """head: a key of HEADS. attention: "eager" can be traced, "sdpa" is faster."""
+        super().__init__()
+        self.head = HEADS[head]
+        loader = getattr(transformers, self.head.loader)
+        self.model: Any = loader.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention)
+        self.eval()  # not the model alone: the exporter puts back what the outermost module was
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return INPUTS if self.model.config.model_type == "bert" else INPUTS[:2]
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """int64 [sequences, tokens] per name of `inputs` -> float32 per name of the head's outputs."""
+        named = dict(zip(self.inputs, tensors, strict=True))
+        # As the sum that attention adds: transformers' own mask code does not trace with free sizes.
+        named["attention_mask"] = (1.0 - named["attention_mask"][:, None, None, :].float()) * -1e9
+        output = self.model(**named)
+        return tuple(output[name] for name in self.head.outputs)
+
+
+def write_graph(
+    module: nn.Module,
+    file: Path,
+    *,
+    inputs: tuple[str, ...],
+    outputs: dict[str, tuple[str, ...]],
+    opset: int,
+    shape: tuple[int, int] | None = None,
+    fold_constants: bool = True,
+) -> None:
+    """Trace `module` and write `file`, for one shape (sequences, tokens) or, without, for any.
+
+    module: int64 [sequences, tokens] per input -> a tensor, or a tuple of them. outputs: name -> names of its first
+    axes. fold_constants: store weights as the operators take them, which keeps a tied one twice.
+    """
+    example = torch.ones(shape or (2, 8), dtype=torch.int64)
+    tensors = tuple(example * (name == "attention_mask") for name in inputs)
+    free = {name: dict(enumerate(axes)) for name, axes in {**dict.fromkeys(inputs, AXES), **outputs}.items()}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the tracer's, about shapes we fix or free on purpose
+        torch.onnx.export(
+            module,
+            tensors,
+            str(file),
+            dynamo=False,
+            opset_version=opset,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes=None if shape else free,
+            do_constant_folding=fold_constants,
+        )
