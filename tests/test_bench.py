@@ -107,6 +107,7 @@ def record(**changes):
         "machine": {
             "processor": "Test CPU",
             "isa": ["avx2"],
+            "native_isa": "avx2",
             "cores": 2,
             "memory_bytes": 2**33,
             "peak_gflops": 100.0,
@@ -139,6 +140,16 @@ def test_the_page_says_what_the_raw_seconds_say(tmp_path, monkeypatch):
     for condition in ("Test CPU", "avx2", "2026-01-02", "load average 0.25", "torch 2.6", "90.00% zeros", "2 threads"):
         assert condition in text
     assert "useful work at the peak: 0.02 ms" in text
+
+
+def test_the_overview_compares_like_with_like():
+    """An int8 rival with our int8 engine, an fp32 one with our fp32 engine; what was not measured is left empty."""
+    seconds = {"pruneonce": [0.002], "pruneonce-int8": [0.001], "rival": [0.004], "rival-int8": [0.003]}
+    both = record(cases=[{**record()["cases"][0], "seconds": seconds}])
+    lines = results.overview([both, record()])
+    assert lines[0].endswith("| rival / ours | rival-int8 / ours | torch / ours |")
+    assert lines[2] == "| random tiny, avx2, 2 threads | 2x3 | 2.00 | 1.00 | 2.00 | 3.00 |  |"
+    assert lines[3] == "| random tiny, avx2, 2 threads | 2x3 | 1.00 |  |  |  | 4.00 |"
 
 
 def test_a_file_that_is_no_record_is_named(tmp_path):
@@ -180,7 +191,7 @@ def test_int8_is_left_out_where_it_is_not_wanted(folders):
     options = Options(against=(), grid="1x8", threads=1, rounds=1, int8=False)
     done = run_on_folder(folders["classes"], options, lambda *_: None)
     assert list(done["cases"][0]["seconds"]) == ["pruneonce"]
-    assert "pruneonce-int8" not in results.markdown([done])
+    assert "| pruneonce-int8 |" not in results.markdown([done])
 
 
 @pytest.mark.parametrize("name", ["classes", "spans", "distilbert"])

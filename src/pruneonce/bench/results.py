@@ -141,9 +141,43 @@ def tables(record: dict[str, Any]) -> Iterable[Table]:
         yield table
 
 
+def overview(records: Sequence[dict[str, Any]]) -> list[str]:
+    """Markdown table: every model and batch in one row, our times, and every rival's median ratio to ours.
+
+    fp32 engines are compared with our fp32 one, int8 engines with our int8 one.
+    """
+    rivals = list(
+        dict.fromkeys(
+            name
+            for record in records
+            for name in record["cases"][0]["seconds"]
+            if name not in (BASELINE, INT8_BASELINE)
+        )
+    )
+    heads = ("model", "batch", f"{BASELINE} ms", f"{INT8_BASELINE} ms", *(f"{name} / ours" for name in rivals))
+    lines = ["| " + " | ".join(heads) + " |", "|---|---" + "|---:" * (len(heads) - 2) + "|"]
+    for record in records:
+        model = record["model"]["name"]
+        condition = f"{record['machine']['native_isa']}, {record['threads']} threads"
+        for case in record["cases"]:
+            seconds = case["seconds"]
+            cells = [f"{model}, {condition}", case["name"]]
+            cells += [_milliseconds(seconds.get(name)) for name in (BASELINE, INT8_BASELINE)]
+            for name in rivals:
+                ours = seconds.get(INT8_BASELINE if "int8" in name else BASELINE)
+                theirs = seconds.get(name)
+                cells.append(f"{paired_ratio(theirs, ours).median:.2f}" if theirs and ours else "")
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _milliseconds(seconds: list[float] | None) -> str:
+    return f"{statistics.median(seconds) * 1e3:.2f}" if seconds else ""
+
+
 def markdown(records: Sequence[dict[str, Any]]) -> str:
     """The page docs/results.md."""
-    parts = [HEADER]
+    parts = [HEADER, "## All at a glance\n" + "\n".join(overview(records)) + "\n"]
     for record in records:
         title, *rest = summary(record)
         parts.append(f"## {title}\n" + "\n".join(f"- {line}" for line in rest) + "\n")
