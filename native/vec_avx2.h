@@ -1,6 +1,8 @@
 // AVX2 and FMA: 16 registers of 8 floats.
 #pragma once
 
+#define PRUNEONCE_VEC_HAS_TABLES
+
 #include <immintrin.h>
 
 #include <cstddef>
@@ -39,6 +41,21 @@ inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.value, b.value)}; }
 inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.value, b.value)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.value, b.value)}; }
 inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.value, b.value)}; }
+
+// 32 numbers in memory, looked up by the low five bits of each lane: eight at a time by shuffles, a fifth of the time that
+// gathering takes.
+struct Table {
+  const float* from;
+
+  explicit Table(const float* numbers) : from(numbers) {}
+  Vec operator[](Vec index) const {
+    const __m256i place = _mm256_castps_si256(index.value);
+    const auto of_eight = [&](std::size_t k) { return _mm256_permutevar8x32_ps(_mm256_loadu_ps(from + 8 * k), place); };
+    const __m256 bit3 = _mm256_castsi256_ps(_mm256_slli_epi32(place, 28)), bit4 = _mm256_castsi256_ps(_mm256_slli_epi32(place, 27));
+    const __m256 low = _mm256_blendv_ps(of_eight(0), of_eight(1), bit3), high = _mm256_blendv_ps(of_eight(2), of_eight(3), bit3);
+    return {_mm256_blendv_ps(low, high, bit4)};
+  }
+};
 
 // As many whole numbers of 32 bits as a Vec has floats.
 struct Ints {

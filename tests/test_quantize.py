@@ -209,6 +209,18 @@ def test_fake_quantised_torch_answers_as_the_int8_engine_on_every_instruction_se
         assert np.array_equal(found.argmax(1), expected.argmax(1)), isa
 
 
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_an_int8_encoder_has_the_same_bits_wherever_there_are_fused_multiply_adds(family, quantised, tmp_path):
+    """Sums are whole numbers, and floats are computed by the same steps in the same order, whatever the vectors' width."""
+    file = tmp_path / "m.pruneonce"
+    export_packed(quantised(family, "ptq"), file, embeddings="int8")
+    ids = [np.arange(5, 5 + tokens) % 30 for tokens in (3, 17, 40)]
+    states = {isa: load_model(file, isa=isa).hidden_states(ids) for isa in ISAS if isa != "scalar"}
+    for isa, found in states.items():
+        for mine, other in zip(found, next(iter(states.values())), strict=True):
+            assert np.array_equal(mine, other), isa
+
+
 def test_scores_of_folder_file_and_record_are_one(quantised, reviews, tmp_path):
     folder, file = quantised("bert", "qat"), tmp_path / "m.pruneonce"
     export_packed(folder, file, embeddings="fp32")
