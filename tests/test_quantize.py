@@ -211,7 +211,7 @@ def test_fake_quantised_torch_answers_as_the_int8_engine_on_every_instruction_se
 
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 def test_an_int8_encoder_has_the_same_bits_wherever_there_are_fused_multiply_adds(family, quantised, tmp_path):
-    """Sums are whole numbers, and floats are computed by the same steps in the same order, whatever the vectors' width."""
+    """Sums are whole numbers, and floats are computed by the same steps in the same order, however wide vectors are."""
     file = tmp_path / "m.pruneonce"
     export_packed(quantised(family, "ptq"), file, embeddings="int8")
     ids = [np.arange(5, 5 + tokens) % 30 for tokens in (3, 17, 40)]
