@@ -58,6 +58,8 @@ def run_prune(recipe: PruneRecipe, options: StageOptions) -> Provenance:
 
 def pruning_schedule(pruning: Pruning, steps: int) -> PruningSchedule:
     """The schedule of a recipe; steps it leaves out follow the original's proportions (50 %, 80 % and 1 % of all)."""
+    if pruning.schedule == "one-shot":
+        return PruningSchedule(pruning.sparsity, 0, 0, -1, 0, 1, initial_sparsity=pruning.sparsity)
     policy_end = pruning.policy_end_step if pruning.policy_end_step is not None else steps // 2
     end = pruning.end_step if pruning.end_step is not None else max(policy_end, steps * 4 // 5)
     if end >= steps:
@@ -72,6 +74,7 @@ def pruning_schedule(pruning: Pruning, steps: int) -> PruningSchedule:
             policy_begin_step=pruning.policy_begin_step,
             policy_end_step=policy_end,
             frequency_steps=pruning.frequency_steps or max(1, steps // 100),
+            initial_sparsity=pruning.initial_sparsity,
         )
     except ValueError as error:
         raise UsageError(f"pruning: {error}") from error
@@ -80,7 +83,7 @@ def pruning_schedule(pruning: Pruning, steps: int) -> PruningSchedule:
 def learning_rate_factor(training: Training, steps: int, pruning: Pruning | None = None) -> Callable[[int], float]:
     """step -> fraction of the peak rate: linear, or rewound along the pruning schedule."""
     warmup = warmup_steps_from_ratio(training.warmup_ratio, steps)
-    if pruning is None:
+    if pruning is None or pruning.schedule == "one-shot":
         return lambda step: linear_factor(step, total_steps=steps, warmup_steps=warmup)
     schedule = pruning_schedule(pruning, steps)
 

@@ -88,12 +88,16 @@ def squad_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -
     """
     if len(predictions) != len(answers) or not predictions:
         raise ValueError(f"{len(predictions)} predictions for {len(answers)} questions")
-    exact = f1 = 0.0
-    for prediction, gold in zip(predictions, answers, strict=True):
-        empty = exact_match(prediction, "")
-        exact += max((exact_match(prediction, answer) for answer in gold), default=empty)
-        f1 += max((token_f1(prediction, answer) for answer in gold), default=empty)
+    scores = [question_scores(prediction, gold) for prediction, gold in zip(predictions, answers, strict=True)]
+    exact, f1 = (sum(column) for column in zip(*scores, strict=True))
     return {"exact_match": 100 * exact / len(answers), "f1": 100 * f1 / len(answers)}
+
+
+def question_scores(prediction: str, gold: Sequence[str]) -> tuple[float, float]:
+    """Exact match and F1 of one question, as fractions: the best over its gold answers."""
+    empty = exact_match(prediction, "")
+    exact = max((exact_match(prediction, answer) for answer in gold), default=empty)
+    return exact, max((token_f1(prediction, answer) for answer in gold), default=empty)
 
 
 def exact_match(prediction: str, answer: str) -> float:

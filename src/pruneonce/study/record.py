@@ -1,0 +1,65 @@
+"""`study.json`: which runs make which cell, so that reports need nothing but the study's folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pruneonce.errors import PruneonceError
+from pruneonce.files import read_json, write_json
+from pruneonce.study.plan import Plan
+
+FILE_NAME = "study.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """What the file holds. Names of runs are names of folders beside it."""
+
+    name: str
+    source: str
+    baseline: str
+    reference: str
+    methods: dict[str, str]  # method -> title
+    tasks: tuple[str, ...]
+    cells: list[dict[str, Any]]  # method, sparsity, task, seed, chain
+    runs: dict[str, dict[str, Any]]  # name -> stage, steps and examples as planned
+    failures: dict[str, str] = field(default_factory=dict)  # run -> why it has no result
+    format_version: int = FORMAT_VERSION
+
+
+def write_study(plan: Plan, failures: dict[str, str]) -> None:
+    """Write the record of a plan into its folder."""
+    study = plan.study
+    record = StudyRecord(
+        name=study.name,
+        source=study.source,
+        baseline=study.baseline,
+        reference=study.reference,
+        methods={name: method.title for name, method in study.methods.items()},
+        tasks=tuple(study.tasks),
+        cells=[asdict(cell) for cell in plan.cells],
+        runs={
+            node.name: {"stage": node.stage, "steps": node.steps, "examples": node.examples}
+            for node in plan.nodes.values()
+        },
+        failures=failures,
+    )
+    write_json(plan.out / FILE_NAME, asdict(record))
+
+
+def read_study(folder: Path) -> StudyRecord | None:
+    """The record of a study's folder; None where there is none."""
+    file = folder / FILE_NAME
+    if not file.is_file():
+        return None
+    values = read_json(file)
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if version != FORMAT_VERSION:
+        raise PruneonceError(f"{file} has format version {version!r}, this pruneonce reads {FORMAT_VERSION}")
+    try:
+        return StudyRecord(**values)
+    except TypeError as error:
+        raise PruneonceError(f"{file} is not a study's record: {error}") from error
