@@ -46,7 +46,11 @@ KNOWN_TRAINING_EXAMPLES = {
 }
 TYPICAL_EXAMPLES = 256  # of a training file, tokenised to find how long they are
 UNBUILT_CORPUS_TOKENS = 512  # per example, while there is no corpus to measure
-PROBE_EXAMPLES = 3  # timed beside 1, so that what a pass costs by itself is told apart from its examples
+# Examples timed beside 1, so that what a pass costs by itself is told apart from its examples: at least so many, and
+# at least so many tokens, for short examples are cheaper in company.
+PROBE_EXAMPLES = 3
+PROBE_TOKENS = 1024
+PROBE_REPEATS = 3
 TASK_RECIPES = (FinetuneRecipe, QuantizeRecipe)
 ADAM_PROBE_SIZE = 4_000_000  # parameters; well beyond any cache
 
@@ -113,16 +117,18 @@ def _probe(recipe: Recipe, model: LanguageModel, tokens: int, distillation: Dist
     logits = 1 if isinstance(recipe, TASK_RECIPES) else max(1, round(share * tokens))  # per example
 
     def seconds(examples: int) -> float:
-        return min(_time_pass(model, _random_inputs(model, examples, tokens, logits), distillation) for _ in range(2))
+        inputs = _random_inputs(model, examples, tokens, logits)
+        return min(_time_pass(model, inputs, distillation) for _ in range(PROBE_REPEATS))
 
-    one, more = seconds(1), seconds(PROBE_EXAMPLES)
-    per_example = max(more - one, 0.0) / (PROBE_EXAMPLES - 1) or more / PROBE_EXAMPLES
+    many = max(PROBE_EXAMPLES, PROBE_TOKENS // tokens)
+    one, more = seconds(1), seconds(many)
+    per_example = max(more - one, 0.0) / (many - 1) or more / many
     activations = _activation_bytes(model, _random_inputs(model, 1, tokens, logits))
     with torch.no_grad():
-        inputs = _random_inputs(model, PROBE_EXAMPLES, tokens, logits)
+        inputs = _random_inputs(model, many, tokens, logits)
         begun = time.perf_counter()
         model(**inputs)
-        answer = (time.perf_counter() - begun) / PROBE_EXAMPLES
+        answer = (time.perf_counter() - begun) / many
     return _Probe(max(one - per_example, 0.0), per_example, answer, activations)
 
 

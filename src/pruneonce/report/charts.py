@@ -70,8 +70,8 @@ def chart(
     *,
     label: str,
     levels: Sequence[Level] = (),
-    width: int = 440,
-    height: int = 290,
+    width: int = 370,
+    height: int = 255,
     dodge: bool = False,
 ) -> Element:
     """An SVG element. label: what it shows, for readers who do not see it. dodge: part series that share an x."""

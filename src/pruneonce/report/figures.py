@@ -163,7 +163,7 @@ def _curves(title: str, runs: Sequence[Run], names: Sequence[str], colours: Sequ
     kinds: tuple[tuple[str, str, Callable[[float], float]], ...] = (
         ("loss", "training loss", float),
         ("sparsity", "zeros, %", lambda value: 100 * value),
-        ("learning_rate", "learning rate", float),
+        ("learning_rate", "learning rate, 1e-4", lambda value: 1e4 * value),
     )
     charts = []
     for key, axis, scale in kinds:

@@ -14,6 +14,7 @@ from pruneonce.report.figures import Figure, Heat, figures, heats
 from pruneonce.report.markdown import clean, software
 from pruneonce.report.tables import TextTable
 
+LONG_TABLE = 15  # rows; longer ones are folded, but for the first on the page
 STYLE = Path(__file__).with_name("page.css")
 
 
@@ -35,7 +36,7 @@ def page(material: Material, shown: Sequence[TextTable]) -> str:
         _add(body, "p", material.source)
     made, not_drawn = figures(material)
     for table in shown[:1]:
-        _add_table(body, table)
+        _add_table(body, table, folds=False)
     for figure in made:
         _add_figure(body, figure)
     _add_heats(body, heats(material))
@@ -55,11 +56,15 @@ def _add(parent: Element, tag: str, text: str, kind: str = "") -> Element:
     return element
 
 
-def _add_table(body: Element, table: TextTable) -> None:
+def _add_table(body: Element, table: TextTable, *, folds: bool = True) -> None:
     _add(body, "h2", table.title)
-    _add_rows(body, table.columns, table.rows, table.left)
+    place = body
+    if folds and len(table.rows) > LONG_TABLE:
+        place = SubElement(body, "details")
+        _add(place, "summary", f"{len(table.rows)} rows")
+    _add_rows(place, table.columns, table.rows, table.left)
     if table.note:
-        _add(body, "p", table.note, "note")
+        _add(place, "p", table.note, "note")
 
 
 def _add_rows(body: Element, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> None:

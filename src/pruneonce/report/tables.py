@@ -47,13 +47,15 @@ def accuracy_table(material: Material) -> TextTable:
         groups = [material.find(method, sparsity, task) for task in material.tasks]
         means = [group.main.mean for group in groups if group is not None and group.main is not None]
         mean = f"{summarise(means).mean:.2f}" if len(means) == len(groups) else ""
+        seeds = sorted({group.main.n for group in groups if group is not None and group.main is not None})
         rows.append(
             (_title(material, method), zeros(sparsity), *(_main(group) for group in groups))
             + ((mean,) if len(material.tasks) > 1 else ())
+            + (" to ".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1]))) if seeds else "",)
         )
     return TextTable(
         "Accuracy",
-        (*columns, *(["mean"] if len(material.tasks) > 1 else [])),
+        (*columns, *(["mean"] if len(material.tasks) > 1 else []), "n"),
         tuple(rows),
         "In percent: mean ± sample standard deviation over n seeds. Empty: not run.",
     )
@@ -110,18 +112,18 @@ def difference_table(material: Material) -> TextTable:
 
 
 def metrics_table(material: Material) -> TextTable:
-    """Every metric of every group."""
+    """The metrics beside the main one, where tasks have several."""
     rows = [
         (_title(material, group.method), group.task, zeros(group.sparsity), name, spread(each), f"{each.n}")
         for group in material.groups
-        for name, each in group.metrics.items()
+        for name, each in list(group.metrics.items())[1:]
     ]
-    several = any(len(group.metrics) > 1 for group in material.groups)
     return TextTable(
-        "All metrics",
+        "Other metrics",
         ("method", "task", "zeros", "metric", "value", "n"),
-        tuple(rows) if several else (),
+        tuple(rows),
         "In percent (F1 and correlations times 100).",
+        left=4,
     )
 
 
@@ -202,7 +204,7 @@ def zeros(sparsity: float | None) -> str:
 def _main(group: Group | None) -> str:
     if group is None or group.main is None:
         return ""
-    return f"{spread(group.main)} (n = {group.main.n})"
+    return spread(group.main)
 
 
 def _lines(material: Material) -> list[tuple[str, float | None]]:

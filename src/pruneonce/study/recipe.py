@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,6 +92,8 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
 
 
 def _study(name: str, values: dict[str, Any]) -> Study:
+    all_tasks = values.get("tasks")
+    switched_off = [name for name in all_tasks if all_tasks[name] is False] if isinstance(all_tasks, Mapping) else []
     stages, tasks, methods = (_tables(values, key) for key in ("stages", "tasks", "methods"))
     keys = build(_Keys, values)
     checked_seeds(list(keys.seeds), "seeds")
@@ -107,6 +109,12 @@ def _study(name: str, values: dict[str, Any]) -> Study:
     resolved: dict[str, Method] = {}
     for method, table in methods.items():
         resolved[method] = _method(method, dict(table), resolved)
+    for method, chosen in list(resolved.items()):
+        left = tuple(task for task in chosen.tasks if task not in switched_off)
+        if chosen.tasks and not left:
+            del resolved[method]
+        else:
+            resolved[method] = replace(chosen, tasks=left)
     study = Study(name=name, stages=stages, tasks=tasks, methods=resolved, **vars(keys))
     for method, chosen in resolved.items():
         _known(f"methods.{method}.stages", chosen.stages, stages)
@@ -161,7 +169,9 @@ def merged(*partials: Partial) -> dict[str, Any]:
 
 def _tables(values: dict[str, Any], key: str) -> dict[str, Partial]:
     tables = values.pop(key, {})
-    if not isinstance(tables, Mapping) or not tables:
+    if isinstance(tables, Mapping):
+        tables = {name: table for name, table in tables.items() if table is not False}  # --set tasks.squad=false
+    if not tables or not isinstance(tables, Mapping):
         raise UsageError(f"a study needs sections [{key}.NAME]")
     for name, table in tables.items():
         if not isinstance(table, Mapping):

@@ -8,7 +8,8 @@ from typing import Any
 
 from pruneonce.errors import PruneonceError
 from pruneonce.files import read_json, write_json
-from pruneonce.study.plan import Plan
+from pruneonce.study.plan import Cell, Plan
+from pruneonce.study.recipe import NAME
 
 FILE_NAME = "study.json"
 FORMAT_VERSION = 1
@@ -60,6 +61,12 @@ def read_study(folder: Path) -> StudyRecord | None:
     if version != FORMAT_VERSION:
         raise PruneonceError(f"{file} has format version {version!r}, this pruneonce reads {FORMAT_VERSION}")
     try:
-        return StudyRecord(**values)
-    except TypeError as error:
+        record = StudyRecord(**values)
+        for name in (*record.runs, *(name for cell in record.cells for name in cell["chain"])):
+            if not NAME.fullmatch(name):
+                raise ValueError(f"'{name}' is no name of a run")  # and could lead out of the folder
+        for cell in record.cells:
+            Cell(**cell)
+    except (TypeError, ValueError, KeyError) as error:
         raise PruneonceError(f"{file} is not a study's record: {error}") from error
+    return record
