@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.provenance import read_provenance
@@ -140,6 +141,23 @@ def test_failed_run_takes_only_its_children_with_it_and_is_tried_again(study, mo
     monkeypatch.setitem(study_run.RUNNERS, "prune", prune)
     assert not run_study(plan, silent).failures
     assert read_study(plan.out).failures == {}
+
+
+def test_runs_side_by_side_give_what_runs_one_by_one_give_and_note_failures_too(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(study_run, "available_cores", lambda: 2)
+    settings = ["sparsities=[0.8]", "seeds=[1]"]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as many as a worker gets: more of them round sums in another order
+    alone = run_study(study(STUDY, settings), silent)
+    torch.set_num_threads(threads)
+    broken = '[methods.broken]\nlike = "once"\nset.prune = { training = { learning_rate = 1e30 } }\n'
+    plan = study(STUDY + broken, settings)
+    plan = make_plan(plan.study, tmp_path / "side by side")
+    together = run_study(plan, silent, jobs=2)
+    assert {n: r.metrics for n, r in together.records.items()} == {n: r.metrics for n, r in alone.records.items()}
+    assert {n: r.masks for n, r in together.records.items()} == {n: r.masks for n, r in alone.records.items()}
+    chain = next(cell.chain for cell in plan.cells if cell.method == "broken")
+    assert list(together.failures) == list(chain[1:])
 
 
 def test_another_learning_rate_is_another_run_beside_the_old_one(study):

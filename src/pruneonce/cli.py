@@ -177,6 +177,7 @@ def study(
     overrides: Set = None,
     out: Out = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List cells, budgets and estimated hours.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time, each with its share of the cores.")] = 1,
     as_json: JSON = False,
 ) -> None:
     """Run a grid of methods, sparsities, tasks and seeds. Run again to resume: what is done is skipped."""
@@ -192,7 +193,7 @@ def study(
         return
     from pruneonce.study.run import run_study
 
-    outcome = run_study(plan, progress_bar)
+    outcome = run_study(plan, progress_bar, jobs)
     if as_json:
         _print_json(
             {"runs": {name: each.metrics for name, each in outcome.records.items()}, "failures": outcome.failures}
