@@ -79,7 +79,7 @@ def study(tmp_path):
         runs={name: {"stage": "finetune", "steps": 1, "examples": 1} for name in names},
         failures={"late-4": f"the loss is nan {HOSTILE}"},
     )
-    (folder / "study.json").write_text(json.dumps(asdict(record)))
+    (folder / "s.study.json").write_text(json.dumps(asdict(record)))
     return folder
 
 
@@ -226,10 +226,10 @@ def test_a_report_without_any_result_says_so(tmp_path):
     ],
 )
 def test_a_study_record_that_is_damaged_or_leads_elsewhere_is_refused(study, change):
-    record = json.loads((study / "study.json").read_text())
+    record = json.loads((study / "s.study.json").read_text())
     change(record)
-    (study / "study.json").write_text(json.dumps(record))
-    with pytest.raises(PruneonceError, match=r"study\.json"):
+    (study / "s.study.json").write_text(json.dumps(record))
+    with pytest.raises(PruneonceError, match=r"s\.study\.json"):
         collect([study])
 
 

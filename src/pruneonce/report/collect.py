@@ -13,7 +13,7 @@ from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import read_json
 from pruneonce.model_folder import WEIGHTS_FILE
 from pruneonce.provenance import Provenance, read_provenance
-from pruneonce.study.record import StudyRecord, read_study
+from pruneonce.study.record import StudyRecord, find_study, read_study
 
 LOG_FILE = "training_log.json"
 PERCENT_TASKS = ("squad", "question")  # tasks whose metrics are percentages already
@@ -119,10 +119,10 @@ def collect(paths: Sequence[Path]) -> Material:
         raise UsageError("a report needs a study, a run folder or a record of `pruneonce bench --json`")
     material = Material(title=" and ".join(path.resolve().stem for path in paths if path.is_dir()) or "benchmarks")
     for path in paths:
-        if path.is_file():
+        if (study := find_study(path)) is not None:
+            _add_study(material, study.parent, read_study(study))
+        elif path.is_file():
             material.benches.append(results.load(path))
-        elif (study := read_study(path)) is not None:
-            _add_study(material, path, study)
         else:
             _add_runs(material, path)
     if not material.baseline:

@@ -1,6 +1,7 @@
 """Study recipes: which methods, sparsities, tasks and seeds, from TOML into typed dataclasses.
 
-A method is a list of named stages; each is a recipe that the task and then the method may override. An unknown key
+A method is a list of named stages; each is a recipe that the task and then the method may override. A file may start
+from another one beside it: `extends = "other.toml"`; a table set to false is left out. An unknown key
 is an error here as in any recipe: see `plan`, which builds every stage's recipe before anything runs.
 """
 
@@ -84,11 +85,24 @@ class _Keys:
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     """Read a study recipe and apply `key=value` overrides. UsageError for anything that does not fit."""
     path = Path(path)
-    values = apply_overrides(read_toml(path), overrides)
+    values = apply_overrides(_with_base(path, ()), overrides)
     try:
         return _study(path.stem, values)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
+
+
+def _with_base(path: Path, within: tuple[Path, ...]) -> dict[str, Any]:
+    """A file's values on top of those of the file beside it that it `extends`."""
+    if path.resolve() in within:
+        raise UsageError(f"{path} extends itself")
+    values = read_toml(path)
+    base = values.pop("extends", "")
+    if not base:
+        return values
+    if not isinstance(base, str):
+        raise UsageError(f"{path}: 'extends' must name a study's file, got {base!r}")
+    return merged(_with_base(path.parent / base, (*within, path.resolve())), values)
 
 
 def _study(name: str, values: dict[str, Any]) -> Study:

@@ -1,4 +1,7 @@
-"""`study.json`: which runs make which cell, so that reports need nothing but the study's folder."""
+"""`NAME.study.json`: which runs make which cell, so that reports need nothing but the study's folder.
+
+Several studies may share a folder, and then the runs that they have in common.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pruneonce.errors import PruneonceError
+from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import read_json, write_json
 from pruneonce.study.plan import Cell, Plan
 from pruneonce.study.recipe import NAME
 
-FILE_NAME = "study.json"
+SUFFIX = ".study.json"
 FORMAT_VERSION = 1
 
 
@@ -48,14 +51,26 @@ def write_study(plan: Plan, failures: dict[str, str]) -> None:
         },
         failures=failures,
     )
-    write_json(plan.out / FILE_NAME, asdict(record))
+    write_json(record_file(plan), asdict(record))
 
 
-def read_study(folder: Path) -> StudyRecord | None:
-    """The record of a study's folder; None where there is none."""
-    file = folder / FILE_NAME
-    if not file.is_file():
-        return None
+def record_file(plan: Plan) -> Path:
+    """Where the record of a plan is."""
+    return plan.out / f"{plan.study.name}{SUFFIX}"
+
+
+def find_study(path: Path) -> Path | None:
+    """The record that `path` is or holds; None where there is none. UsageError where there are several."""
+    if path.is_file():
+        return path if path.name.endswith(SUFFIX) else None
+    found = sorted(path.glob(f"*{SUFFIX}"))
+    if len(found) > 1:
+        raise UsageError(f"{path} holds several studies, name one: {', '.join(file.name for file in found)}")
+    return found[0] if found else None
+
+
+def read_study(file: Path) -> StudyRecord:
+    """A study's record. PruneonceError if it is damaged or leads out of its folder."""
     values = read_json(file)
     version = values.get("format_version") if isinstance(values, dict) else None
     if version != FORMAT_VERSION:
