@@ -193,6 +193,8 @@ def test_plain_runs_and_seed_folders_make_a_report_too(tmp_path):
 
 def test_latency_is_drawn_for_scored_engines_and_the_rest_is_named(study, tmp_path):
     (study / "once-1.pruneonce").write_bytes(b"x" * 2_000_000)
+    for name in ("once-1", "dense-1"):
+        (study / name / "model.safetensors").write_bytes(b"x" * 10_000)
     files = []
     for name in ("once-1", "dense-1", "stranger"):
         files.append(tmp_path / f"{name}.json")
@@ -201,10 +203,23 @@ def test_latency_is_drawn_for_scored_engines_and_the_rest_is_named(study, tmp_pa
     markdown, html = pages([study, *files], tmp_path)
     section = html.split("<h2>Accuracy by latency and size</h2>")[1].split("<h2>")[0]
     assert "2.00 ms, 2.0 MB" in section
-    assert "their accuracy was not measured: openvino-int8" in section
+    assert "their accuracy was not measured (bench --task): openvino-int8." in section
+    assert "their file is not known: pruneonce." in section, "dense-1 has no packed file"
     assert "Of other models: stranger" in section
     assert "### once-1" in markdown
     assert "| pruneonce |" in markdown
+
+
+def test_accuracy_and_bytes_that_a_benchmark_measured_come_before_those_of_the_run(study, tmp_path):
+    record = bench("once-1", **{"pruneonce": [0.002], "pruneonce-int8": [0.001], "openvino-int8": [0.001]})
+    record["accuracy"] = {"pruneonce": {"accuracy": 0.877}, "pruneonce-int8": {"accuracy": 0.8711}}
+    record["file_bytes"] = {"pruneonce": 3_000_000, "pruneonce-int8": 1_500_000}
+    (tmp_path / "bench.json").write_text(json.dumps(record))
+    _, html = pages([study, tmp_path / "bench.json"], tmp_path)
+    section = html.split("<h2>Accuracy by latency and size</h2>")[1].split("<h2>")[0]
+    assert "87.70 %, 2.00 ms, 3.0 MB" in section
+    assert "87.11 %, 1.00 ms, 1.5 MB" in section
+    assert "(bench --task): openvino-int8." in section
 
 
 def test_a_report_without_any_result_says_so(tmp_path):

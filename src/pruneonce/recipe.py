@@ -309,6 +309,8 @@ def _unknown_key(prefix: str, key: str, known: Mapping[str, Any]) -> str:
 def _convert(value: Any, hint: Any, key: str) -> Any:
     """Check `value` against a field's type; integers are accepted where a float is expected, nothing else bends."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
     if origin is Literal:
         if value not in options:
             raise UsageError(f"'{key}' must be one of {', '.join(map(repr, options))}, got {value!r}")

@@ -41,16 +41,22 @@ def score(
     keep_in: folder that `predictions.json`, the answer to every example, is written to.
     """
     predict = torch_predict(model, task, special_token_ids(tokenizer)["pad"], on_progress)
-    return _score(predict, task, data, tokenizer, keep_in)
+    return score_predictions(predict, task, data, tokenizer, keep_in=keep_in)
 
 
-def _score(
-    predict: Predict, task: Task, data: TaskData, tokenizer: Tokenizer, keep_in: Path | None = None
+def score_predictions(
+    predict: Predict,
+    task: Task,
+    data: TaskData,
+    tokenizer: Tokenizer,
+    seed: int = VALIDATION_SEED,
+    keep_in: Path | None = None,
 ) -> dict[str, float]:
+    """The metrics of whatever `predict` answers to the task's validation data. keep_in: as in `score`."""
     metrics: dict[str, float] = {}
     splits = {}
     for suffix, source in validation_sources(data, task).items():
-        examples = sample(task.read(source), data.validation_examples, VALIDATION_SEED)
+        examples = sample(task.read(source), data.validation_examples, seed)
         features = task.features(examples, tokenizer, max_tokens_of(data))
         split = splits[suffix] = evaluate_task(task, examples, features, predict)
         metrics |= {f"{name}{suffix}": split.metric(name) for name in split.metrics}
@@ -79,7 +85,7 @@ def score_packed(file: str | Path, data: TaskData, on_progress: Advance | None =
     UsageError if the model has no head for the task, or one with other labels.
     """
     model, task, data = _packed_task(file, data)
-    return _score(engine_predict(model, on_progress), task, data, tokenizer_from_text(model.tokenizer))
+    return score_predictions(engine_predict(model, on_progress), task, data, tokenizer_from_text(model.tokenizer))
 
 
 def score_packed_beside(
@@ -99,7 +105,7 @@ def score_packed_beside(
         return logits
 
     with quantized(reference, read_quantization(folder) or {}):
-        return _score(predict, task, data, tokenizer), max(differences)
+        return score_predictions(predict, task, data, tokenizer), max(differences)
 
 
 def _packed_task(file: str | Path, data: TaskData) -> tuple[Model, Task, TaskData]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 from xml.etree.ElementTree import Element
 
 from pruneonce.bench.results import BASELINE
@@ -12,7 +13,7 @@ from pruneonce.report.charts import Axis, Level, Point, Series, chart
 from pruneonce.report.collect import Group, Material, Run, is_percent
 from pruneonce.report.tables import spread, zeros
 
-MARK_MB = 0.45  # px of radius per square root of a megabyte
+MARK_MB = 1.1  # px of radius per square root of a megabyte
 
 
 @dataclass(frozen=True)
@@ -116,46 +117,74 @@ def finetuning_curves(material: Material) -> tuple[Figure | None, str]:
 
 
 def accuracy_by_latency(material: Material) -> tuple[Figure | None, str]:
-    """Accuracy of a run against the latency of engines that were measured on it, from records of `pruneonce bench`."""
+    """Accuracy against latency, area by size: engines that `pruneonce bench` has measured on runs of the report.
+
+    A record made with --task has every engine's own accuracy; without, an engine in fp32 has that of the run, and one
+    in int8 none.
+    """
     if not material.benches:
         return None, "no record of `pruneonce bench --json` was given"
     runs = {run.name: (group, run) for group in material.groups for run in group.runs}
-    points: dict[str, list[Point]] = {}
-    unmatched, unscored, sizeless = [], set(), set()
-    cases = [{case["name"] for case in record["cases"]} for record in material.benches]
-    shared = set.intersection(*cases)
+    shared = set.intersection(*({case["name"] for case in record["cases"]} for record in material.benches))
     wanted = next((case["name"] for case in material.benches[0]["cases"] if case["name"] in shared), "")
+    if not wanted:
+        return None, "the benchmarks have no batch in common"
+    points: dict[str, list[Point]] = {}
+    strangers, unscored, sizeless = [], set(), set()
     for record in material.benches:
         name = record["model"]["name"]
         if name not in runs:
-            unmatched.append(name)
+            strangers.append(name)
             continue
         group, run = runs[name]
-        case = next(case for case in record["cases"] if case["name"] == wanted) if wanted else record["cases"][0]
+        case = next(case for case in record["cases"] if case["name"] == wanted)
         for engine, seconds in case["seconds"].items():
-            if "int8" in engine:
-                unscored.add(engine)  # its rounding is its own: the run's accuracy is not the engine's
+            accuracy = _engine_accuracy(record, run, engine)
+            size = _engine_bytes(record, run, engine)
+            if accuracy is None:
+                unscored.add(engine)
                 continue
-            size = run.packed_bytes if engine == BASELINE else run.weights_bytes
             if size is None:
                 sizeless.add(engine)
-            kind = f"{engine}, {_kind(run, group)}"
-            points.setdefault(kind, []).append(_latency_point(material, group, run, engine, seconds, size))
+            kind = f"{engine}, {'dense' if group.sparsity is None else 'sparse'}"
+            points.setdefault(kind, []).append(_latency_point(material, group, engine, accuracy, seconds, size))
     if not points:
-        return None, f"the benchmarks are of other models ({', '.join(unmatched)})"
+        return None, f"the benchmarks are of other models ({', '.join(strangers)}), or of engines without accuracy"
     series = [Series(kind, tuple(each), number, line=False) for number, (kind, each) in enumerate(points.items())]
-    x = Axis(f"latency of {wanted or 'a batch'}, median, ms", logarithmic=True)
-    tasks = ", ".join(dict.fromkeys(group.task for group, _ in runs.values()))
-    figure = chart(series, x, Axis("main metric, %"), label="accuracy by latency, area by size", width=640, height=380)
-    note = [f"Area of a mark: megabytes of its weights. Tasks: {tasks}. Accuracy is that of the run's own scoring."]
+    x = Axis(f"latency of a batch of {wanted}, median, ms", logarithmic=True)
+    y = Axis("main metric, %")
+    label = "accuracy by latency, one mark per model and engine, area by size"
+    figure = chart(series, x, y, label=label, width=640, height=380)
+    note = ["Area of a mark: bytes of its file. One mark per run and engine; rest on it for its task and numbers."]
     if unscored:
-        note.append(f"Not drawn, for their accuracy was not measured: {', '.join(sorted(unscored))}.")
+        note.append(f"Not drawn, for their accuracy was not measured (bench --task): {', '.join(sorted(unscored))}.")
     if sizeless:
-        note.append(f"No file to take the size of, least mark: {', '.join(sorted(sizeless))} (export RUN.pruneonce).")
-    if unmatched:
-        note.append(f"Of other models: {', '.join(unmatched)}.")
+        note.append(f"Least mark, for their file is not known: {', '.join(sorted(sizeless))}.")
+    if strangers:
+        note.append(f"Of other models: {', '.join(strangers)}.")
     legend = tuple((each.name, each.colour) for each in series)
     return Figure("Accuracy by latency and size", (("", figure),), legend, " ".join(note)), ""
+
+
+def _engine_accuracy(record: dict[str, Any], run: Run, engine: str) -> float | None:
+    """Main metric in percent."""
+    main = next(iter(run.record.metrics), None)
+    if main is None:
+        return None
+    scale = 1 if is_percent(run.task) else 100
+    measured = (record.get("accuracy") or {}).get(engine) or {}
+    if main in measured:
+        return scale * float(measured[main])
+    return None if "int8" in engine else scale * run.record.metrics[main]
+
+
+def _engine_bytes(record: dict[str, Any], run: Run, engine: str) -> int | None:
+    """Of our packed file, or of the weights that a rival in fp32 reads."""
+    if engine in (record.get("file_bytes") or {}):
+        return int(record["file_bytes"][engine])
+    if engine == BASELINE:
+        return run.packed_bytes
+    return None if "int8" in engine else run.weights_bytes
 
 
 def _curves(title: str, runs: Sequence[Run], names: Sequence[str], colours: Sequence[int] = ()) -> Figure:
@@ -188,21 +217,13 @@ def _accuracy_point(material: Material, group: Group) -> Point:
 
 
 def _latency_point(
-    material: Material, group: Group, run: Run, engine: str, seconds: Sequence[float], size: int | None
+    material: Material, group: Group, engine: str, accuracy: float, seconds: Sequence[float], size: int | None
 ) -> Point:
     milliseconds = statistics.median(seconds) * 1e3
-    accuracy = next(iter(run.record.metrics.values())) * (1 if is_percent(run.task) else 100)
-    megabytes = (size or 0) / 1e6
-    note = f"{_title(material, group.method)}, {zeros(group.sparsity)}, {group.task}, {engine}: {accuracy:.2f} %, "
-    note += f"{milliseconds:.2f} ms" + (f", {megabytes:.1f} MB" if size else "")
-    label = f"{zeros(group.sparsity)}" + (f", {megabytes:.0f} MB" if size else "")
-    return Point(milliseconds, accuracy, note, radius=max(3.0, MARK_MB * megabytes**0.5 * 2), label=label)
-
-
-def _kind(run: Run, group: Group) -> str:
-    if run.record.stage == "quantize":
-        return "int8"
-    return "dense" if group.sparsity is None else "sparse"
+    megabytes = "" if size is None else f", {size / 1e6:.1f} MB"
+    which = f"{_title(material, group.method)}, {zeros(group.sparsity)}, {group.task}, {engine}"
+    radius = max(3.0, MARK_MB * (size or 0) ** 0.5 / 1e3)
+    return Point(milliseconds, accuracy, f"{which}: {accuracy:.2f} %, {milliseconds:.2f} ms{megabytes}", radius=radius)
 
 
 def _heat(run: Run) -> Heat:

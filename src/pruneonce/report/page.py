@@ -12,7 +12,7 @@ from pruneonce.report.charts import mark
 from pruneonce.report.collect import Material
 from pruneonce.report.figures import Figure, Heat, figures, heats
 from pruneonce.report.markdown import clean, software
-from pruneonce.report.tables import TextTable
+from pruneonce.report.tables import SPEED_COLUMNS, TextTable, speed_rows
 
 LONG_TABLE = 15  # rows; longer ones are folded, but for the first on the page
 STYLE = Path(__file__).with_name("page.css")
@@ -122,7 +122,7 @@ def _add_benches(body: Element, material: Material) -> None:
             _add(items, "li", line)
         for case in record["cases"]:
             _add(body, "h3", case["name"])
-            _add_rows(body, results.COLUMNS, results.cells(record, case), 1)
+            _add_rows(body, SPEED_COLUMNS, speed_rows(case), 1)
             _add(body, "p", results.limits(record, case), "note")
 
 

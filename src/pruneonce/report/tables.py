@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
 
 from pruneonce.aggregate import Summary, summarise
+from pruneonce.bench.measure import paired_ratio
+from pruneonce.bench.results import BASELINE
 from pruneonce.comparison import CONFIDENCE, Comparison, compare
 from pruneonce.errors import PruneonceError
 from pruneonce.report.collect import Group, Material, is_percent
@@ -189,6 +195,22 @@ def comparison_table(found: list[Comparison], a: str, b: str) -> TextTable:
     note = f"A: {a}\nB: {b}\nPaired bootstrap, {found[0].samples:,} samples, seed {found[0].seed}." if found else ""
     columns = ("metric", "A", "B", "A - B", f"{CONFIDENCE:.0%} interval", "p", "examples")
     return TextTable("Paired comparison", columns, rows, note, left=1)
+
+
+SPEED_COLUMNS = ("engine", "median ms", "quartiles", f"time / {BASELINE}'s", "sequences/s")
+
+
+def speed_rows(case: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row per engine of a benchmark's case; the Markdown page has its full table."""
+    rows: list[tuple[str, ...]] = []
+    for engine, seconds in case["seconds"].items():
+        median = statistics.median(seconds)
+        quartiles = np.quantile(seconds, [0.25, 0.75]) * 1e3
+        ours = case["seconds"].get(BASELINE)
+        ratio = "" if engine == BASELINE or ours is None else f"{paired_ratio(seconds, ours).median:.2f}"
+        spread_of = f"{quartiles[0]:.2f} to {quartiles[1]:.2f}"
+        rows.append((engine, f"{median * 1e3:.2f}", spread_of, ratio, f"{len(case['lengths']) / median:,.1f}"))
+    return rows
 
 
 def spread(summary: Summary) -> str:

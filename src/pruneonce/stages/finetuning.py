@@ -16,7 +16,7 @@ from pruneonce.model_folder import folder_digest
 from pruneonce.objectives import TaskObjective
 from pruneonce.provenance import Provenance, check_masks, read_provenance
 from pruneonce.pruning.pruner import Pruner
-from pruneonce.recipe import FinetuneRecipe, Pruning, QuantizeRecipe, Training
+from pruneonce.recipe import FinetuneRecipe, QuantizeRecipe, Training
 from pruneonce.scoring import score
 from pruneonce.stages.lifecycle import (
     StageOptions,
@@ -26,7 +26,7 @@ from pruneonce.stages.lifecycle import (
     set_dropout,
     total_steps,
 )
-from pruneonce.stages.pretraining import learning_rate_factor, pruning_schedule
+from pruneonce.stages.pretraining import learning_rate_factor, scheduled_pruner
 from pruneonce.task_data import max_tokens_of, sample, task_of, train_source, validation_sources
 from pruneonce.task_model import load_task_model, match_vocabulary, takes_token_types
 from pruneonce.tasks import Task
@@ -66,7 +66,7 @@ def prepare_run(
     set_dropout(model, training.dropout)
     steps = total_steps(training, len(features))
     pruning = recipe.pruning if isinstance(recipe, FinetuneRecipe) else None
-    pruner = lock_zeros(model, recipe) if pruning is None else _pruner(model, pruning, steps)
+    pruner = lock_zeros(model, recipe) if pruning is None else scheduled_pruner(model, pruning, steps)
     distillation = recipe.distillation
     teacher = None
     if distillation is not None:
@@ -96,12 +96,6 @@ def prepare_run(
         on_progress=options.on_progress,
     )
     return run, tokenizer
-
-
-def _pruner(model: Any, pruning: Pruning, steps: int) -> Pruner:
-    """Masks that grow by magnitude while the task is learnt."""
-    names = prunable_linears(linear_names(model), architecture_of(model.config.model_type), pooler=pruning.pooler)
-    return Pruner(model, names, pruning_schedule(pruning, steps))
 
 
 def lock_zeros(model: Any, recipe: FinetuneRecipe | QuantizeRecipe) -> Pruner | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from torch import nn
 
 from pruneonce.architectures import architecture_of, prunable_linears
 from pruneonce.data.pretraining import Corpus
@@ -78,6 +80,13 @@ def pruning_schedule(pruning: Pruning, steps: int) -> PruningSchedule:
         )
     except ValueError as error:
         raise UsageError(f"pruning: {error}") from error
+
+
+def scheduled_pruner(model: nn.Module, pruning: Pruning, steps: int) -> Pruner:
+    """Masks on a Hugging Face model that grow by magnitude in the course of `steps`."""
+    config: Any = model.config
+    names = prunable_linears(linear_names(model), architecture_of(config.model_type), pooler=pruning.pooler)
+    return Pruner(model, names, pruning_schedule(pruning, steps))
 
 
 def learning_rate_factor(training: Training, steps: int, pruning: Pruning | None = None) -> Callable[[int], float]:
@@ -156,8 +165,7 @@ def _run_pretraining(stage: str, recipe: TeacherRecipe | PruneRecipe, options: S
     steps = total_steps(recipe.training, len(corpus))
     pruner = None
     if pruning is not None:
-        names = prunable_linears(linear_names(model.model), model.architecture, pooler=pruning.pooler)
-        pruner = Pruner(model.model, names, pruning_schedule(pruning, steps))
+        pruner = scheduled_pruner(model.model, pruning, steps)
     run = TrainingRun(
         model=model,
         hub_model=model.model,

@@ -102,7 +102,7 @@ def _partial(study: Study, method: Method, stage: str, task: str | None) -> dict
     """A stage's recipe, overridden by the task where it has one and then by the method."""
     recipe = study.stages[stage]
     for_task = study.tasks[task] if task is not None and recipe["stage"] in TASK_STAGES else {}
-    return merged(recipe, for_task, method.overrides.get(stage, {}))
+    return merged(recipe, for_task, method.set.get(stage, {}))
 
 
 def _add_chain(

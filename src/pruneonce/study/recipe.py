@@ -8,7 +8,7 @@ is an error here as in any recipe: see `plan`, which builds every stage's recipe
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from pruneonce.recipe import STAGES, apply_overrides, build, checked_seeds, read
 
 # Names become parts of folder names.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-Partial = Mapping[str, Any]  # some keys of a stage's recipe
+Partial = dict[str, Any]  # some keys of a stage's recipe
 
 
 @dataclass(frozen=True)
@@ -42,44 +42,30 @@ class Method:
 
     title: str = ""  # as reports call it; empty: its name
     stages: tuple[str, ...] = ()  # names of stages, in order; the last is for a task
-    like: str = ""  # take stages and overrides from this method first
+    like: str = ""  # take what is not said here from this method above
+    set: dict[str, Partial] = field(default_factory=dict)  # stage -> keys of its recipe
     equal_steps: str = ""  # the last stage gets as many steps as make the chain as long as that of this method
     tasks: tuple[str, ...] = ()  # only these; empty: all of the study
     sparsities: tuple[float, ...] = ()
     seeds: tuple[int, ...] = ()
-    overrides: Mapping[str, Partial] = field(default_factory=dict)  # stage -> keys; in TOML the table `set`
 
 
 @dataclass(frozen=True)
 class Study:
     """A grid of cells."""
 
-    name: str
     model: str  # folder or Hub id that every chain starts from
     seeds: tuple[int, ...]  # of the task stages; pre-training stages run once, with the seed they state or 42
     sparsities: tuple[float, ...]
-    corpus: CorpusData
-    stages: Mapping[str, Partial]
-    tasks: Mapping[str, Partial]
-    methods: Mapping[str, Method]
+    stages: dict[str, Partial]  # recipes by name, each with its `stage`
+    tasks: dict[str, Partial]  # what a task changes in its stages: `task`, and perhaps `training`
+    methods: dict[str, Method]
+    corpus: CorpusData = field(default_factory=CorpusData)
     data: str = ""  # folder that the files of tasks and corpus are relative to
     baseline: str = "dense"  # retention is relative to this method
     reference: str = ""  # method that the others are compared with; empty: none
     source: str = ""
-
-
-@dataclass(frozen=True)
-class _Keys:
-    """The plain keys of the file."""
-
-    model: str
-    seeds: tuple[int, ...]
-    sparsities: tuple[float, ...]
-    corpus: CorpusData = field(default_factory=CorpusData)
-    data: str = ""
-    baseline: str = "dense"
-    reference: str = ""
-    source: str = ""
+    name: str = ""  # empty: the file's
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
@@ -87,9 +73,22 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     path = Path(path)
     values = apply_overrides(_with_base(path, ()), overrides)
     try:
-        return _study(path.stem, values)
+        return _checked(build(Study, {"name": path.stem, **_without_switched_off(values)}))
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
+
+
+def merged(*partials: Mapping[str, Any]) -> dict[str, Any]:
+    """Recipes on top of each other: sections are merged, any other value of a later one replaces an earlier one's."""
+    result: dict[str, Any] = {}
+    for partial in partials:
+        for key, value in partial.items():
+            inner = result.get(key)
+            if isinstance(value, Mapping):
+                result[key] = merged(inner if isinstance(inner, Mapping) else {}, value)
+            else:
+                result[key] = value
+    return result
 
 
 def _with_base(path: Path, within: tuple[Path, ...]) -> dict[str, Any]:
@@ -105,97 +104,80 @@ def _with_base(path: Path, within: tuple[Path, ...]) -> dict[str, Any]:
     return merged(_with_base(path.parent / base, (*within, path.resolve())), values)
 
 
-def _study(name: str, values: dict[str, Any]) -> Study:
-    all_tasks = values.get("tasks")
-    switched_off = [name for name in all_tasks if all_tasks[name] is False] if isinstance(all_tasks, Mapping) else []
-    stages, tasks, methods = (_tables(values, key) for key in ("stages", "tasks", "methods"))
-    keys = build(_Keys, values)
-    checked_seeds(list(keys.seeds), "seeds")
-    for sparsity in keys.sparsities:
+def _without_switched_off(values: dict[str, Any]) -> dict[str, Any]:
+    """Without tasks and methods that are `false`, and without methods that were for such tasks alone."""
+    kept = dict(values)
+    for key in ("tasks", "methods"):
+        tables = kept.get(key)
+        if isinstance(tables, Mapping):
+            kept[key] = {name: table for name, table in tables.items() if table is not False}
+    tasks, methods = values.get("tasks"), kept.get("methods")
+    off = [name for name, table in tasks.items() if table is False] if isinstance(tasks, Mapping) else []
+    if off and isinstance(methods, dict):
+        kept["methods"] = {name: left for name, table in methods.items() if (left := _without_tasks(table, off))}
+    return kept
+
+
+def _without_tasks(method: Any, off: Collection[str]) -> Any:
+    """A method's table without those tasks; None if it was for nothing else."""
+    wanted = method.get("tasks") if isinstance(method, Mapping) else None
+    if not isinstance(wanted, list) or not wanted:
+        return method
+    left = [task for task in wanted if task not in off]
+    return {**method, "tasks": left} if left else None
+
+
+def _checked(study: Study) -> Study:
+    """With every method resolved; UsageError where names lead nowhere."""
+    checked_seeds(list(study.seeds), "seeds")
+    for sparsity in study.sparsities:
         if not 0.0 < sparsity < 1.0:
             raise UsageError(f"'sparsities' must be between 0 and 1 (0.9 for 90 %), got {sparsity}")
-    for stage, recipe in stages.items():
+    for key in ("stages", "tasks", "methods"):
+        names = getattr(study, key)
+        if not names:
+            raise UsageError(f"a study needs sections [{key}.NAME]")
+        for name in names:
+            if not NAME.fullmatch(name):
+                raise UsageError(f"'{name}' in [{key}] cannot be part of a folder name: use letters, digits, - _ and .")
+    for stage, recipe in study.stages.items():
         if recipe.get("stage") not in STAGES:
             raise UsageError(f"stages.{stage}.stage must be one of {', '.join(STAGES)}, got {recipe.get('stage')!r}")
-    for task, recipe in tasks.items():
+    for task, recipe in study.tasks.items():
         if not isinstance(recipe.get("task"), Mapping):
             raise UsageError(f"tasks.{task} needs a section [tasks.{task}.task]")
-    resolved: dict[str, Method] = {}
-    for method, table in methods.items():
-        resolved[method] = _method(method, dict(table), resolved)
-    for method, chosen in list(resolved.items()):
-        left = tuple(task for task in chosen.tasks if task not in switched_off)
-        if chosen.tasks and not left:
-            del resolved[method]
-        else:
-            resolved[method] = replace(chosen, tasks=left)
-    study = Study(name=name, stages=stages, tasks=tasks, methods=resolved, **vars(keys))
-    for method, chosen in resolved.items():
-        _known(f"methods.{method}.stages", chosen.stages, stages)
-        _known(f"methods.{method}.set", chosen.overrides, chosen.stages)
-        _known(f"methods.{method}.tasks", chosen.tasks, tasks)
-        _known(f"methods.{method}.equal_steps", [chosen.equal_steps] if chosen.equal_steps else [], resolved)
-    _known("baseline", [study.baseline], resolved)
-    _known("reference", [study.reference] if study.reference else [], resolved)
-    return study
+    methods: dict[str, Method] = {}
+    for name, method in study.methods.items():
+        methods[name] = _resolved(name, method, methods)
+        _known(f"methods.{name}.stages", methods[name].stages, study.stages)
+        _known(f"methods.{name}.set", methods[name].set, methods[name].stages)
+        _known(f"methods.{name}.tasks", method.tasks, study.tasks)
+        _known(f"methods.{name}.equal_steps", [method.equal_steps] if method.equal_steps else [], study.methods)
+    _known("baseline", [study.baseline], methods)
+    _known("reference", [study.reference] if study.reference else [], methods)
+    return replace(study, methods=methods)
 
 
-def _method(name: str, table: dict[str, Any], known: Mapping[str, Method]) -> Method:
-    overrides = table.pop("set", {})
-    if not isinstance(overrides, Mapping) or not all(isinstance(each, Mapping) for each in overrides.values()):
-        raise UsageError(f"methods.{name}.set must hold a section per stage, [methods.{name}.set.STAGE]")
-    method = build(Method, table, prefix=f"methods.{name}.")
-    if "overrides" in table:
-        raise UsageError(f"unknown key 'methods.{name}.overrides': did you mean 'methods.{name}.set'?")
+def _resolved(name: str, method: Method, above: Mapping[str, Method]) -> Method:
+    """A method with what it takes from the one it is like."""
     if method.like:
-        _known(f"methods.{name}.like", [method.like], known, "a method above it")
-    parent = known.get(method.like, Method())
-    stages = method.stages or parent.stages
-    if not stages:
+        _known(f"methods.{name}.like", [method.like], above, "a method above it")
+    parent = above.get(method.like, Method())
+    if not (method.stages or parent.stages):
         raise UsageError(f"methods.{name} has no stages")
     return Method(
         title=method.title or name,
-        stages=stages,
+        stages=method.stages or parent.stages,
         like=method.like,
+        set=merged(parent.set, method.set),
         equal_steps=method.equal_steps or parent.equal_steps,
         tasks=method.tasks or parent.tasks,
         sparsities=method.sparsities or parent.sparsities,
         seeds=method.seeds or parent.seeds,
-        overrides={
-            stage: merged(parent.overrides.get(stage, {}), overrides.get(stage, {}))
-            for stage in {**parent.overrides, **overrides}
-        },
     )
 
 
-def merged(*partials: Partial) -> dict[str, Any]:
-    """Recipes on top of each other: sections are merged, any other value of a later one replaces an earlier one's."""
-    result: dict[str, Any] = {}
-    for partial in partials:
-        for key, value in partial.items():
-            inner = result.get(key)
-            if isinstance(value, Mapping):
-                result[key] = merged(inner if isinstance(inner, Mapping) else {}, value)
-            else:
-                result[key] = value
-    return result
-
-
-def _tables(values: dict[str, Any], key: str) -> dict[str, Partial]:
-    tables = values.pop(key, {})
-    if isinstance(tables, Mapping):
-        tables = {name: table for name, table in tables.items() if table is not False}  # --set tasks.squad=false
-    if not tables or not isinstance(tables, Mapping):
-        raise UsageError(f"a study needs sections [{key}.NAME]")
-    for name, table in tables.items():
-        if not isinstance(table, Mapping):
-            raise UsageError(f"'{key}.{name}' must be a section [{key}.{name}], got {table!r}")
-        if not NAME.fullmatch(name):
-            raise UsageError(f"'{name}' in [{key}] cannot be part of a folder name: use letters, digits, - _ and .")
-    return dict(tables)
-
-
-def _known(key: str, names: Any, known: Any, what: str = "") -> None:
+def _known(key: str, names: Collection[str], known: Collection[str], what: str = "one of") -> None:
     for name in names:
         if name not in known:
-            raise UsageError(f"'{key}' names '{name}': expected {what or 'one of'} {', '.join(known) or 'none'}")
+            raise UsageError(f"'{key}' names '{name}': expected {what} {', '.join(known) or 'none'}")
