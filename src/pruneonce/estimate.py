@@ -206,8 +206,11 @@ def _data_size(recipe: Recipe, unbuilt_corpus_tokens: int) -> tuple[int, int]:
         return len(corpus), max(1, round(float(corpus.lengths.mean())))
     task = recipe.task
     tokens = max_tokens_of(task)
-    if task.train and Path(task.train).is_file():
+    if task.train and Path(task.train).is_file() and Path(recipe.model).is_dir():
         examples, tokens = _measured(recipe)
+    elif task.train and Path(task.train).is_file():  # without the model's tokenizer: rows, at the longest they may be
+        with open(task.train, "rb") as stream:
+            examples = max(1, sum(1 for _ in stream) - 1)
     else:
         examples = KNOWN_TRAINING_EXAMPLES.get(task.name, 0)
     if task.train_examples is not None:

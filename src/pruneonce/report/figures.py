@@ -110,7 +110,7 @@ def finetuning_curves(material: Material) -> tuple[Figure | None, str]:
                 best[group.method] = group
     if not best:
         return None, "no fine-tuning run with a log"
-    names = [f"{_title(material, method)}, {zeros(group.sparsity)}" for method, group in best.items()]
+    names = [_called(material, group) for group in best.values()]
     colours = [_colour(material, method) for method in best]
     title = f"Fine-tuning on {material.tasks[0]}: first seed, highest sparsity of each method"
     return _curves(title, [group.runs[0] for group in best.values()], names, colours), ""
@@ -212,7 +212,7 @@ def _curves(title: str, runs: Sequence[Run], names: Sequence[str], colours: Sequ
 
 def _accuracy_point(material: Material, group: Group) -> Point:
     assert group.main is not None
-    name = f"{_title(material, group.method)}, {zeros(group.sparsity)}: {spread(group.main)} (n = {group.main.n})"
+    name = f"{_called(material, group)}: {spread(group.main)} (n = {group.main.n})"
     return Point(100 * (group.sparsity or 0), group.main.mean, name, group.main.std)
 
 
@@ -221,9 +221,9 @@ def _latency_point(
 ) -> Point:
     milliseconds = statistics.median(seconds) * 1e3
     megabytes = "" if size is None else f", {size / 1e6:.1f} MB"
-    which = f"{_title(material, group.method)}, {zeros(group.sparsity)}, {group.task}, {engine}"
+    note = f"{_called(material, group)}, {group.task}, {engine}: {accuracy:.2f} %, {milliseconds:.2f} ms{megabytes}"
     radius = max(3.0, MARK_MB * (size or 0) ** 0.5 / 1e3)
-    return Point(milliseconds, accuracy, f"{which}: {accuracy:.2f} %, {milliseconds:.2f} ms{megabytes}", radius=radius)
+    return Point(milliseconds, accuracy, note, radius=radius, label=zeros(group.sparsity))
 
 
 def _heat(run: Run) -> Heat:
@@ -246,3 +246,9 @@ def _colour(material: Material, method: str) -> int:
 
 def _title(material: Material, method: str) -> str:
     return material.titles.get(method, method)
+
+
+def _called(material: Material, group: Group) -> str:
+    """ "Prune Once for All, 90 %"; "dense" alone."""
+    title = _title(material, group.method)
+    return title if group.sparsity is None else f"{title}, {zeros(group.sparsity)}"

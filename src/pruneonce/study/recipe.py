@@ -65,7 +65,7 @@ class Study:
     baseline: str = "dense"  # retention is relative to this method
     reference: str = ""  # method that the others are compared with; empty: none
     source: str = ""
-    name: str = ""  # empty: the file's
+    name: str = ""  # of the file
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
@@ -73,7 +73,9 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     path = Path(path)
     values = apply_overrides(_with_base(path, ()), overrides)
     try:
-        return _checked(build(Study, {"name": path.stem, **_without_switched_off(values)}))
+        if "name" in values:
+            raise UsageError("unknown key 'name': a study is called as its file")
+        return replace(_checked(build(Study, _without_switched_off(values))), name=path.stem)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
 
@@ -114,7 +116,8 @@ def _without_switched_off(values: dict[str, Any]) -> dict[str, Any]:
     tasks, methods = values.get("tasks"), kept.get("methods")
     off = [name for name, table in tasks.items() if table is False] if isinstance(tasks, Mapping) else []
     if off and isinstance(methods, dict):
-        kept["methods"] = {name: left for name, table in methods.items() if (left := _without_tasks(table, off))}
+        cut = {name: _without_tasks(table, off) for name, table in methods.items()}
+        kept["methods"] = {name: table for name, table in cut.items() if table is not None}
     return kept
 
 
