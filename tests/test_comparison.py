@@ -141,7 +141,7 @@ def test_squad_outcomes_average_to_its_scores():
     from pruneonce.tasks.metrics import question_scores, squad_scores
 
     predictions, gold = ["the cat", "", "a dog"], [("cat",), (), ("dog house", "dogs")]
-    scores = [question_scores(each, answers) for each, answers in zip(predictions, gold, strict=True)]
-    columns = {"answers": predictions, "exact_match": [each[0] for each in scores], "f1": [each[1] for each in scores]}
+    exact, f1 = question_scores(predictions, gold)
+    columns = {"answers": predictions, "exact_match": exact, "f1": f1}
     split = Split("digest", task.metrics, columns)
     assert {name: split.metric(name) for name in task.metrics} == pytest.approx(squad_scores(predictions, gold))

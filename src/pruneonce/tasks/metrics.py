@@ -81,23 +81,25 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 
 
 def squad_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Exact match and F1 in percent: of each question the best over its gold answers.
+    """Exact match and F1 in percent: the means of `question_scores`."""
+    exact, f1 = question_scores(predictions, answers)
+    return {"exact_match": 100 * sum(exact) / len(exact), "f1": 100 * sum(f1) / len(f1)}
+
+
+def question_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> tuple[list[float], list[float]]:
+    """Exact match and F1 of each question, as fractions: the best over its gold answers.
 
     An unanswerable question, one without gold answers, is answered right by "" alone, in both scores.
     Source: the official scripts for versions 1.1 and 2.0, https://rajpurkar.github.io/SQuAD-explorer/.
     """
     if len(predictions) != len(answers) or not predictions:
         raise ValueError(f"{len(predictions)} predictions for {len(answers)} questions")
-    scores = [question_scores(prediction, gold) for prediction, gold in zip(predictions, answers, strict=True)]
-    exact, f1 = (sum(column) for column in zip(*scores, strict=True))
-    return {"exact_match": 100 * exact / len(answers), "f1": 100 * f1 / len(answers)}
-
-
-def question_scores(prediction: str, gold: Sequence[str]) -> tuple[float, float]:
-    """Exact match and F1 of one question, as fractions: the best over its gold answers."""
-    empty = exact_match(prediction, "")
-    exact = max((exact_match(prediction, answer) for answer in gold), default=empty)
-    return exact, max((token_f1(prediction, answer) for answer in gold), default=empty)
+    exact, f1 = [], []
+    for prediction, gold in zip(predictions, answers, strict=True):
+        empty = exact_match(prediction, "")
+        exact.append(max((exact_match(prediction, answer) for answer in gold), default=empty))
+        f1.append(max((token_f1(prediction, answer) for answer in gold), default=empty))
+    return exact, f1
 
 
 def exact_match(prediction: str, answer: str) -> float:

@@ -171,8 +171,7 @@ class QuestionAnsweringTask:
     ) -> dict[str, list[Any]]:
         """What `score` is made of, question by question: `answers`, and `exact_match` and `f1` as fractions."""
         answers = self.best_answers(examples, features, logits)
-        scores = [question_scores(answer, example.answers) for answer, example in zip(answers, examples, strict=True)]
-        exact, f1 = (list(column) for column in zip(*scores, strict=True))
+        exact, f1 = question_scores(answers, [example.answers for example in examples])
         return {"answers": answers, "exact_match": exact, "f1": f1}
 
     def best_answers(
