@@ -213,6 +213,17 @@ def test_what_does_not_fit_is_one_line(study, change, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_stage_that_trains_nothing_takes_no_steps_from_its_task(study):
+    text = STUDY.replace("max_tokens = 32\n[methods", "max_tokens = 32\n[tasks.reviews.training]\nsteps = 7\n[methods")
+    text = text.replace("[tasks", '[stages.int8]\nstage = "quantize"\nmethod = "ptq"\ntraining = false\n[tasks', 1)
+    text += '[methods.small]\nstages = ["teacher", "prune", "locked", "int8"]\n'
+    plan = study(text)
+    small = next(cell for cell in plan.cells if cell.method == "small")
+    assert [plan.nodes[name].steps for name in small.chain] == [4, 4, 7, 0]
+    assert plan.nodes[small.chain[-1]].examples == 0
+    assert small.chain[:-1] == next(cell for cell in plan.cells if cell.method == "once").chain, "shared"
+
+
 def test_a_study_may_extend_another_and_share_its_runs(study, tmp_path, tiny_bert, data):
     plan = study(STUDY)
     file = tmp_path / "more.toml"

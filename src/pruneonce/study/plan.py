@@ -36,7 +36,9 @@ class Node:
     def examples(self) -> int | None:
         """Examples that are trained on, repetitions counted."""
         training = self.recipe.training
-        return None if self.steps is None or training is None else self.steps * training.batch_size
+        if training is None:
+            return 0
+        return None if training.steps is None else training.steps * training.batch_size
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ def _partial(study: Study, method: Method, stage: str, task: str | None) -> dict
     """A stage's recipe, overridden by the task where it has one and then by the method."""
     recipe = study.stages[stage]
     for_task = study.tasks[task] if task is not None and recipe["stage"] in TASK_STAGES else {}
+    if recipe.get("training") is False:  # a stage that trains nothing, whatever its task asks of others
+        for_task = {key: value for key, value in for_task.items() if key != "training"}
     return merged(recipe, for_task, method.set.get(stage, {}))
 
 
