@@ -66,8 +66,9 @@ def score_predictions(
 
 
 def score_folder(model: str | Path, data: TaskData, on_progress: Advance | None = None) -> dict[str, float]:
-    """Load a fine-tuned model and `score` it, rounding as its quantisation says if it has one. Class names of one's own task are read from the model's config.
+    """Load a fine-tuned model and `score` it, rounding as its quantisation says if it has one.
 
+    Class names of one's own task are read from the model's config.
     UsageError if the model has no head for the task, or one with other labels.
     """
     if data.name == "classification" and not data.labels:
