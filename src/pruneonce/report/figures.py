@@ -223,7 +223,9 @@ def _latency_point(
     megabytes = "" if size is None else f", {size / 1e6:.1f} MB"
     note = f"{_called(material, group)}, {group.task}, {engine}: {accuracy:.2f} %, {milliseconds:.2f} ms{megabytes}"
     radius = max(3.0, MARK_MB * (size or 0) ** 0.5 / 1e3)
-    return Point(milliseconds, accuracy, note, radius=radius, label=zeros(group.sparsity))
+    return Point(
+        milliseconds, accuracy, note, radius=radius, label="" if group.sparsity is None else zeros(group.sparsity)
+    )
 
 
 def _heat(run: Run) -> Heat:
@@ -237,7 +239,7 @@ def _heat(run: Run) -> Heat:
     layers = list(dict.fromkeys(layer for row in cells.values() for layer in row))
     layers.sort(key=lambda layer: (not layer.isdigit(), int(layer) if layer.isdigit() else 0))
     rows = tuple((kind, tuple(row.get(layer) for layer in layers)) for kind, row in cells.items())
-    return Heat(f"{run.name} ({zeros(run.sparsity)})", tuple(layer or "none" for layer in layers), rows)
+    return Heat(f"{run.name} ({zeros(run.sparsity)})", tuple(layer or "no layer" for layer in layers), rows)
 
 
 def _colour(material: Material, method: str) -> int:
