@@ -5,7 +5,8 @@ import pytest
 from pruneonce.errors import UsageError
 from pruneonce.recipe import STAGES, load_recipe, parse_recipe, stage_of
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.toml"))
+RECIPES_FOLDER = Path(__file__).parents[1] / "recipes"
+RECIPES = sorted(set(RECIPES_FOLDER.rglob("*.toml")) - set((RECIPES_FOLDER / "studies").iterdir()))
 MINIMAL = {"model": "m", "corpus": "c", "training": {"steps": 10, "learning_rate": 1e-4}}
 
 

@@ -22,6 +22,7 @@ from pruneonce.recipe_files import default_output
 if TYPE_CHECKING:
     from pruneonce.inspection import Inspection, Total
     from pruneonce.packed_inspection import PackedInspection
+    from pruneonce.study.plan import Plan
 
 app = typer.Typer(
     help="Prune a BERT once, while it is being pre-trained; fine-tune it with its zeros locked; run it on a CPU.",
@@ -169,6 +170,63 @@ def finetune(recipe: Path, overrides: Set = None, out: Out = None, keep_checkpoi
 def quantize(recipe: Path, overrides: Set = None, out: Out = None, keep_checkpoints: Keep = False) -> None:
     """Quantise a fine-tuned model to 8 bits with its zeros locked. Run again to resume."""
     _run_stage("quantize", recipe, overrides, out, keep_checkpoints)
+
+
+@app.command()
+def study(
+    recipe: Path,
+    overrides: Set = None,
+    out: Out = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List cells, budgets and estimated hours.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time, each with its share of the cores.")] = 1,
+    as_json: JSON = False,
+) -> None:
+    """Run a grid of methods, sparsities, tasks and seeds. Run again to resume: what is done is skipped."""
+    from pruneonce.language_model import quiet_transformers
+    from pruneonce.study.plan import make_plan
+    from pruneonce.study.recipe import load_study
+
+    quiet_transformers()
+    folder = out or default_output(recipe)
+    plan = make_plan(load_study(recipe, overrides or []), folder)
+    if dry_run:
+        _print_study_plan(plan, as_json)
+        return
+    from pruneonce.study.run import run_study
+
+    outcome = run_study(plan, progress_bar, jobs)
+    if as_json:
+        _print_json(
+            {"runs": {name: each.metrics for name, each in outcome.records.items()}, "failures": outcome.failures}
+        )
+    print(f"{len(outcome.records)} of {len(plan.nodes)} runs are done: pruneonce report {folder}")
+    for name, reason in outcome.failures.items():
+        print(f"  {name}: {reason}")
+    if outcome.failures:
+        raise PruneonceError(f"{len(outcome.failures)} runs have no result; the same command tries them again")
+
+
+@app.command()
+def report(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Studies, runs, or records of bench --json.")],
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default report.md in the first folder.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Default report.html there.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Two runs: is their difference more than chance?")] = False,
+    samples: Annotated[int, typer.Option(min=1, help="Of the bootstrap, with --compare.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap, with --compare.")] = 0,
+    as_json: JSON = False,
+) -> None:
+    """Tables and plots of runs, from the JSON in their folders; or a paired comparison of two of them."""
+    if compare:
+        _report_comparison(paths, samples, seed, as_json)
+        return
+    from pruneonce.report.write import write_report
+
+    folder = next((path for path in paths if path.is_dir()), Path())
+    for file in write_report(paths, markdown or folder / "report.md", html or folder / "report.html"):
+        print(file)
 
 
 @app.command()
@@ -339,9 +397,10 @@ def doctor(
     answer: dict[str, Any] = {"machine": asdict(machine)}
     if recipe is not None:
         from pruneonce.estimate import estimate
-        from pruneonce.recipe import load_recipe, stage_of
+        from pruneonce.recipe import load_recipes, stage_of
 
-        answer["recipe"] = asdict(estimate(load_recipe(recipe, stage_of(recipe), overrides or [])))
+        recipes = load_recipes(recipe, stage_of(recipe), overrides or [])
+        answer["recipe"] = {**asdict(estimate(recipes[0])), "runs": len(recipes)}
     if as_json:
         _print_json(answer)
     else:
@@ -457,19 +516,65 @@ def _export_onnx(model: Path, out: Path, as_json: bool) -> None:
 
 def _run_stage(stage: str, path: Path, overrides: list[str] | None, out: Path | None, keep: bool) -> None:
     from pruneonce.language_model import quiet_transformers
-    from pruneonce.recipe import load_recipe
+    from pruneonce.recipe import load_recipes
     from pruneonce.stages import RUNNERS, StageOptions
     from pruneonce.training import is_main_process
 
     quiet_transformers()
-    recipe = load_recipe(path, stage, overrides or [])
+    recipe, *others = load_recipes(path, stage, overrides or [])
     folder = out or default_output(path)
+    if others:
+        _run_seeds(stage, [recipe, *others], folder, keep)
+        return
     with progress_bar(f"{stage} {path.stem}") as advance:
         speak: Advance | None = advance if is_main_process() else None
         record = RUNNERS[stage](recipe, StageOptions(folder, keep_checkpoints=keep, on_progress=speak))
     if is_main_process():
         _console().print(f"{stage} done: {folder}")
         _print_metrics(record.metrics)
+
+
+def _run_seeds(stage: str, recipes: list[Any], folder: Path, keep: bool) -> None:
+    from pruneonce.seeds import run_seeds
+    from pruneonce.training import is_main_process
+
+    summary = run_seeds(stage, recipes, folder, progress_bar, keep_checkpoints=keep)
+    if is_main_process():
+        _console().print(f"{stage} done with {len(recipes)} seeds: {folder}")
+        for name, each in summary.items():
+            print(f"  {name:<24}{each.mean:.4f} ± {each.std:.4f}  n = {each.n}")
+
+
+def _print_study_plan(plan: Plan, as_json: bool) -> None:
+    from pruneonce.study.cost import plan_costs
+
+    with progress_bar("probes"):
+        costs = plan_costs(plan)
+    cells = [
+        {
+            **{key: value for key, value in vars(cell).items() if key != "chain"},
+            "runs": list(cell.chain),
+            "steps": sum(costs[name].steps for name in cell.chain),
+            "examples": sum(costs[name].examples for name in cell.chain),
+        }
+        for cell in plan.cells
+    ]
+    left = sum(cost.hours for cost in costs.values() if not cost.done)
+    if as_json:
+        _print_json({"cells": cells, "runs": {name: vars(cost) for name, cost in costs.items()}, "hours_left": left})
+        return
+    table = Table("method", "zeros", "task", "seed", "steps", "examples", "runs", title=f"{len(cells)} cells")
+    for cell in cells:
+        zeros = "dense" if cell["sparsity"] is None else f"{cell['sparsity']:.1%}"
+        budget = (f"{cell['steps']:,}", f"{cell['examples']:,}")
+        table.add_row(cell["method"], zeros, cell["task"], str(cell["seed"]), *budget, " ".join(cell["runs"]))
+    _console().print(table)
+    table = Table("run", "steps", "examples", "minutes", "", title=f"{len(costs)} runs, each made once")
+    for name, cost in costs.items():
+        minutes = f"{cost.hours * 60:.1f}"
+        table.add_row(name, f"{cost.steps:,}", f"{cost.examples:,}", minutes, "done" if cost.done else "")
+    _console().print(table)
+    print(f"{left:.2f} hours left on this machine, by a probe of each kind of run; nothing has been trained")
 
 
 def _print_pruning_plan(path: Path, overrides: list[str]) -> None:
@@ -486,6 +591,28 @@ def _print_pruning_plan(path: Path, overrides: list[str]) -> None:
     table.add_section()
     table.add_row("prunable", f"{size:,} weights", f"{zeros / size:.1%}" if size else "", f"{zeros:,}")
     _console().print(table)
+
+
+def _report_comparison(paths: list[Path], samples: int, seed: int, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from pruneonce.comparison import compare
+    from pruneonce.report.collect import run_folders
+    from pruneonce.report.tables import comparison_table
+
+    if len(paths) != 2:
+        raise UsageError(f"--compare takes two runs, got {len(paths)}")
+    a, b = paths
+    found = compare(run_folders(a), run_folders(b), samples=samples, seed=seed)
+    if as_json:
+        _print_json([asdict(each) for each in found])
+        return
+    table = comparison_table(found, str(a), str(b))
+    shown = Table(*table.columns, title=table.title)
+    for row in table.rows:
+        shown.add_row(*row)
+    _console().print(shown)
+    print(table.note)
 
 
 def _print_inspection(report: Inspection) -> None:
@@ -553,7 +680,8 @@ def _print_doctor(answer: dict[str, Any]) -> None:
     if cost := answer.get("recipe"):
         console.print(f"\n{cost['steps']:,} steps of up to {cost['tokens_per_step']:,} tokens, from {cost['probe']}:")
         console.print(f"  {cost['seconds_per_step']:.2f} s per step ({1 / cost['seconds_per_step']:.3g} steps/s)")
-        console.print(f"  {cost['hours']:.1f} hours on the processor of this machine")
+        times = f" for each of {cost['runs']} seeds" if cost["runs"] > 1 else ""
+        console.print(f"  {cost['hours']:.1f} hours on the processor of this machine{times}")
         console.print(
             f"  {cost['memory_bytes'] / 2**30:.1f} GiB of memory, {cost['disk_bytes'] / 2**30:.1f} GiB of disk"
         )

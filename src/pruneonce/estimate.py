@@ -16,8 +16,11 @@ from pruneonce.architectures import prunable_linears
 from pruneonce.data.pretraining import Corpus
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.language_model import LanguageModel, load_config
+from pruneonce.objectives import round_up
 from pruneonce.pruning.pruner import Pruner
-from pruneonce.recipe import Distillation, FinetuneRecipe, PruneRecipe, QuantizeRecipe, Recipe, Training
+from pruneonce.recipe import Distillation, FinetuneRecipe, PruneRecipe, QuantizeRecipe, Recipe, TeacherRecipe
+from pruneonce.task_data import max_tokens_of, sample, task_of
+from pruneonce.tokenization import load_tokenizer
 from pruneonce.training import CHECKPOINTS_KEPT, accumulation_for
 
 # Shapes of the published models, by a part of their names: an estimate needs neither the network nor the folder of a
@@ -41,9 +44,14 @@ KNOWN_TRAINING_EXAMPLES = {
     "sst2": 67_349,
     "stsb": 5_749,
 }
-PRUNED = (PruneRecipe, FinetuneRecipe, QuantizeRecipe)  # their models have masks
+TYPICAL_EXAMPLES = 256  # of a training file, tokenised to find how long they are
 UNBUILT_CORPUS_TOKENS = 512  # per example, while there is no corpus to measure
-PROBE_EXAMPLES = 3  # timed beside 1, so that what a pass costs by itself is told apart from its examples
+# Examples timed beside 1, so that what a pass costs by itself is told apart from its examples: at least so many, and
+# at least so many tokens, for short examples are cheaper in company.
+PROBE_EXAMPLES = 3
+PROBE_TOKENS = 1024
+PROBE_REPEATS = 3
+TASK_RECIPES = (FinetuneRecipe, QuantizeRecipe)
 ADAM_PROBE_SIZE = 4_000_000  # parameters; well beyond any cache
 
 
@@ -54,18 +62,22 @@ class Estimate:
     steps: int
     tokens_per_step: int
     seconds_per_step: float
-    hours: float
+    hours: float  # of training
+    evaluation_hours: float  # of the final scoring
     memory_bytes: int
     disk_bytes: int
     probe: str  # what was timed
 
 
-def estimate(recipe: Recipe) -> Estimate:
-    """Time a pass of the recipe's model with random weights here, and scale it. Nothing is trained or written."""
+def estimate(recipe: Recipe, *, unbuilt_corpus_tokens: int = UNBUILT_CORPUS_TOKENS) -> Estimate:
+    """Time a pass of the recipe's model with random weights here, and scale it. Nothing is trained or written.
+
+    unbuilt_corpus_tokens: per example, for a corpus that is not there yet.
+    """
     training = recipe.training
     if training is None:
-        raise UsageError('method "ptq" trains nothing: there is nothing to estimate')
-    examples, tokens = _data_size(recipe)
+        raise UsageError("nothing to estimate: the recipe trains nothing")
+    examples, tokens = _data_size(recipe, unbuilt_corpus_tokens)
     steps = training.steps or max(1, round((training.epochs or 0) * examples / training.batch_size))
     model = _random_model(recipe)
     distillation = getattr(recipe, "distillation", None)
@@ -81,6 +93,7 @@ def estimate(recipe: Recipe) -> Estimate:
         tokens_per_step=tokens * training.batch_size,
         seconds_per_step=seconds,
         hours=steps * seconds / 3600,
+        evaluation_hours=_validation_examples(recipe) * probe.seconds_per_answer / 3600,
         memory_bytes=_memory(parameters, prunable, distillation, micro * probe.activation_bytes),
         # A checkpoint holds weights and two moments; the latents behind the zeros come on top while pruning.
         disk_bytes=4 * parameters + CHECKPOINTS_KEPT * (12 * parameters + 4 * prunable),
@@ -94,21 +107,29 @@ class _Probe:
 
     seconds_per_pass: float  # what does not depend on the examples: masks above all
     seconds_per_example: float
+    seconds_per_answer: float  # a forward pass of one example, among others
     activation_bytes: int  # of one example, kept for the backward pass
 
 
 def _probe(recipe: Recipe, model: LanguageModel, tokens: int, distillation: Distillation | None) -> _Probe:
     model.train()
     share = 0.15 if distillation is None else max(0.15, distillation.kd_tokens)
-    logits = 1 if isinstance(recipe, (FinetuneRecipe, QuantizeRecipe)) else max(1, round(share * tokens))  # per example
+    logits = 1 if isinstance(recipe, TASK_RECIPES) else max(1, round(share * tokens))  # per example
 
     def seconds(examples: int) -> float:
-        return min(_time_pass(model, _random_inputs(model, examples, tokens, logits), distillation) for _ in range(2))
+        inputs = _random_inputs(model, examples, tokens, logits)
+        return min(_time_pass(model, inputs, distillation) for _ in range(PROBE_REPEATS))
 
-    one, more = seconds(1), seconds(PROBE_EXAMPLES)
-    per_example = max(more - one, 0.0) / (PROBE_EXAMPLES - 1) or more / PROBE_EXAMPLES
+    many = max(PROBE_EXAMPLES, PROBE_TOKENS // tokens)
+    one, more = seconds(1), seconds(many)
+    per_example = max(more - one, 0.0) / (many - 1) or more / many
     activations = _activation_bytes(model, _random_inputs(model, 1, tokens, logits))
-    return _Probe(max(one - per_example, 0.0), per_example, activations)
+    with torch.no_grad():
+        inputs = _random_inputs(model, many, tokens, logits)
+        begun = time.perf_counter()
+        model(**inputs)
+        answer = (time.perf_counter() - begun) / many
+    return _Probe(max(one - per_example, 0.0), per_example, answer, activations)
 
 
 def _random_inputs(model: LanguageModel, examples: int, tokens: int, logits: int) -> dict[str, torch.Tensor]:
@@ -155,7 +176,7 @@ def _random_model(recipe: Recipe) -> LanguageModel:
     nsp = config.model_type == "bert"
     loader = AutoModelForPreTraining if nsp else AutoModelForMaskedLM
     model = LanguageModel(loader.from_config(config), nsp=nsp)
-    if isinstance(recipe, PRUNED):
+    if not isinstance(recipe, TeacherRecipe):
         Pruner(model.model, [name for name, _ in _prunable(recipe, model)])
     return model
 
@@ -169,38 +190,55 @@ def _config(model: str) -> Any:
 
 
 def _prunable(recipe: Recipe, model: LanguageModel) -> list[tuple[str, nn.Linear]]:
-    if not isinstance(recipe, PRUNED):
+    if isinstance(recipe, TeacherRecipe):
         return []
     linears = {name: module for name, module in model.model.named_modules() if isinstance(module, nn.Linear)}
     return [(name, linears[name]) for name in prunable_linears(linears, model.architecture)]
 
 
-def _data_size(recipe: Recipe) -> tuple[int, int]:
+def _data_size(recipe: Recipe, unbuilt_corpus_tokens: int) -> tuple[int, int]:
     """(training examples, tokens per example)."""
-    if not isinstance(recipe, (FinetuneRecipe, QuantizeRecipe)):
+    if isinstance(recipe, (TeacherRecipe, PruneRecipe)):
         try:
             corpus = Corpus(recipe.corpus, "train")
         except PruneonceError:
-            return 0, UNBUILT_CORPUS_TOKENS
+            return 0, unbuilt_corpus_tokens
         return len(corpus), max(1, round(float(corpus.lengths.mean())))
     task = recipe.task
-    tokens = task.max_tokens or (384 if task.name == "squad" else 128)
-    if task.train and Path(task.train).is_file():
+    tokens = max_tokens_of(task)
+    if task.train and Path(task.train).is_file() and Path(recipe.model).is_dir():
+        examples, tokens = _measured(recipe)
+    elif task.train and Path(task.train).is_file():  # without the model's tokenizer: rows, at the longest they may be
         with open(task.train, "rb") as stream:
             examples = max(1, sum(1 for _ in stream) - 1)
     else:
         examples = KNOWN_TRAINING_EXAMPLES.get(task.name, 0)
     if task.train_examples is not None:
         examples = min(examples or task.train_examples, task.train_examples)
-    if not examples and recipe.training is not None and _counts_epochs(recipe.training):
+    if not examples and recipe.training is not None and recipe.training.steps is None:
         raise UsageError(
             f"training.epochs of '{task.name}' cannot be estimated: {task.train or 'no file'} is not there"
         )
     return examples, tokens
 
 
-def _counts_epochs(training: Training) -> bool:
-    return training.steps is None
+def _measured(recipe: FinetuneRecipe | QuantizeRecipe) -> tuple[int, int]:
+    """(training examples, windows counted; tokens of a typical one, padding to a multiple of 8 included)."""
+    task = task_of(recipe.task)
+    examples = task.read(recipe.task.train, training=True)
+    some = sample(examples, TYPICAL_EXAMPLES, recipe.seed)
+    features = task.features(some, load_tokenizer(recipe.model), max_tokens_of(recipe.task))
+    lengths = [len(feature.input_ids) for feature in features]
+    return round(len(examples) * len(features) / len(some)), round_up(round(sum(lengths) / len(lengths)), 8)
+
+
+def _validation_examples(recipe: Recipe) -> int:
+    """How many examples the final scoring reads; 0 where that is not known."""
+    if isinstance(recipe, (TeacherRecipe, PruneRecipe)):
+        return recipe.validation_examples
+    file = recipe.task.validation
+    found = len(task_of(recipe.task).read(file)) if file and Path(file).is_file() else 0
+    return min(found, recipe.task.validation_examples or found)
 
 
 def _memory(parameters: int, prunable: int, distillation: Distillation | None, activations: int) -> int:

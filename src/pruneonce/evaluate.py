@@ -13,6 +13,7 @@ from torch.nn import functional
 from pruneonce.batching import ExampleKey
 from pruneonce.language_model import LanguageModel
 from pruneonce.objectives import IGNORED, PretrainingObjective
+from pruneonce.predictions import Split, make_split
 from pruneonce.progress import Advance
 from pruneonce.tasks import QuestionAnsweringTask, Task
 
@@ -61,12 +62,12 @@ def evaluate_language_model(
     return metrics
 
 
-def evaluate_task(task: Task, examples: Sequence[Any], features: Sequence[Any], predict: Predict) -> dict[str, float]:
-    """The task's own metrics of whatever `predict` answers: a torch model and an engine are scored alike.
+def evaluate_task(task: Task, examples: Sequence[Any], features: Sequence[Any], predict: Predict) -> Split:
+    """What `predict` answers to every example: a torch model and an engine are scored alike.
 
     predict: features -> one float32 array per feature, logits [labels], or [tokens, 2] (start, end) for spans.
     """
     logits = predict(features)
     if isinstance(task, QuestionAnsweringTask):
-        return task.score(examples, features, logits)
-    return task.score(examples, features, np.stack(logits))
+        return make_split(task, examples, task.outcomes(examples, features, logits))
+    return make_split(task, examples, task.outcomes(examples, features, np.stack(logits)))

@@ -64,6 +64,8 @@ class Pruning:
 
     sparsity: float = 0.9  # of every pruned matrix
     pattern: Literal["unstructured", "1x4"] = "unstructured"  # 1x4: blocks of four neighbouring inputs (ours)
+    initial_sparsity: float = 0.0  # where the schedule starts; above 0 the first update goes straight there
+    schedule: Literal["cubic", "one-shot"] = "cubic"  # one-shot: all at once before the first step, then locked
     pooler: bool = True  # prune BERT's pooler as the original does; False: the encoder only
     begin_step: int = 0
     end_step: int | None = None  # last mask update; None: 80 % of the steps
@@ -75,6 +77,11 @@ class Pruning:
     def __post_init__(self) -> None:
         if not 0.0 < self.sparsity < 1.0:
             raise UsageError(f"pruning.sparsity must be between 0 and 1 (0.9 for 90 %), got {self.sparsity}")
+        if not 0.0 <= self.initial_sparsity <= self.sparsity:
+            raise UsageError(
+                f"pruning.initial_sparsity must be from 0 to pruning.sparsity ({self.sparsity}), got "
+                f"{self.initial_sparsity}"
+            )
 
 
 @dataclass(frozen=True)
@@ -147,16 +154,21 @@ class PruneRecipe:
 
 @dataclass(frozen=True)
 class FinetuneRecipe:
-    """Fine-tune for a task. Zeros are locked when the model has them."""
+    """Fine-tune for a task. Zeros are locked when the model has them, or made on the way by magnitude."""
 
     model: str
     task: TaskData
     training: Training
     lock: Literal["auto", "require", "off"] = "auto"  # require: a model without zeros is an error; off: zeros may grow
+    pruning: Pruning | None = None  # prune while fine-tuning; the model's own zeros are then not locked
     distillation: Distillation | None = None
     seed: int = 42
     published: dict[str, float] = field(default_factory=dict)
     source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.pruning is not None and self.lock == "require":
+            raise UsageError('lock = "require" keeps the zeros of a pruned model, [pruning] makes others: choose one')
 
 
 @dataclass(frozen=True)
@@ -198,12 +210,32 @@ STAGES: dict[str, type[TeacherRecipe] | type[PruneRecipe] | type[FinetuneRecipe]
 
 def load_recipe(path: str | Path, stage: str, overrides: Sequence[str] = ()) -> Any:
     """Read a recipe file for `stage` and apply `key=value` overrides (dotted keys, TOML values or bare words)."""
-    return parse_recipe(_read_toml(Path(path)), stage, overrides, where=str(path))
+    return parse_recipe(read_toml(Path(path)), stage, overrides, where=str(path))
+
+
+def load_recipes(path: str | Path, stage: str, overrides: Sequence[str] = ()) -> list[Any]:
+    """As `load_recipe`, for a file that may say `seeds = [1, 2, 3]`: one recipe per seed, or the only one."""
+    values = apply_overrides(read_toml(Path(path)), overrides)
+    seeds = values.pop("seeds", None)
+    if seeds is None or seeds is False:  # --set seeds=false goes back to one run
+        return [parse_recipe(values, stage, where=str(path))]
+    if "seed" in values:
+        raise UsageError(f"{path}: 'seed' and 'seeds' are both given: keep one (--set seeds=false drops the list)")
+    return [parse_recipe(values | {"seed": seed}, stage, where=str(path)) for seed in checked_seeds(seeds, str(path))]
+
+
+def checked_seeds(seeds: Any, where: str) -> list[int]:
+    """`seeds` if it is a list of different integers; else a UsageError."""
+    if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds):
+        raise UsageError(f"{where}: 'seeds' must be a list of integers such as [1, 2, 3], got {seeds!r}")
+    if len(set(seeds)) < len(seeds):
+        raise UsageError(f"{where}: 'seeds' names a seed twice: {seeds}")
+    return seeds
 
 
 def stage_of(path: str | Path) -> str:
     """The stage that a recipe file is for."""
-    stage = _read_toml(Path(path)).get("stage")
+    stage = read_toml(Path(path)).get("stage")
     if stage not in STAGES:
         raise UsageError(f"{path}: 'stage' must be one of {', '.join(STAGES)}, got {stage!r}")
     return str(stage)
@@ -211,17 +243,20 @@ def stage_of(path: str | Path) -> str:
 
 def parse_recipe(values: Mapping[str, Any], stage: str, overrides: Sequence[str] = (), *, where: str = "recipe") -> Any:
     """A mapping as read from TOML -> the dataclass of `stage`. UsageError for anything that does not fit."""
-    merged = _apply_overrides(dict(values), overrides)
+    merged = apply_overrides(dict(values), overrides)
+    if "seeds" in merged:
+        raise UsageError(f"{where} asks for several runs (seeds = {merged['seeds']}), one is expected here: set `seed`")
     written_for = merged.pop("stage", stage)
     if written_for != stage:
         raise UsageError(f"{where} is a recipe for `pruneonce {written_for}`, not for `pruneonce {stage}`")
     try:
-        return _build(STAGES[stage], merged, prefix="")
+        return build(STAGES[stage], merged)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a mapping; UsageError if it is not one."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -230,7 +265,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"recipe {path} cannot be read: {error}") from error
 
 
-def _apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`values` with every `key=value` put in; sections on the way are copied, not changed."""
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
@@ -253,7 +289,8 @@ def _toml_value(text: str) -> Any:
         return text  # a bare word: --set model=runs/teacher needs no quotes
 
 
-def _build(section: type[Section], values: Mapping[str, Any], *, prefix: str) -> Section:
+def build(section: type[Section], values: Mapping[str, Any], *, prefix: str = "") -> Section:
+    """The dataclass `section` from a mapping; UsageError for a key or value that does not fit, named with `prefix`."""
     hints = typing.get_type_hints(section)
     for key in values:
         if key not in hints:
@@ -276,6 +313,8 @@ def _unknown_key(prefix: str, key: str, known: Mapping[str, Any]) -> str:
 def _convert(value: Any, hint: Any, key: str) -> Any:
     """Check `value` against a field's type; integers are accepted where a float is expected, nothing else bends."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
     if origin is Literal:
         if value not in options:
             raise UsageError(f"'{key}' must be one of {', '.join(map(repr, options))}, got {value!r}")
@@ -287,7 +326,7 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise UsageError(f"'{key}' must be a section [{key}], got {value!r}")
-        return _build(typing.cast(type, hint), value, prefix=f"{key}.")
+        return build(typing.cast(type, hint), value, prefix=f"{key}.")
     if origin is tuple:
         if not isinstance(value, list):
             raise UsageError(f"'{key}' must be a list, got {value!r}")

@@ -14,6 +14,7 @@ from pruneonce.engine import Model, load_model
 from pruneonce.errors import UsageError
 from pruneonce.evaluate import EVALUATION_BATCH, Predict, evaluate_task
 from pruneonce.language_model import load_config
+from pruneonce.predictions import write_predictions
 from pruneonce.progress import Advance
 from pruneonce.quantization import quantized
 from pruneonce.quantization_file import read_quantization
@@ -23,25 +24,44 @@ from pruneonce.task_model import load_task_model, torch_predict
 from pruneonce.tasks import Task
 from pruneonce.tokenization import load_tokenizer, special_token_ids, tokenizer_from_text
 
+VALIDATION_SEED = 42  # draws task.validation_examples; not the run's seed, so that runs are scored on the same examples
+
 
 def score(
-    model: Any, task: Task, data: TaskData, tokenizer: Tokenizer, *, seed: int = 42, on_progress: Advance | None = None
+    model: Any,
+    task: Task,
+    data: TaskData,
+    tokenizer: Tokenizer,
+    *,
+    keep_in: Path | None = None,
+    on_progress: Advance | None = None,
 ) -> dict[str, float]:
-    """The task's metrics on its validation data; names carry a suffix where there are several splits (MNLI)."""
+    """The task's metrics on its validation data; names carry a suffix where there are several splits (MNLI).
+
+    keep_in: folder that `predictions.json`, the answer to every example, is written to.
+    """
     predict = torch_predict(model, task, special_token_ids(tokenizer)["pad"], on_progress)
-    return score_predictions(predict, task, data, tokenizer, seed)
+    return score_predictions(predict, task, data, tokenizer, keep_in=keep_in)
 
 
 def score_predictions(
-    predict: Predict, task: Task, data: TaskData, tokenizer: Tokenizer, seed: int
+    predict: Predict,
+    task: Task,
+    data: TaskData,
+    tokenizer: Tokenizer,
+    seed: int = VALIDATION_SEED,
+    keep_in: Path | None = None,
 ) -> dict[str, float]:
-    """The metrics of whatever `predict` answers to the task's validation data."""
+    """The metrics of whatever `predict` answers to the task's validation data. keep_in: as in `score`."""
     metrics: dict[str, float] = {}
+    splits = {}
     for suffix, source in validation_sources(data, task).items():
         examples = sample(task.read(source), data.validation_examples, seed)
         features = task.features(examples, tokenizer, max_tokens_of(data))
-        scores = evaluate_task(task, examples, features, predict)
-        metrics |= {f"{name}{suffix}": value for name, value in scores.items()}
+        split = splits[suffix] = evaluate_task(task, examples, features, predict)
+        metrics |= {f"{name}{suffix}": split.metric(name) for name in split.metrics}
+    if keep_in is not None:
+        write_predictions(keep_in, task.name, splits)
     return metrics
 
 
@@ -66,9 +86,7 @@ def score_packed(file: str | Path, data: TaskData, on_progress: Advance | None =
     UsageError if the model has no head for the task, or one with other labels.
     """
     model, task, data = _packed_task(file, data)
-    return score_predictions(
-        engine_predict(model, on_progress), task, data, tokenizer_from_text(model.tokenizer), seed=42
-    )
+    return score_predictions(engine_predict(model, on_progress), task, data, tokenizer_from_text(model.tokenizer))
 
 
 def score_packed_beside(
@@ -88,7 +106,7 @@ def score_packed_beside(
         return logits
 
     with quantized(reference, read_quantization(folder) or {}):
-        return score_predictions(predict, task, data, tokenizer, seed=42), max(differences)
+        return score_predictions(predict, task, data, tokenizer), max(differences)
 
 
 def _packed_task(file: str | Path, data: TaskData) -> tuple[Model, Task, TaskData]:

@@ -1,4 +1,4 @@
-"""Fine-tuning for a task, with the zeros of the model locked."""
+"""Fine-tuning for a task, with the zeros of the model locked, or pruned on the way."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pruneonce.stages.lifecycle import (
     set_dropout,
     total_steps,
 )
-from pruneonce.stages.pretraining import learning_rate_factor
+from pruneonce.stages.pretraining import learning_rate_factor, scheduled_pruner
 from pruneonce.task_data import max_tokens_of, sample, task_of, train_source, validation_sources
 from pruneonce.task_model import load_task_model, match_vocabulary, takes_token_types
 from pruneonce.tasks import Task
@@ -46,7 +46,7 @@ def run_finetune(recipe: FinetuneRecipe, options: StageOptions) -> Provenance:
     run, tokenizer = prepare_run(recipe, recipe.training, task, options)
 
     def score_validation() -> dict[str, float]:
-        return score(run.hub_model, task, recipe.task, tokenizer, seed=recipe.seed)
+        return score(run.hub_model, task, recipe.task, tokenizer, keep_in=options.out)
 
     return complete_stage("finetune", recipe, inputs, run, options, score_validation)
 
@@ -64,7 +64,9 @@ def prepare_run(
     torch.manual_seed(recipe.seed)
     model, new_parameters = load_task_model(recipe.model, task)
     set_dropout(model, training.dropout)
-    pruner = lock_zeros(model, recipe)
+    steps = total_steps(training, len(features))
+    pruning = recipe.pruning if isinstance(recipe, FinetuneRecipe) else None
+    pruner = lock_zeros(model, recipe) if pruning is None else scheduled_pruner(model, pruning, steps)
     distillation = recipe.distillation
     teacher = None
     if distillation is not None:
@@ -79,7 +81,6 @@ def prepare_run(
         teacher=teacher,
         distillation=distillation,
     )
-    steps = total_steps(training, len(features))
     run = TrainingRun(
         model=model,
         hub_model=model,
@@ -88,7 +89,7 @@ def prepare_run(
         steps=steps,
         seed=recipe.seed,
         folder=options.out,
-        learning_rate_factor=learning_rate_factor(training, steps),
+        learning_rate_factor=learning_rate_factor(training, steps, pruning),
         pruner=pruner,
         teacher=teacher,
         new_parameters=new_parameters,

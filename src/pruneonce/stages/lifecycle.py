@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -13,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from pruneonce.architectures import architecture_of, encoder_name
-from pruneonce.errors import OtherInputsError
+from pruneonce.errors import OtherInputsError, UsageError
 from pruneonce.files import read_json, write_json
 from pruneonce.model_card import write_model_card
 from pruneonce.model_folder import save_model_folder
@@ -22,7 +23,7 @@ from pruneonce.provenance import Provenance, library_versions, read_provenance
 from pruneonce.pruning.pruner import Pruner
 from pruneonce.quantization import Quantizer, quantized
 from pruneonce.quantization_file import LinearQuantization, write_quantization
-from pruneonce.recipe import Recipe, Training
+from pruneonce.recipe import Recipe, Training, parse_recipe
 from pruneonce.training import TrainingRun, is_main_process, train
 
 RUN_FILE = "run.json"  # what an unfinished folder is being made from
@@ -187,6 +188,8 @@ def _refuse_other_run(found: dict[str, Any], wanted: dict[str, Any], out: Path, 
 
 def _identity(run: dict[str, Any]) -> dict[str, Any]:
     """What makes two runs the same: stage, digests of what is read, and the recipe but for `INCIDENTAL_KEYS`."""
+    with contextlib.suppress(UsageError):  # a record of an older version: keys that are new since are at their defaults
+        run = {**run, "recipe": asdict(parse_recipe(run["recipe"], run["stage"]))}
     run = json.loads(json.dumps(run))  # as it reads back from a file, where tuples are lists
     for key in INCIDENTAL_KEYS:
         *sections, last = key.split(".")

@@ -60,6 +60,8 @@ def run_prune(recipe: PruneRecipe, options: StageOptions) -> Provenance:
 
 def pruning_schedule(pruning: Pruning, steps: int) -> PruningSchedule:
     """The schedule of a recipe; steps it leaves out follow the original's proportions (50 %, 80 % and 1 % of all)."""
+    if pruning.schedule == "one-shot":
+        return PruningSchedule(pruning.sparsity, 0, 0, -1, 0, 1, initial_sparsity=pruning.sparsity)
     policy_end = pruning.policy_end_step if pruning.policy_end_step is not None else steps // 2
     end = pruning.end_step if pruning.end_step is not None else max(policy_end, steps * 4 // 5)
     if end >= steps:
@@ -74,15 +76,24 @@ def pruning_schedule(pruning: Pruning, steps: int) -> PruningSchedule:
             policy_begin_step=pruning.policy_begin_step,
             policy_end_step=policy_end,
             frequency_steps=pruning.frequency_steps or max(1, steps // 100),
+            initial_sparsity=pruning.initial_sparsity,
         )
     except ValueError as error:
         raise UsageError(f"pruning: {error}") from error
 
 
+def scheduled_pruner(model: nn.Module, pruning: Pruning, steps: int) -> Pruner:
+    """Masks on a Hugging Face model that grow by magnitude in the course of `steps`."""
+    config: Any = model.config
+    names = prunable_linears(linear_names(model), architecture_of(config.model_type), pooler=pruning.pooler)
+    _block(model, names, pruning)
+    return Pruner(model, names, pruning_schedule(pruning, steps), pruning.pattern)
+
+
 def learning_rate_factor(training: Training, steps: int, pruning: Pruning | None = None) -> Callable[[int], float]:
     """step -> fraction of the peak rate: linear, or rewound along the pruning schedule."""
     warmup = warmup_steps_from_ratio(training.warmup_ratio, steps)
-    if pruning is None:
+    if pruning is None or pruning.schedule == "one-shot":
         return lambda step: linear_factor(step, total_steps=steps, warmup_steps=warmup)
     schedule = pruning_schedule(pruning, steps)
 
@@ -172,9 +183,7 @@ def _run_pretraining(stage: str, recipe: TeacherRecipe | PruneRecipe, options: S
     steps = total_steps(recipe.training, len(corpus))
     pruner = None
     if pruning is not None:
-        names = prunable_linears(linear_names(model.model), model.architecture, pooler=pruning.pooler)
-        _block(model.model, names, pruning)
-        pruner = Pruner(model.model, names, pruning_schedule(pruning, steps), pruning.pattern)
+        pruner = scheduled_pruner(model.model, pruning, steps)
     run = TrainingRun(
         model=model,
         hub_model=model.model,

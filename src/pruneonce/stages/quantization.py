@@ -45,7 +45,7 @@ def run_quantize(recipe: QuantizeRecipe, options: StageOptions) -> Provenance:
     run = replace(run, quantizer=quantizer)
 
     def score_validation() -> dict[str, float]:
-        return score(run.hub_model, task, recipe.task, tokenizer, seed=recipe.seed)
+        return score(run.hub_model, task, recipe.task, tokenizer, keep_in=options.out)
 
     return complete_stage("quantize", recipe, inputs, run, options, score_validation)
 
@@ -65,7 +65,7 @@ def _after_training(
         inputs,
         outcome,
         options,
-        lambda: score(model, task, recipe.task, tokenizer, seed=recipe.seed),
+        lambda: score(model, task, recipe.task, tokenizer, keep_in=options.out),
     )
 
 

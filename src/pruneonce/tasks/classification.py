@@ -110,13 +110,19 @@ class ClassificationTask:
         self, examples: Sequence[TextExample], features: Sequence[TextFeature], logits: np.ndarray
     ) -> dict[str, float]:
         """The task's metrics, main one first. logits: float32 [examples, labels], or [examples, 1] for regression."""
+        predictions, labels = map(np.array, self.outcomes(examples, features, logits).values())
+        return {name: METRICS[name](predictions, labels) for name in self.metrics}
+
+    def outcomes(
+        self, examples: Sequence[TextExample], features: Sequence[TextFeature], logits: np.ndarray
+    ) -> dict[str, list[Any]]:
+        """What `score` is made of, example by example: `predictions` and `labels`, as ids or numbers."""
         wanted = (len(examples), 1 if self.labels is None else len(self.labels))
         if logits.shape != wanted or len(features) != len(examples):
             raise PruneonceError(f"task {self.name}: expected logits of shape {wanted}, got {logits.shape}")
         check_no_nan(logits)
         predictions = logits[:, 0] if self.labels is None else logits.argmax(axis=1)
-        labels = np.array([example.label for example in examples])
-        return {name: METRICS[name](predictions, labels) for name in self.metrics}
+        return {"predictions": predictions.tolist(), "labels": [example.label for example in examples]}
 
     def _columns_of(self, records: Records) -> Columns:
         for columns in self.schemas:

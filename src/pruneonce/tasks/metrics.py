@@ -81,7 +81,13 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 
 
 def squad_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Exact match and F1 in percent: of each question the best over its gold answers.
+    """Exact match and F1 in percent: the means of `question_scores`."""
+    exact, f1 = question_scores(predictions, answers)
+    return {"exact_match": 100 * sum(exact) / len(exact), "f1": 100 * sum(f1) / len(f1)}
+
+
+def question_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> tuple[list[float], list[float]]:
+    """Exact match and F1 of each question, as fractions: the best over its gold answers.
 
     An unanswerable question, one without gold answers, is answered right by "" alone, in both scores. Where there are
     such, gold answers of which normalisation leaves nothing do not count, as in version 2.0; in 1.1 they do.
@@ -91,12 +97,12 @@ def squad_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -
         raise ValueError(f"{len(predictions)} predictions for {len(answers)} questions")
     if not all(answers):
         answers = [[answer for answer in gold if normalize_answer(answer)] for gold in answers]
-    exact = f1 = 0.0
+    exact, f1 = [], []
     for prediction, gold in zip(predictions, answers, strict=True):
         empty = exact_match(prediction, "")
-        exact += max((exact_match(prediction, answer) for answer in gold), default=empty)
-        f1 += max((token_f1(prediction, answer) for answer in gold), default=empty)
-    return {"exact_match": 100 * exact / len(answers), "f1": 100 * f1 / len(answers)}
+        exact.append(max((exact_match(prediction, answer) for answer in gold), default=empty))
+        f1.append(max((token_f1(prediction, answer) for answer in gold), default=empty))
+    return exact, f1
 
 
 def exact_match(prediction: str, answer: str) -> float:

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import read_json
 from pruneonce.tasks.classification import ENCODE_BATCH, batches
-from pruneonce.tasks.metrics import check_no_nan, squad_scores
+from pruneonce.tasks.metrics import check_no_nan, question_scores, squad_scores
 from pruneonce.tasks.records import HubData, Records, Row, read_source
 from pruneonce.tokenization import special_token_ids
 
@@ -163,10 +163,23 @@ class QuestionAnsweringTask:
         self, examples: Sequence[QuestionExample], features: Sequence[WindowFeature], logits: Sequence[np.ndarray]
     ) -> dict[str, float]:
         """SQuAD's F1 and exact match, in percent. "No answer" is a candidate only if some example has no answer."""
-        allow_empty = any(not example.answers for example in examples)
-        answers = self.decode(examples, features, logits, allow_empty=allow_empty)
-        scores = squad_scores([best[0].text for best in answers], [example.answers for example in examples])
+        scores = squad_scores(self.best_answers(examples, features, logits), [example.answers for example in examples])
         return {name: scores[name] for name in self.metrics}
+
+    def outcomes(
+        self, examples: Sequence[QuestionExample], features: Sequence[WindowFeature], logits: Sequence[np.ndarray]
+    ) -> dict[str, list[Any]]:
+        """What `score` is made of, question by question: `answers`, and `exact_match` and `f1` as fractions."""
+        answers = self.best_answers(examples, features, logits)
+        exact, f1 = question_scores(answers, [example.answers for example in examples])
+        return {"answers": answers, "exact_match": exact, "f1": f1}
+
+    def best_answers(
+        self, examples: Sequence[QuestionExample], features: Sequence[WindowFeature], logits: Sequence[np.ndarray]
+    ) -> list[str]:
+        """The text of the best answer to each question, as `score` takes it."""
+        allow_empty = any(not example.answers for example in examples)
+        return [best[0].text for best in self.decode(examples, features, logits, allow_empty=allow_empty)]
 
     def _window_spans(self, feature: WindowFeature, window: np.ndarray) -> Iterator[tuple[int, int, float]]:
         """(first character, character after the last, score) of a window's best answers."""

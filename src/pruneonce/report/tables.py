@@ -1,0 +1,257 @@
+"""The tables of a report, as rows of text: the Markdown page and the HTML page show the same ones."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pruneonce.aggregate import Summary, summarise
+from pruneonce.bench.measure import paired_ratio
+from pruneonce.bench.results import BASELINE
+from pruneonce.comparison import CONFIDENCE, Comparison, compare
+from pruneonce.errors import PruneonceError
+from pruneonce.report.collect import Group, Material, is_percent
+
+SAMPLES = 2_000  # of the bootstrap behind a report's differences; `--compare` draws more
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A titled table. The first `left` columns are words, the others numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    left: int = 2
+
+
+def tables(material: Material) -> list[TextTable]:
+    """Every table that the material has rows for."""
+    made = [
+        accuracy_table(material),
+        retention_table(material),
+        difference_table(material),
+        metrics_table(material),
+        budget_table(material),
+        language_model_table(material),
+    ]
+    return [table for table in made if table.rows]
+
+
+def accuracy_table(material: Material) -> TextTable:
+    """Main metric of every task, mean ± standard deviation over the seeds, and the mean over tasks."""
+    columns = ["method", "zeros"]
+    for task in material.tasks:
+        group = next(group for group in material.groups if group.task == task)
+        columns.append(f"{task} {next(iter(group.metrics), '')}".strip())
+    rows = []
+    for method, sparsity in _lines(material):
+        groups = [material.find(method, sparsity, task) for task in material.tasks]
+        means = [group.main.mean for group in groups if group is not None and group.main is not None]
+        mean = f"{summarise(means).mean:.2f}" if len(means) == len(groups) else ""
+        seeds = sorted({group.main.n for group in groups if group is not None and group.main is not None})
+        rows.append(
+            (_title(material, method), zeros(sparsity), *(_main(group) for group in groups))
+            + ((mean,) if len(material.tasks) > 1 else ())
+            + (" to ".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1]))) if seeds else "",)
+        )
+    return TextTable(
+        "Accuracy",
+        (*columns, *(["mean"] if len(material.tasks) > 1 else []), "n"),
+        tuple(rows),
+        "In percent: mean ± sample standard deviation over n seeds. Empty: not run.",
+    )
+
+
+def retention_table(material: Material) -> TextTable:
+    """Main metric relative to the dense baseline's."""
+    rows = []
+    for method, sparsity in _lines(material):
+        groups = [material.find(method, sparsity, task) for task in material.tasks]
+        kept = [None if group is None else material.retention(group) for group in groups]
+        if any(value is not None for value in kept):
+            whole = [value for value in kept if value is not None]
+            mean = f"{summarise(whole).mean:.1f} %" if len(whole) == len(kept) else ""
+            cells = ["" if value is None else f"{value:.1f} %" for value in kept]
+            rows.append(
+                (_title(material, method), zeros(sparsity), *cells, *([mean] if len(material.tasks) > 1 else []))
+            )
+    return TextTable(
+        "Retention",
+        ("method", "zeros", *material.tasks, *(["mean"] if len(material.tasks) > 1 else [])),
+        tuple(rows),
+        f"Main metric as a share of the dense model's ({_title(material, material.baseline)}), ratio of means.",
+    )
+
+
+def difference_table(material: Material) -> TextTable:
+    """The reference method against every other, by paired bootstrap."""
+    rows = []
+    left_out = 0
+    if material.reference:
+        for group in material.groups:
+            ours = material.find(material.reference, group.sparsity, group.task)
+            if ours is None or ours is group:
+                continue
+            found = _compared(ours, group)
+            if found is None:
+                left_out += 1
+                continue
+            sign = f"{found.difference:+.2f}"
+            interval = f"{found.lower:+.2f} to {found.upper:+.2f}"
+            p = f"< {2 / found.samples:.3f}" if found.p_value <= 2 / found.samples else f"{found.p_value:.3f}"
+            title = _title(material, group.method)
+            rows.append((title, group.task, zeros(group.sparsity), sign, interval, p, f"{found.examples:,}"))
+    return TextTable(
+        f"What {_title(material, material.reference)} gains over the others",
+        ("method", "task", "zeros", "difference", f"{CONFIDENCE:.0%} interval", "p", "examples"),
+        tuple(rows),
+        f"Main metric in percentage points, {_title(material, material.reference)} minus the method of the line; "
+        f"paired bootstrap over the validation examples, {SAMPLES:,} samples, seeds of each side averaged. The "
+        "interval does not cover the choice of seeds."
+        + (f" Left out, for want of predictions on the same examples: {left_out}." if left_out else ""),
+    )
+
+
+def metrics_table(material: Material) -> TextTable:
+    """The metrics beside the main one, where tasks have several."""
+    rows = [
+        (_title(material, group.method), group.task, zeros(group.sparsity), name, spread(each), f"{each.n}")
+        for group in material.groups
+        for name, each in list(group.metrics.items())[1:]
+    ]
+    return TextTable(
+        "Other metrics",
+        ("method", "task", "zeros", "metric", "value", "n"),
+        tuple(rows),
+        "In percent (F1 and correlations times 100).",
+        left=4,
+    )
+
+
+def budget_table(material: Material) -> TextTable:
+    """What each chain was trained for."""
+    rows = []
+    for group in material.groups:
+        chain = group.chain or group.runs[:1]
+        steps = [run.record.steps for run in chain]
+        examples = [run.record.steps * _batch(run.record.recipe) for run in chain]
+        minutes = [sum(run.record.timings.values()) / 60 for run in chain]
+        rows.append(
+            (
+                _title(material, group.method),
+                group.task,
+                zeros(group.sparsity),
+                " + ".join(f"{step:,}" for step in steps),
+                f"{sum(steps):,}",
+                f"{sum(examples):,}",
+                f"{minutes[-1]:.1f}",
+            )
+        )
+    return TextTable(
+        "Budget of each cell",
+        ("method", "task", "zeros", "steps of each stage", "steps", "examples", "minutes of the last stage"),
+        tuple(rows),
+        "One seed, its shared ancestors counted in full; examples count repetitions; minutes are training and scoring "
+        "where the run was made.",
+    )
+
+
+def language_model_table(material: Material) -> TextTable:
+    """Held-out scores of teacher and pruned models."""
+    names = ("mlm_loss", "mlm_accuracy", "perplexity", "nsp_accuracy")
+    rows = [
+        (
+            run.name,
+            run.record.stage,
+            zeros(run.sparsity),
+            f"{run.record.steps:,}",
+            *(f"{run.record.metrics[name]:.3f}" if name in run.record.metrics else "" for name in names),
+        )
+        for run in material.language_models
+    ]
+    titles = ("masked-LM loss", "masked-LM accuracy", "perplexity", "next-sentence accuracy")
+    return TextTable("Language models", ("run", "stage", "zeros", "steps", *titles), tuple(rows), "On held-out text.")
+
+
+def comparison_table(found: list[Comparison], a: str, b: str) -> TextTable:
+    """The answer of `report --compare`."""
+    rows = tuple(
+        (
+            each.metric,
+            f"{each.a:.4f}",
+            f"{each.b:.4f}",
+            f"{each.difference:+.4f}",
+            f"{each.lower:+.4f} to {each.upper:+.4f}",
+            f"{each.p_value:.4f}",
+            f"{each.examples:,}",
+        )
+        for each in found
+    )
+    note = f"A: {a}\nB: {b}\nPaired bootstrap, {found[0].samples:,} samples, seed {found[0].seed}." if found else ""
+    columns = ("metric", "A", "B", "A - B", f"{CONFIDENCE:.0%} interval", "p", "examples")
+    return TextTable("Paired comparison", columns, rows, note, left=1)
+
+
+SPEED_COLUMNS = ("engine", "median ms", "quartiles", f"time / {BASELINE}'s", "sequences/s")
+
+
+def speed_rows(case: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row per engine of a benchmark's case; the Markdown page has its full table."""
+    rows: list[tuple[str, ...]] = []
+    for engine, seconds in case["seconds"].items():
+        median = statistics.median(seconds)
+        quartiles = np.quantile(seconds, [0.25, 0.75]) * 1e3
+        ours = case["seconds"].get(BASELINE)
+        ratio = "" if engine == BASELINE or ours is None else f"{paired_ratio(seconds, ours).median:.2f}"
+        spread_of = f"{quartiles[0]:.2f} to {quartiles[1]:.2f}"
+        rows.append((engine, f"{median * 1e3:.2f}", spread_of, ratio, f"{len(case['lengths']) / median:,.1f}"))
+    return rows
+
+
+def spread(summary: Summary) -> str:
+    """ "91.23 ± 0.45", or "91.23" for one run."""
+    return f"{summary.mean:.2f}" if summary.std is None else f"{summary.mean:.2f} ± {summary.std:.2f}"
+
+
+def zeros(sparsity: float | None) -> str:
+    """ "90 %"; "dense"."""
+    return "dense" if sparsity is None else f"{100 * sparsity:.4g} %"
+
+
+def _main(group: Group | None) -> str:
+    if group is None or group.main is None:
+        return ""
+    return spread(group.main)
+
+
+def _lines(material: Material) -> list[tuple[str, float | None]]:
+    """(method, sparsity) of every line, dense ones first, then by sparsity, methods in the study's order."""
+    order = {method: number for number, method in enumerate(material.methods)}
+    found = dict.fromkeys((group.method, group.sparsity) for group in material.groups)
+    return sorted(found, key=lambda line: (line[1] or 0.0, order[line[0]]))
+
+
+def _title(material: Material, method: str) -> str:
+    return material.titles.get(method, method)
+
+
+def _batch(recipe: dict[str, object]) -> int:
+    training = recipe.get("training")
+    return int(training.get("batch_size", 0)) if isinstance(training, dict) else 0
+
+
+def _compared(ours: Group, other: Group) -> Comparison | None:
+    """In percentage points; None where a run kept no predictions, or was scored on other examples."""
+    sides = [[run.folder for run in group.runs] for group in (ours, other)]
+    try:
+        found = compare(*sides, samples=SAMPLES, main_only=True)[0]
+    except PruneonceError:
+        return None
+    scale = 1 if is_percent(ours.runs[0].task) else 100
+    scaled = {name: scale * getattr(found, name) for name in ("a", "b", "difference", "lower", "upper")}
+    return replace(found, **scaled)

@@ -1,0 +1,146 @@
+"""Run a plan: what is done is skipped, what was interrupted goes on, what fails takes only its children with it."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from pruneonce.data import pretraining, text
+from pruneonce.doctor import available_cores
+from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.language_model import quiet_transformers
+from pruneonce.progress import Advance
+from pruneonce.provenance import Provenance
+from pruneonce.recipe import Recipe
+from pruneonce.stages import RUNNERS, StageOptions
+from pruneonce.study.plan import Node, Plan, below_data
+from pruneonce.study.record import write_study
+from pruneonce.training import world_size
+
+Progress = Callable[[str], AbstractContextManager[Advance]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a study."""
+
+    records: dict[str, Provenance] = field(default_factory=dict)  # run -> its record
+    failures: dict[str, str] = field(default_factory=dict)  # run -> why it has no result
+
+    def lacks_parent(self, node: Node) -> bool:
+        """True, and noted, if a run that `node` needs has failed."""
+        missing = next((parent for parent in node.parents if parent in self.failures), None)
+        if missing is not None:
+            self.failures[node.name] = f"{missing} has no result"
+        return missing is not None
+
+
+def run_study(plan: Plan, progress: Progress, jobs: int = 1) -> Outcome:
+    """Run every node into `plan.out`/NAME. A run that fails is noted, and so are those that need it; others go on.
+
+    progress: title -> a progress bar. jobs: runs at the same time, each in a process of its own with an equal share of
+    the cores; small models gain from it, since their steps keep no more than a core busy.
+    """
+    if world_size() > 1:
+        raise UsageError("a study runs in one process: run its recipes with torchrun one by one")
+    write_study(plan, {})
+    if any(node.stage in ("teacher", "prune") for node in plan.nodes.values()):
+        make_corpus(plan, progress)
+    outcome = Outcome()
+    if jobs == 1:
+        _one_by_one(plan, progress, outcome)
+    else:
+        _side_by_side(plan, progress, outcome, jobs)
+    write_study(plan, outcome.failures)
+    return outcome
+
+
+def _one_by_one(plan: Plan, progress: Progress, outcome: Outcome) -> None:
+    for number, node in enumerate(plan.nodes.values(), 1):
+        if outcome.lacks_parent(node):
+            continue
+        with progress(f"{number} of {len(plan.nodes)}: {node.name}") as advance:
+            try:
+                outcome.records[node.name] = RUNNERS[node.stage](
+                    node.recipe, StageOptions(plan.out / node.name, on_progress=advance)
+                )
+            except PruneonceError as error:
+                outcome.failures[node.name] = str(error)
+
+
+def _side_by_side(plan: Plan, progress: Progress, outcome: Outcome, jobs: int) -> None:
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if "forkserver" in methods:
+        context.set_forkserver_preload(["pruneonce.stages"])  # imports once what every worker needs
+    waiting = dict(plan.nodes)
+    running: dict[Future[Provenance], str] = {}
+    threads = max(1, available_cores() // jobs)
+    with (
+        ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker, initargs=(threads,)) as pool,
+        progress(f"{len(plan.nodes)} runs") as advance,
+    ):
+        try:
+            while waiting or running:
+                for name, node in list(waiting.items()):
+                    if outcome.lacks_parent(node):
+                        del waiting[name]
+                    elif len(running) < jobs and all(parent in outcome.records for parent in node.parents):
+                        del waiting[name]
+                        running[pool.submit(_run_node, node.stage, node.recipe, plan.out / name)] = name
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    name = running.pop(future)
+                    try:
+                        outcome.records[name] = future.result()
+                    except PruneonceError as error:
+                        outcome.failures[name] = str(error)
+                    advance(len(outcome.records) + len(outcome.failures), len(plan.nodes), name)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _begin_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    quiet_transformers()
+
+
+def _run_node(stage: str, recipe: Recipe, out: Path) -> Provenance:
+    return RUNNERS[stage](recipe, StageOptions(out))
+
+
+def make_corpus(plan: Plan, progress: Progress) -> Path:
+    """The corpus of the pre-training stages, made from the study's texts where it names no folder."""
+    wanted = plan.study.corpus
+    if wanted.folder:
+        return plan.corpus
+    if not wanted.texts:
+        raise UsageError("the study pre-trains: give corpus.folder, or corpus.texts to make a corpus from")
+    articles = plan.out / "articles"
+    with progress("articles") as advance:
+        text.collect(
+            [Path(below_data(plan.study, file)) for file in wanted.texts],
+            articles,
+            text_column=wanted.text_column,
+            title_column=wanted.title_column,
+            documents=wanted.documents,
+            on_progress=advance,
+        )
+    with progress("corpus") as advance:
+        pretraining.build(
+            articles,
+            plan.corpus,
+            tokenizer=plan.study.model,
+            layout=wanted.layout,
+            max_tokens=wanted.max_tokens,
+            validation_fraction=wanted.validation_fraction,
+            seed=wanted.seed,
+            on_progress=advance,
+        )
+    return plan.corpus

@@ -1,0 +1,346 @@
+"""Studies on a tiny model: shared runs, resuming, failures, budgets, hostile names."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.provenance import read_provenance
+from pruneonce.recipe import load_recipes
+from pruneonce.recipe_files import recipes_folder
+from pruneonce.stages import RUNNERS
+from pruneonce.study import run as study_run
+from pruneonce.study.plan import make_plan
+from pruneonce.study.recipe import load_study
+from pruneonce.study.record import read_study, record_file
+from pruneonce.study.run import run_study
+
+TRAINING = "training = { steps = 4, batch_size = 4, learning_rate = 1e-3, dropout = 0.0 }"
+STUDY = f"""
+source = "a test"
+seeds = [1, 2]
+sparsities = [0.5, 0.8]
+reference = "once"
+corpus = {{ texts = ["leads.jsonl"], title_column = "title", max_tokens = 32 }}
+[stages]
+teacher = {{ stage = "teacher", validation_examples = 8, {TRAINING} }}
+prune = {{ stage = "prune", validation_examples = 8, pruning = {{}}, {TRAINING} }}
+locked = {{ stage = "finetune", lock = "require", distillation = {{ teacher = "@dense" }}, {TRAINING} }}
+finetune = {{ stage = "finetune", {TRAINING} }}
+[tasks.reviews.task]
+name = "classification"
+train = "reviews.jsonl"
+validation = "reviews.jsonl"
+max_tokens = 32
+[methods.dense]
+stages = ["teacher", "finetune"]
+[methods.once]
+title = "Prune Once"
+stages = ["teacher", "prune", "locked"]
+"""
+LATE = """
+[methods.late]
+stages = ["teacher", "finetune"]
+equal_steps = "once"
+sparsities = [0.8]
+seeds = [1]
+set.finetune = { pruning = { rewind = "off" } }
+"""
+
+
+@contextmanager
+def silent(_):
+    yield lambda *_: None
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Texts and a task, as files below one folder."""
+    folder = tmp_path_factory.mktemp("data")
+    leads = [{"title": f"{n}", "text": "The city was old. The river was great. " * 3} for n in range(40)]
+    reviews = [
+        {"text": f"a {word} film {n}", "label": label}
+        for n in range(10)
+        for word, label in (("good", "positive"), ("bad", "negative"))
+    ]
+    for name, rows in (("leads.jsonl", leads), ("reviews.jsonl", reviews)):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture
+def study(tiny_bert, data, tmp_path):
+    """Make the plan of a study's text."""
+
+    def plan(text=STUDY, overrides=(), model=tiny_bert, files=data):
+        file = tmp_path / "tiny.toml"
+        file.write_text(text)
+        return make_plan(load_study(file, [f"model={model}", f"data={files}", *overrides]), tmp_path / "out")
+
+    return plan
+
+
+def written(plan):
+    return {name: (plan.out / name / "pruneonce.json").stat().st_mtime_ns for name in plan.nodes}
+
+
+def test_common_ancestors_are_made_once_and_a_second_run_makes_nothing(study):
+    plan = study(STUDY + LATE, ["methods.once.sparsities=[0.8]"])
+    assert len(plan.cells) == 2 + 2 + 1
+    stages = [node.stage for node in plan.nodes.values()]
+    assert (stages.count("teacher"), stages.count("prune"), stages.count("finetune")) == (1, 1, 2 + 2 + 1)
+    assert not run_study(plan, silent).failures
+    times = written(plan)
+    assert run_study(plan, silent).records.keys() == times.keys()
+    assert written(plan) == times
+
+    late = next(cell for cell in plan.cells if cell.method == "late")
+    record = read_provenance(plan.out / late.chain[-1])
+    assert record.steps == 4 + 4, "the steps of prune and locked together"
+    assert list(record.sparsity.values()) == pytest.approx([0.8] * len(record.sparsity), abs=0.01)
+    sparse = read_provenance(plan.out / next(cell for cell in plan.cells if cell.method == "once").chain[-1])
+    assert sparse.masks == read_provenance(plan.out / plan.cells[2].chain[1]).masks
+    assert read_study(record_file(plan)).runs.keys() == plan.nodes.keys()
+
+
+def test_interrupted_study_goes_on_where_it_was(study, monkeypatch):
+    plan = study(overrides=["seeds=[1]", "sparsities=[0.8]"])
+    finetune = RUNNERS["finetune"]
+
+    def interrupt(recipe, options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(study_run.RUNNERS, "finetune", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(plan, silent)
+    assert read_study(record_file(plan)).cells, "a report can say what is there so far"
+    done = {name for name in plan.nodes if read_provenance(plan.out / name)}
+    assert len(done) == 1
+    monkeypatch.setitem(study_run.RUNNERS, "finetune", finetune)
+    assert run_study(plan, silent).records.keys() == plan.nodes.keys()
+
+
+def test_failed_run_takes_only_its_children_with_it_and_is_tried_again(study, monkeypatch):
+    plan = study(overrides=["seeds=[1]", "sparsities=[0.8]"])
+    prune = RUNNERS["prune"]
+
+    def diverge(recipe, options):
+        raise PruneonceError("the loss is nan")
+
+    monkeypatch.setitem(study_run.RUNNERS, "prune", diverge)
+    outcome = run_study(plan, silent)
+    dense, once = plan.cells
+    assert set(dense.chain) <= outcome.records.keys()
+    assert outcome.failures == {once.chain[1]: "the loss is nan", once.chain[2]: f"{once.chain[1]} has no result"}
+    assert read_study(record_file(plan)).failures == outcome.failures
+    monkeypatch.setitem(study_run.RUNNERS, "prune", prune)
+    assert not run_study(plan, silent).failures
+    assert read_study(record_file(plan)).failures == {}
+
+
+def test_runs_side_by_side_give_what_runs_one_by_one_give_and_note_failures_too(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(study_run, "available_cores", lambda: 2)
+    settings = ["sparsities=[0.8]", "seeds=[1]"]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as many as a worker gets: more of them round sums in another order
+    alone = run_study(study(STUDY, settings), silent)
+    torch.set_num_threads(threads)
+    broken = '[methods.broken]\nlike = "once"\nset.prune = { training = { learning_rate = 1e30 } }\n'
+    plan = study(STUDY + broken, settings)
+    plan = make_plan(plan.study, tmp_path / "side by side")
+    together = run_study(plan, silent, jobs=2)
+    assert {n: r.metrics for n, r in together.records.items()} == {n: r.metrics for n, r in alone.records.items()}
+    assert {n: r.masks for n, r in together.records.items()} == {n: r.masks for n, r in alone.records.items()}
+    chain = next(cell.chain for cell in plan.cells if cell.method == "broken")
+    assert list(together.failures) == list(chain[1:])
+
+
+def test_another_learning_rate_is_another_run_beside_the_old_one(study):
+    plan, other = study(), study(overrides=["stages.prune.training.learning_rate=2e-3"])
+    changed = {name for name in plan.nodes if name not in other.nodes}
+    assert {plan.nodes[name].stage for name in changed} == {"prune", "finetune"}
+    assert all(name.startswith(("prune-", "locked-")) for name in changed)
+
+
+def test_names_of_runs_do_not_depend_on_where_the_data_and_the_model_are(study, tmp_path):
+    assert study().nodes.keys() == study(model="elsewhere", files=tmp_path).nodes.keys()
+
+
+def test_only_the_wanted_cells_cost_anything_when_a_task_or_method_is_switched_off(study):
+    text = STUDY + LATE + '\n[tasks.other.task]\nname = "classification"\ntrain = "x"\nvalidation = "x"\n'
+    text += '[methods.special]\nlike = "once"\ntasks = ["other"]\n'
+    assert {cell.task for cell in study(text).cells} == {"reviews", "other"}
+    plan = study(
+        text,
+        ["tasks.other=false", "methods.once=false", "reference=", "methods.special=false", "methods.late.equal_steps="],
+    )
+    assert {(cell.method, cell.task) for cell in plan.cells} == {("dense", "reviews"), ("late", "reviews")}
+    assert {node.stage for node in plan.nodes.values()} == {"teacher", "finetune"}
+    plan = study(text, ["tasks.other=false"])
+    assert "special" not in {cell.method for cell in plan.cells}, "it had no other task"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("steps = 4", "stepz = 4"), r"method 'dense', stage 'teacher': unknown key 'training\.stepz': did you mean"),
+        (('source = "a test"', "sead = 1"), "unknown key 'sead'"),
+        (('title = "Prune Once"', 'tilte = "x"'), r"unknown key 'methods\.once\.tilte'"),
+        (("[tasks.reviews.task]", '[tasks."../../x".task]'), "cannot be part of a folder name"),
+        (('stages = ["teacher", "prune", "locked"]', 'stages = ["teacher", "prun"]'), "names 'prun': expected one of"),
+        (('stages = ["teacher", "prune", "locked"]', 'stages = ["teacher"]'), "must end with a stage for a task"),
+        (('teacher = "@dense"', 'teacher = "@nobody"'), "'@nobody' names no method"),
+        (('teacher = "@dense"', 'teacher = "@once"'), "methods need each other|is needed dense"),
+        (("sparsities = [0.5, 0.8]", "sparsities = [80.0]"), "0.9 for 90 %"),
+        (("seeds = [1, 2]", "seeds = [1, 1]"), "names a seed twice"),
+        (('stage = "teacher",', 'stage = "teach",'), "must be one of teacher, prune"),
+        (("[methods.dense]", "[methods.dense]\nset.finetun = {}"), "names 'finetun'"),
+        (('title = "Prune Once"', 'equal_steps = "once"'), "methods need each other"),
+        (('title = "Prune Once"', 'like = "later"'), "a method above it"),
+        (('stage = "finetune", lock', 'stage = "finetune", model = "x", lock'), "'model' is the study's to say"),
+        (('reference = "once"', 'reference = "twice"'), "names 'twice'"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_one_line(study, change, message):
+    assert change[0] in STUDY
+    with pytest.raises(UsageError, match=message) as caught:
+        study(STUDY.replace(*change))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stage_that_trains_nothing_takes_no_steps_from_its_task(study):
+    text = STUDY.replace("max_tokens = 32\n[methods", "max_tokens = 32\n[tasks.reviews.training]\nsteps = 7\n[methods")
+    text = text.replace("[tasks", '[stages.int8]\nstage = "quantize"\nmethod = "ptq"\ntraining = false\n[tasks', 1)
+    text += '[methods.small]\nstages = ["teacher", "prune", "locked", "int8"]\n'
+    plan = study(text)
+    small = next(cell for cell in plan.cells if cell.method == "small")
+    assert [plan.nodes[name].steps for name in small.chain] == [4, 4, 7, 0]
+    assert plan.nodes[small.chain[-1]].examples == 0
+    assert small.chain[:-1] == next(cell for cell in plan.cells if cell.method == "once").chain, "shared"
+
+
+def test_a_study_may_extend_another_and_share_its_runs(study, tmp_path, tiny_bert, data):
+    plan = study(STUDY)
+    file = tmp_path / "more.toml"
+    file.write_text(
+        'extends = "tiny.toml"\nseeds = [1]\n[methods.hotter]\nlike = "once"\n'
+        "set.locked = { distillation = { temperature = 5.5 } }\n"
+    )
+    more = make_plan(load_study(file, [f"model={tiny_bert}", f"data={data}"]), tmp_path / "out")
+    assert {cell.method for cell in more.cells} == {"dense", "once", "hotter"}
+    new = more.nodes.keys() - plan.nodes.keys()
+    assert len(new) == 2
+    assert all(name.startswith("locked-") for name in new)
+    assert record_file(more) != record_file(plan)
+    file.write_text('extends = "more.toml"\n')
+    with pytest.raises(UsageError, match="extends itself"):
+        load_study(file)
+
+
+def test_equal_steps_that_cannot_be_counted_are_refused(study):
+    with pytest.raises(UsageError, match=r"needs training\.steps in every stage"):
+        study(
+            (STUDY + LATE).replace(
+                'distillation = { teacher = "@dense" }, training = { steps = 4',
+                'distillation = { teacher = "@dense" }, training = { epochs = 4',
+            )
+        )
+    with pytest.raises(UsageError, match="already as long"):
+        study(
+            STUDY + LATE,
+            ["stages.teacher.training.steps=4", 'methods.late.stages=["teacher", "prune", "locked", "finetune"]'],
+        )
+
+
+def test_dry_run_states_cells_budgets_and_cost_and_trains_nothing(pruneonce, study, data, tiny_bert, tmp_path):
+    study(STUDY + LATE)
+    command = ("study", tmp_path / "tiny.toml", "--set", f"model={tiny_bert}", "--set", f"data={data}", "--dry-run")
+    code, out, err = pruneonce(*command, "--json", "--out", tmp_path / "none")
+    assert code == 0, err
+    plan = json.loads(out)
+    late = next(cell for cell in plan["cells"] if cell["method"] == "late")
+    assert (late["steps"], late["examples"], late["sparsity"]) == (4 + 8, 4 * (4 + 8), 0.8)
+    assert plan["hours_left"] > 0
+    assert all(run["hours"] > 0 and not run["done"] for run in plan["runs"].values())
+    assert not (tmp_path / "none").exists()
+    code, out, _ = pruneonce(*command, "--out", tmp_path / "none")
+    assert code == 0
+    assert "nothing has been trained" in out
+
+
+@pytest.mark.parametrize("file", sorted((recipes_folder() / "studies").iterdir()), ids=lambda file: file.stem)
+def test_shipped_study_plans_and_says_where_it_comes_from(file, tmp_path):
+    study = load_study(file)
+    assert study.source
+    plan = make_plan(study, tmp_path)
+    assert len(study.seeds) >= 2
+    assert {cell.method for cell in plan.cells} == set(study.methods)
+    text = file.read_text()
+    assert not any(word in text for word in ("/root", "/home", "/work", str(Path.home()))), "no path of a machine"
+
+
+# ------------------------------------------------------------------------------------------------------------- seeds
+
+
+def seeds_recipe(path, model, data, seeds="seeds = [3, 4]"):
+    path.write_text(
+        f'stage = "finetune"\nmodel = "{model}"\n{seeds}\n[task]\nname = "classification"\n'
+        f'train = "{data}/reviews.jsonl"\nvalidation = "{data}/reviews.jsonl"\nmax_tokens = 32\n'
+        "[training]\nsteps = 3\nbatch_size = 4\nlearning_rate = 1e-3\n"
+    )
+    return path
+
+
+def test_every_seed_gets_its_folder_and_an_aggregate_says_mean_std_and_n(pruneonce, tiny_bert, data, tmp_path):
+    recipe = seeds_recipe(tmp_path / "r.toml", tiny_bert, data)
+    code, out, err = pruneonce("finetune", recipe, "--out", tmp_path / "out")
+    assert code == 0, err
+    assert "n = 2" in out
+    records = [read_provenance(tmp_path / "out" / f"seed-{seed}") for seed in (3, 4)]
+    assert [record.seed for record in records] == [3, 4]
+    aggregate = json.loads((tmp_path / "out" / "seeds.json").read_text())
+    values = [record.metrics["accuracy"] for record in records]
+    found = aggregate["metrics"]["accuracy"]
+    assert found["mean"] == pytest.approx(sum(values) / 2)
+    assert found["std"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert (found["n"], aggregate["seeds"]) == (2, [3, 4])
+
+
+def test_one_seed_stays_one_plain_folder(pruneonce, tiny_bert, data, tmp_path):
+    recipe = seeds_recipe(tmp_path / "r.toml", tiny_bert, data, seeds="")
+    code, _, err = pruneonce("finetune", recipe, "--out", tmp_path / "out")
+    assert code == 0, err
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert "seeds" not in read_provenance(tmp_path / "out").recipe
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [("seeds = 3", "list of integers"), ("seeds = []", "list of integers"), ("seeds = [1, true]", "list of integers"),
+     ("seeds = [2, 2]", "twice"), ("seed = 1\nseeds = [2]", "both given")],
+)  # fmt: skip
+def test_seeds_that_are_none_are_refused(tmp_path, seeds, message):
+    with pytest.raises(UsageError, match=message):
+        load_recipes(seeds_recipe(tmp_path / "r.toml", "m", "d", seeds), "finetune")
+
+
+def test_a_recipe_of_several_runs_is_refused_where_one_is_expected(tmp_path, pruneonce):
+    from pruneonce.recipe import load_recipe
+
+    recipe = seeds_recipe(tmp_path / "r.toml", "m", "d")
+    with pytest.raises(UsageError, match="asks for several runs"):
+        load_recipe(recipe, "finetune")
+    assert len(load_recipes(recipe, "finetune", ["seeds=false"])) == 1
+
+
+def test_aggregate_leaves_out_what_a_run_lacks():
+    from pruneonce.aggregate import summarise_metrics
+
+    found = summarise_metrics([{"a": 1.0, "b": 2.0}, {"a": 3.0}])
+    assert set(found) == {"a"}
+    assert summarise_metrics([{"a": 1.0}])["a"].std is None, "one run says nothing of its spread"
