@@ -129,7 +129,8 @@ def record(**changes):
 def test_the_page_says_what_the_raw_seconds_say(tmp_path, monkeypatch):
     file, page = tmp_path / "r.json", tmp_path / "docs" / "results.md"
     file.write_text(json.dumps(record()))
-    monkeypatch.setattr(sys, "argv", ["pruneonce", "bench", "--write", str(page), str(file)])
+    arguments = ["report", str(file), "--markdown", str(page), "--html", str(page.with_suffix(".html"))]
+    monkeypatch.setattr(sys, "argv", ["pruneonce", *arguments])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code in (None, 0)

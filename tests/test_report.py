@@ -93,8 +93,8 @@ def bench(model, **engines):
         "format": 1,
         "date": "2026-01-01T00:00",
         "machine": {
-            "processor": f"cpu {HOSTILE}", "isa": ["avx2"], "cores": 2, "memory_bytes": 2**30, "peak_gflops": 100.0,
-            "bandwidth_gb_per_s": 10.0, "load_average": 0.0,
+            "processor": f"cpu {HOSTILE}", "native_isa": "avx2", "isa": ["avx2"], "cores": 2, "memory_bytes": 2**30,
+            "peak_gflops": 100.0, "bandwidth_gb_per_s": 10.0, "load_average": 0.0,
         },
         "versions": {"python": "3", "numpy": "2", "transformers": "5"},
         "model": {"name": model, "prunable": 1000, "sparsity": 0.9, "weight_bytes": 400},

@@ -409,9 +409,7 @@ def doctor(
 
 @app.command()
 def bench(
-    paths: Annotated[
-        list[Path] | None, typer.Argument(metavar="MODEL", help="Model folder; with --write, records made by --json.")
-    ] = None,
+    model: Annotated[Path | None, typer.Argument(help="A model folder, in floats or quantised.")] = None,
     against: Annotated[str, typer.Option(help="Some of torch, onnxruntime, openvino, deepsparse.")] = (
         "torch,onnxruntime,openvino"
     ),
@@ -430,18 +428,14 @@ def bench(
     data: Annotated[str, typer.Option(help="Examples of --task; default its split on the Hub.")] = "",
     examples: Annotated[int | None, typer.Option(min=1, help="How many of them; default all.")] = None,
     deepsparse_python: Annotated[Path | None, typer.Option(help="Python that has deepsparse.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Keep the raw timings.")] = None,
-    write: Annotated[Path | None, typer.Option(metavar="PAGE", help="Make a Markdown page of records.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Keep the raw timings, for `report`.")
+    ] = None,
 ) -> None:
     """Measure the engine beside others: same inputs, calls in turn, outputs compared."""
     from pruneonce.bench import results
 
-    if write is not None:
-        if not paths:
-            raise UsageError("--write needs records made by `pruneonce bench --json FILE`")
-        results.write(paths, write)
-        return
-    if len(paths or []) + bool(random) != 1:
+    if (model is None) == (not random):
         raise UsageError("one model folder is expected, or --random bert-base")
     from pruneonce.bench.run import Options, run_on_folder, run_on_random
     from pruneonce.recipe import TaskData
@@ -462,8 +456,8 @@ def bench(
         if random:
             record = run_on_random(random, head, sparsity, options, advance, pattern=pattern)
         else:
-            assert paths
-            record = run_on_folder(paths[0], options, advance)
+            assert model is not None
+            record = run_on_folder(model, options, advance)
     if json_file is not None:
         write_json(json_file, record)
     for line in results.summary(record):

@@ -1,4 +1,4 @@
-"""A benchmark's record as tables: on the terminal and as docs/results.md. Every figure follows from the raw seconds."""
+"""A benchmark's record as tables: on the terminal and in a report. Every figure follows from the raw seconds."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from rich.table import Table
 
 from pruneonce.bench.measure import paired_ratio
 from pruneonce.errors import UsageError
-from pruneonce.files import read_json, write_text
+from pruneonce.files import read_json
 
 BASELINE, INT8_BASELINE = "pruneonce", "pruneonce-int8"
 HEADER = """# Results
-Written by `pruneonce bench --write`; do not edit.
-
 Every engine got the same inputs on the same threads in one run, called in turn (A B C A B C …). Ratios are those of
 calls of one round, median and quartiles: above 1 the engine is slower than ours. Rivals pad a batch to its longest
 sequence; tokens are real ones. Useful work is two operations per non-zero weight and token, and attention; the peak is
@@ -187,12 +185,7 @@ def markdown(records: Sequence[dict[str, Any]]) -> str:
             lines += ["| " + " | ".join(row) + " |" for row in cells(record, case)]
             parts.append(f"### {case['name']}\n" + "\n".join(lines) + f"\n\n{limits(record, case)}\n")
         if accuracy := accuracy_lines(record):
-            parts.append(f"### Answers to {record['task']}\n" + "\n".join(accuracy) + "\n")
+            parts.append(f"### Answers to {record.get('task') or 'a task'}\n" + "\n".join(accuracy) + "\n")
         if mixed := mixed_lines(record):
             parts.append("### Mixed lengths\n" + "\n".join(f"- {line}" for line in mixed) + "\n")
     return "\n".join(parts)
-
-
-def write(files: Sequence[Path], page: Path) -> None:
-    """Write the Markdown page of records."""
-    write_text(page, markdown([load(file) for file in files]))

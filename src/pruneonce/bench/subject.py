@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ class Subject:
     prunable: int  # weights in prunable matrices
     nonzeros_per_token: int  # of the encoder's matrices: multiply-adds per token
     nonzeros_per_sequence: int  # of the pooler
+    shape: str = ""  # of a random model: key of SHAPES
+    pattern: str = ""  # of its zeros: of PATTERNS
 
     @property
     def sparsity(self) -> float:
@@ -127,7 +129,7 @@ def make_random(
     model.save_pretrained(folder)
     _tokenizer().save(str(folder / "tokenizer.json"))
     zeros = f"{sparsity:.0%} zeros" + (" in blocks of 1x4" if pattern == "1x4" else "")
-    return read_subject(folder, f"random {shape}, {zeros}, {head}")
+    return replace(read_subject(folder, f"random {shape}, {zeros}, {head}"), shape=shape, pattern=pattern)
 
 
 def _config(shape: str) -> Any:

@@ -45,6 +45,16 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """Charts that share a title and a legend."""
+
+    title: str
+    charts: tuple[tuple[str, Element], ...]  # caption, chart
+    legend: tuple[tuple[str, int], ...]  # name, colour
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Level:
     """A horizontal line across the chart."""
 

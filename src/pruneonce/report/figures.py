@@ -6,24 +6,14 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from xml.etree.ElementTree import Element
 
 from pruneonce.bench.results import BASELINE
-from pruneonce.report.charts import Axis, Level, Point, Series, chart
+from pruneonce.report.charts import Axis, Figure, Level, Point, Series, chart
 from pruneonce.report.collect import Group, Material, Run, is_percent
+from pruneonce.report.crossover import crossover
 from pruneonce.report.tables import spread, zeros
 
 MARK_MB = 1.1  # px of radius per square root of a megabyte
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Charts that share a title and a legend."""
-
-    title: str
-    charts: tuple[tuple[str, Element], ...]  # caption, chart
-    legend: tuple[tuple[str, int], ...]  # name, colour
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,6 +34,7 @@ def figures(material: Material) -> tuple[list[Figure], list[str]]:
         ("curves of pre-training", pretraining_curves),
         ("curves of fine-tuning", finetuning_curves),
         ("accuracy by latency and size", accuracy_by_latency),
+        ("int8 by sparsity", lambda material: crossover(material.benches)),
     ):
         figure, reason = draw(material)
         if figure is not None:

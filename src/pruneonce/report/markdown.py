@@ -13,8 +13,11 @@ from pruneonce.report.tables import TextTable
 HEADER = "Written by `pruneonce report`; do not edit."
 
 
-def markdown(material: Material, shown: Sequence[TextTable]) -> str:
-    """The whole page. Text from files is escaped: a run's name cannot become a link, a tag or another cell."""
+def markdown(material: Material, shown: Sequence[TextTable], picture: tuple[str, str] | None = None) -> str:
+    """The whole page. Text from files is escaped: a run's name cannot become a link, a tag or another cell.
+
+    picture: title and file name of one beside the page.
+    """
     parts = [f"# Results: {escape(material.title)}\n{HEADER}\n"]
     if material.source:
         parts.append(f"{escape(material.source)}\n")
@@ -25,6 +28,8 @@ def markdown(material: Material, shown: Sequence[TextTable]) -> str:
         parts.append("## Not there\n" + "\n".join(f"- {escape(each)}" for each in material.missing) + "\n")
     if material.benches:
         page = results.markdown(material.benches).partition("\n")[2]  # without its title
+        if picture is not None:
+            parts.append(f"## {escape(picture[0])}\n![{escape(picture[0])}]({picture[1]})\n")
         parts.append("## Speed\n" + re.sub(r"(?m)^(#+) ", r"#\1 ", page))
     return "\n".join(parts)
 

@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from pruneonce.bench import results
-from pruneonce.report.charts import mark
+from pruneonce.report.charts import Figure, mark
 from pruneonce.report.collect import Material
-from pruneonce.report.figures import Figure, Heat, figures, heats
+from pruneonce.report.figures import Heat, figures, heats
 from pruneonce.report.markdown import clean, software
 from pruneonce.report.tables import SPEED_COLUMNS, TextTable, speed_rows
 
