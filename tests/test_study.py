@@ -224,6 +224,12 @@ def test_a_stage_that_trains_nothing_takes_no_steps_from_its_task(study):
     assert small.chain[:-1] == next(cell for cell in plan.cells if cell.method == "once").chain, "shared"
 
 
+def test_a_task_may_be_for_some_sparsities_only(study):
+    plan = study(overrides=["tasks.reviews.sparsities=[0.8]"])
+    assert [(cell.method, cell.sparsity) for cell in plan.cells] == [("dense", None)] * 2 + [("once", 0.8)] * 2
+    assert plan.nodes.keys() < study().nodes.keys()
+
+
 def test_a_study_may_extend_another_and_share_its_runs(study, tmp_path, tiny_bert, data):
     plan = study(STUDY)
     file = tmp_path / "more.toml"

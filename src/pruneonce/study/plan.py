@@ -13,6 +13,7 @@ from pruneonce.study.recipe import Method, Partial, Study, merged
 
 TASK_STAGES = ("finetune", "quantize")
 PRETRAINING_SEED = 42
+SPARSITIES = "sparsities"  # of a task: only these; all of the study when it does not say
 REFERENCE = "@"  # "@dense" as a teacher: what the method `dense` made for the same task, with the study's first seed
 
 
@@ -81,6 +82,8 @@ def make_plan(study: Study, out: Path) -> Plan:
         sparsities = method.sparsities or study.sparsities if _prunes(study, method) else (None,)
         for sparsity in sparsities:
             for task in method.tasks or tuple(study.tasks):
+                if sparsity not in (None, *study.tasks[task].get(SPARSITIES, [sparsity])):
+                    continue
                 for seed in method.seeds or study.seeds:
                     chain = _add_chain(plan, name, sparsity, task, seed)
                     plan.cells.append(Cell(name, sparsity, task, seed, tuple(chain)))
@@ -104,6 +107,7 @@ def _partial(study: Study, method: Method, stage: str, task: str | None) -> dict
     """A stage's recipe, overridden by the task where it has one and then by the method."""
     recipe = study.stages[stage]
     for_task = study.tasks[task] if task is not None and recipe["stage"] in TASK_STAGES else {}
+    for_task = {key: value for key, value in for_task.items() if key != SPARSITIES}
     if recipe.get("training") is False:  # a stage that trains nothing, whatever its task asks of others
         for_task = {key: value for key, value in for_task.items() if key != "training"}
     return merged(recipe, for_task, method.set.get(stage, {}))

@@ -58,7 +58,9 @@ class Study:
     seeds: tuple[int, ...]  # of the task stages; pre-training stages run once, with the seed they state or 42
     sparsities: tuple[float, ...]
     stages: dict[str, Partial]  # recipes by name, each with its `stage`
-    tasks: dict[str, Partial]  # what a task changes in its stages: `task`, and perhaps `training`
+    tasks: dict[
+        str, Partial
+    ]  # what a task changes in its stages: `task`, and perhaps `training`; `sparsities`: only these
     methods: dict[str, Method]
     corpus: CorpusData = field(default_factory=CorpusData)
     data: str = ""  # folder that the files of tasks and corpus are relative to
@@ -149,6 +151,8 @@ def _checked(study: Study) -> Study:
     for task, recipe in study.tasks.items():
         if not isinstance(recipe.get("task"), Mapping):
             raise UsageError(f"tasks.{task} needs a section [tasks.{task}.task]")
+        if not isinstance(recipe.get("sparsities", []), list):
+            raise UsageError(f"'tasks.{task}.sparsities' must be a list, got {recipe['sparsities']!r}")
     methods: dict[str, Method] = {}
     for name, method in study.methods.items():
         methods[name] = _resolved(name, method, methods)
