@@ -149,8 +149,8 @@ def test_the_overview_compares_like_with_like():
     both = record(cases=[{**record()["cases"][0], "seconds": seconds}])
     lines = results.overview([both, record()])
     assert lines[0].endswith("| rival / ours | rival-int8 / ours | torch / ours |")
-    assert lines[2] == "| random tiny, avx2, 2 threads | 2x3 | 2.00 | 1.00 | 2.00 | 3.00 |  |"
-    assert lines[3] == "| random tiny, avx2, 2 threads | 2x3 | 1.00 |  |  |  | 4.00 |"
+    assert lines[2] == "| random tiny | avx2, 2 threads | 2x3 | 2.00 | 1.00 | 2.00 | 3.00 |  |"
+    assert lines[3] == "| random tiny | avx2, 2 threads | 2x3 | 1.00 |  |  |  | 4.00 |"
 
 
 def test_a_file_that_is_no_record_is_named(tmp_path):

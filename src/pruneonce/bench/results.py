@@ -152,14 +152,21 @@ def overview(records: Sequence[dict[str, Any]]) -> list[str]:
             if name not in (BASELINE, INT8_BASELINE)
         )
     )
-    heads = ("model", "batch", f"{BASELINE} ms", f"{INT8_BASELINE} ms", *(f"{name} / ours" for name in rivals))
-    lines = ["| " + " | ".join(heads) + " |", "|---|---" + "|---:" * (len(heads) - 2) + "|"]
+    heads = (
+        "model",
+        "ours on",
+        "batch",
+        f"{BASELINE} ms",
+        f"{INT8_BASELINE} ms",
+        *(f"{name} / ours" for name in rivals),
+    )
+    lines = ["| " + " | ".join(heads) + " |", "|---|---|---" + "|---:" * (len(heads) - 3) + "|"]
     for record in records:
         model = record["model"]["name"]
-        condition = f"{record['machine']['native_isa']}, {record['threads']} threads"
+        condition = f"{record['machine']['native_isa']}, {record['threads']} thread{'s' * (record['threads'] > 1)}"
         for case in record["cases"]:
             seconds = case["seconds"]
-            cells = [f"{model}, {condition}", case["name"]]
+            cells = [model, condition, case["name"]]
             cells += [_milliseconds(seconds.get(name)) for name in (BASELINE, INT8_BASELINE)]
             for name in rivals:
                 ours = seconds.get(INT8_BASELINE if "int8" in name else BASELINE)
