@@ -1,9 +1,9 @@
 """The matrix kernels on BERT's shapes, beside the processor's measured peak.
 
-    python benchmarks/bench_spmm.py [--sparsity 0.9] [--tokens 128] [--threads 1 2] [--isa avx2] [--rounds 30] [--json]
+    python benchmarks/bench_spmm.py [--sparsity 0.9] [--block 4] [--tokens 128] [--threads 1 2] [--isa avx2] [--json]
 
 Rounds are interleaved over shapes, kernels and thread counts; the best time of each counts, and beside it the median.
-Peak: multiply-adds on registers alone, in the same rounds.
+Peak: fp32 multiply-adds on registers alone, in the same rounds; int8 kernels may exceed it. Their x is coded before.
 """
 
 from __future__ import annotations
@@ -36,6 +36,24 @@ def csr(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return pointers, cols.astype(np.int32), weight[rows, cols]
 
 
+def int8_kernels(weight: np.ndarray, isa: str) -> list[tuple[str, object, int]]:
+    """(name, kernel, weights that count as work) of the three int8 kernels."""
+    codes = np.rint(weight * (127 / np.abs(weight).max())).astype(np.int8)
+    pointers, columns, _ = csr(codes)
+    scale, options = np.ones(len(weight), np.float32), {"input_scale": 0.03, "input_zero_point": 128, "isa": isa}
+    sparse = {
+        fours: _native.Int8Weight(
+            pointers, columns, codes[codes != 0], scale, cols=weight.shape[1], fours=fours, **options
+        )
+        for fours in ("any", "neighbours")
+    }
+    dense = _native.Int8DenseWeight(codes, scale, **options)
+    return [
+        *((f"int8 {name}", each, each.nonzeros) for name, each in sparse.items()),
+        ("int8 dense", dense, codes.size),
+    ]
+
+
 def seconds(call: Callable[[], object]) -> float:
     begun = time.perf_counter()
     call()
@@ -45,6 +63,7 @@ def seconds(call: Callable[[], object]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sparsity", type=float, default=0.9)
+    parser.add_argument("--block", type=int, default=1, help="neighbouring columns that are zero together")
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--isa")
@@ -57,13 +76,19 @@ def main() -> None:
     cases = []
     for name, (rows, cols) in SHAPES.items():
         weight = generator.normal(size=(rows, cols)).astype(np.float32)
-        weight[generator.random(weight.shape) < options.sparsity] = 0
+        zeros = generator.random((rows, cols // options.block)) < options.sparsity
+        weight[np.repeat(zeros, options.block, axis=1)] = 0
         x, out = _native.Activations(cols, isa=isa), _native.Activations(rows, isa=isa)
         x.load(generator.normal(size=(options.tokens, cols)).astype(np.float32))
         sparse = _native.PackedWeight(*csr(weight), cols=cols, isa=isa)
         dense = _native.DenseWeight(weight, isa=isa)
         for kernel, kind, weights in ((sparse, "sparse", sparse.nonzeros), (dense, "dense", weight.size)):
             call = lambda kernel=kernel, x=x, out=out: _native.multiply(kernel, x, out=out)  # noqa: E731
+            cases.append((name, kind, 2 * weights * options.tokens, call))
+        for kind, kernel, weights in int8_kernels(weight, isa):
+            codes = _native.Codes(isa=isa)
+            codes.quantize(x, kernel)
+            call = lambda kernel=kernel, codes=codes, out=out: _native.multiply(kernel, codes, out=out)  # noqa: E731
             cases.append((name, kind, 2 * weights * options.tokens, call))
 
     times: dict[tuple[str, str, int], list[float]] = {}
@@ -88,6 +113,7 @@ def main() -> None:
             "threads": threads,
             "best_ms": min(times[name, kind, threads]) * 1e3,
             "median_ms": statistics.median(times[name, kind, threads]) * 1e3,
+            "giga_operations_per_s": operations / min(times[name, kind, threads]) / 1e9,
             "share_of_peak": operations / min(times[name, kind, threads]) / peaks[threads],
         }
         for threads in options.threads
@@ -100,9 +126,9 @@ def main() -> None:
         print(f"{isa}, {threads} threads: peak {peak / 1e9:.0f} GFLOP/s")
     for result in results:
         print(
-            f"{result['layer']:24} {result['kernel']:6} {result['threads']} threads  "
+            f"{result['layer']:24} {result['kernel']:15} {result['threads']} threads  "
             f"best {result['best_ms']:7.3f} ms  median {result['median_ms']:7.3f} ms  "
-            f"{result['share_of_peak']:.1%} of peak"
+            f"{result['giga_operations_per_s']:6.0f} G/s  {result['share_of_peak']:.1%} of peak"
         )
     base = options.threads[0]
     for threads in options.threads[1:]:
