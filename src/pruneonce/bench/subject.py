@@ -14,13 +14,8 @@ from pruneonce.errors import UsageError
 from pruneonce.files import read_json
 from pruneonce.model_folder import read_architecture, read_matrices, require_folder
 
-# Head of the class in config.json -> transformers' loader, the output that is compared.
-LOADERS = {
-    "ForSequenceClassification": "AutoModelForSequenceClassification",
-    "ForQuestionAnswering": "AutoModelForQuestionAnswering",
-    "ForTokenClassification": "AutoModelForTokenClassification",
-    "Model": "AutoModel",
-}
+# Heads that can be measured: how the class in config.json ends.
+MEASURED = ("ForSequenceClassification", "ForQuestionAnswering", "ForTokenClassification", "Model")
 HEADS = {"sequence-classification": "ForSequenceClassification", "question-answering": "ForQuestionAnswering"}
 # Model type and sizes: layers, hidden size, heads, intermediate size.
 SHAPES = {
@@ -39,7 +34,7 @@ class Subject:
 
     name: str
     folder: str
-    head: str  # key of LOADERS
+    head: str  # of MEASURED
     layers: int
     hidden_size: int
     max_tokens: int
@@ -72,9 +67,9 @@ def read_subject(folder: str | Path, name: str = "") -> Subject:
     if not (path / "tokenizer.json").is_file():
         raise UsageError(f"{path} has no tokenizer.json: save its tokenizer there, the packed file needs it")
     classes = config.get("architectures") or ["none"]
-    head = next((head for head in LOADERS if str(classes[0]).endswith(head)), None)
+    head = next((head for head in MEASURED if str(classes[0]).endswith(head)), None)
     if head is None:
-        raise UsageError(f"{path} holds a {classes[0]}: bench expects one of {', '.join(LOADERS)}; fine-tune it first")
+        raise UsageError(f"{path} holds a {classes[0]}: bench expects one of {', '.join(MEASURED)}; fine-tune it first")
     pooled = token = size = 0
     for matrix in read_matrices(path):
         if matrix.prunable:
@@ -115,12 +110,13 @@ def make_random(
     import torch
     import transformers
 
+    from pruneonce import onnx_graph
     from pruneonce.pruning.masks import block_magnitude_mask, magnitude_mask
 
     family = architecture_of(SHAPES[shape][0])
     mask = block_magnitude_mask if pattern == "1x4" else magnitude_mask
     torch.manual_seed(seed)
-    model = getattr(transformers, LOADERS[HEADS[head]]).from_config(_config(shape))
+    model = getattr(transformers, onnx_graph.HEADS[HEADS[head]].loader).from_config(_config(shape))
     modules = dict(model.named_modules())
     with torch.no_grad():
         for name in prunable_linears(modules, family):
