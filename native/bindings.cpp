@@ -19,9 +19,11 @@
 #include "embeddings.h"
 #include "int8.h"
 #include "int8_pack.h"
+#include "memory.h"
 #include "pack.h"
 #include "parallel.h"
 #include "rice.h"
+#include "sparse_linear.h"
 #include "spmm.h"
 
 namespace nb = nanobind;
@@ -91,6 +93,50 @@ void init_int8_dense_weight(pruneonce::Int8DenseWeight* self, const Array<const 
   nb::gil_scoped_release release;
   new (self) pruneonce::Int8DenseWeight(weight.data(), weight.shape(0), weight.shape(1),
                                         {{scale.data(), scale.size()}, input_scale, input_zero_point}, chosen);
+}
+
+void init_sparse_linear(pruneonce::SparseLinear* self, const Array<const std::int64_t, 1>& row_ptr,
+                        const Array<const std::int32_t, 1>& col, std::size_t cols, const std::optional<std::string>& isa) {
+  const pruneonce::Isa chosen = pruneonce::choose_isa(isa);
+  nb::gil_scoped_release release;
+  new (self) pruneonce::SparseLinear({{row_ptr.data(), row_ptr.size()}, {col.data(), col.size()}, cols}, chosen);
+}
+
+template <class Rows>
+void require_rows(const char* who, const char* name, const Rows& rows, std::size_t tokens, std::size_t features) {
+  if (rows.shape(0) != tokens || rows.shape(1) != features)
+    refuse(who, std::string(name) + " is [" + to_string(rows.shape(0)) + ", " + to_string(rows.shape(1)) + "], expected [" +
+                    to_string(tokens) + ", " + to_string(features) + "]");
+}
+
+template <class Values>
+void require_values(const char* who, const char* name, const Values& values, std::size_t count) {
+  if (values.shape(0) != count)
+    refuse(who, std::string(name) + " has " + to_string(values.shape(0)) + " entries, expected " + to_string(count));
+}
+
+void forward(const pruneonce::SparseLinear& linear, const Vector& values, const std::optional<Vector>& bias, const Matrix& x,
+             const Array<float, 2>& y) {
+  require_values("forward", "values", values, linear.nonzeros());
+  require_length("forward", "bias", bias, linear.rows());
+  require_rows("forward", "x", x, x.shape(0), linear.cols());
+  require_rows("forward", "y", y, x.shape(0), linear.rows());
+  nb::gil_scoped_release release;
+  linear.forward(values.data(), bias ? bias->data() : nullptr, x.data(), x.shape(0), y.data());
+}
+
+void backward(const pruneonce::SparseLinear& linear, const Vector& values, const Matrix& x, const Matrix& dy,
+              const std::optional<Array<float, 2>>& dx, const std::optional<Array<float, 1>>& dvalues,
+              const std::optional<Array<float, 1>>& dbias) {
+  require_values("backward", "values", values, linear.nonzeros());
+  require_rows("backward", "x", x, x.shape(0), linear.cols());
+  require_rows("backward", "dy", dy, x.shape(0), linear.rows());
+  if (dx) require_rows("backward", "dx", *dx, x.shape(0), linear.cols());
+  if (dvalues) require_values("backward", "dvalues", *dvalues, linear.nonzeros());
+  if (dbias) require_values("backward", "dbias", *dbias, linear.rows());
+  nb::gil_scoped_release release;
+  linear.backward(values.data(), x.data(), dy.data(), x.shape(0), dx ? dx->data() : nullptr,
+                  dvalues ? dvalues->data() : nullptr, dbias ? dbias->data() : nullptr);
 }
 
 template <class Weight>
@@ -262,6 +308,15 @@ NB_MODULE(_native, m) {
   m.def("set_num_threads", &pruneonce::set_num_threads, "count"_a,
         "Use `count` threads, the calling one included, from the next call on.");
 
+  m.def("borrow_threads",
+        [](std::uintptr_t gomp_parallel) {
+          pruneonce::borrow_threads(reinterpret_cast<pruneonce::OpenMpParallel>(gomp_parallel));
+        },
+        "gomp_parallel"_a,
+        "Compute on the threads of an OpenMP library from now on: the address of its GOMP_parallel; 0: on our own again.");
+  m.def("keep_freed_memory", &pruneonce::keep_freed_memory,
+        "Keep freed memory in the process: for loops that allocate the same large arrays again and again. For glibc.");
+
   nb::class_<Activations>(m, "Activations", "[features, tokens] in panels of tokens; not for use by two threads at once.")
       .def("__init__",
            [](Activations* self, std::size_t features, const std::optional<std::string>& isa) {
@@ -288,6 +343,23 @@ NB_MODULE(_native, m) {
       .def_prop_ro("nonzeros", &pruneonce::PackedWeight::nonzeros)
       .def_prop_ro("isa", &isa_name<pruneonce::PackedWeight>)
       .def_prop_ro("nbytes", &pruneonce::PackedWeight::bytes, "Memory it takes, in bytes.");
+
+  nb::class_<pruneonce::SparseLinear>(m, "SparseLinear", "The zeros of a matrix in training; the values are the caller's.")
+      .def("__init__", &init_sparse_linear, "row_ptr"_a.noconvert(), "col"_a.noconvert(), nb::kw_only(), "cols"_a,
+           "isa"_a = nb::none(),
+           "Pack a pattern for both directions.\n\n"
+           "row_ptr: int64 [rows + 1]; col: int32 [non-zeros], rising within a row. ValueError says which rule is broken.")
+      .def_prop_ro("rows", &pruneonce::SparseLinear::rows)
+      .def_prop_ro("cols", &pruneonce::SparseLinear::cols)
+      .def_prop_ro("nonzeros", &pruneonce::SparseLinear::nonzeros)
+      .def_prop_ro("isa", &isa_name<pruneonce::SparseLinear>)
+      .def_prop_ro("nbytes", &pruneonce::SparseLinear::bytes, "Memory it takes, in bytes.")
+      .def("forward", &forward, "values"_a.noconvert(), "bias"_a.noconvert().none(), "x"_a.noconvert(), nb::kw_only(),
+           "y"_a.noconvert(),
+           "y = x · Wᵀ + bias. values: float32 [non-zeros], row by row; x: [tokens, cols]; y: [tokens, rows].")
+      .def("backward", &backward, "values"_a.noconvert(), "x"_a.noconvert(), "dy"_a.noconvert(), nb::kw_only(),
+           "dx"_a.noconvert() = nb::none(), "dvalues"_a.noconvert() = nb::none(), "dbias"_a.noconvert() = nb::none(),
+           "dx = dy · W, dvalues = dyᵀ · x at the non-zeros, dbias = the sum of dy; what is None is not computed.");
 
   nb::class_<pruneonce::DenseWeight>(m, "DenseWeight", "A dense matrix, packed for this processor.")
       .def("__init__", &init_dense_weight, "weight"_a.noconvert(), nb::kw_only(), "isa"_a = nb::none(),

@@ -27,6 +27,12 @@ std::size_t l1_bytes() {
 
 }  // namespace
 
+void check_count(std::size_t nonzeros, std::size_t values, const char* who) {
+  if (values != nonzeros)
+    throw std::invalid_argument("[" + std::string(who) + "] col has " + std::to_string(nonzeros) +
+                                " entries but values has " + std::to_string(values));
+}
+
 void check(const Csr& csr, std::size_t values, const char* who) {
   using std::to_string;
   const auto refuse = [who](const std::string& why) {
@@ -35,7 +41,7 @@ void check(const Csr& csr, std::size_t values, const char* who) {
   const std::size_t nonzeros = csr.col.size();
   if (csr.row_ptr.empty()) refuse("row_ptr is empty; it needs one entry more than there are rows");
   if (csr.row_ptr.size() - 1 > kMaxSide || csr.cols > kMaxSide) refuse("more than 2^31 - 1 rows or columns");
-  if (values != nonzeros) refuse("col has " + to_string(nonzeros) + " entries but values has " + to_string(values));
+  check_count(nonzeros, values, who);
   if (csr.row_ptr.front() != 0) refuse("row_ptr[0] is " + to_string(csr.row_ptr.front()) + ", expected 0");
   // Before any entry is used as an index: all of them lie between the first and the last.
   for (std::size_t r = 0; r + 1 < csr.row_ptr.size(); ++r)
@@ -68,16 +74,18 @@ std::size_t rows_per_tile(std::size_t rows) {
   return std::clamp<std::size_t>(divide_up(rows, num_threads() * 32) * 32, 96, 384);
 }
 
-PackedWeight::PackedWeight(const Csr& csr, std::span<const float> values, Isa isa)
+PackedPattern::PackedPattern(const Csr& csr, Isa isa, const char* who, std::vector<std::uint32_t>* source)
     : rows_(csr.row_ptr.empty() ? 0 : csr.row_ptr.size() - 1),
       cols_(csr.cols),
       tile_rows_(rows_per_tile(rows_)),
       tile_cols_(columns_per_tile(cols_, spmm_kernel(isa).lanes * sizeof(float) * kPanelVectors)),
       isa_(isa) {
-  check(csr, values.size(), "PackedWeight");
+  check(csr, csr.col.size(), who);
+  if (csr.col.size() > std::numeric_limits<std::uint32_t>::max())
+    throw std::invalid_argument("[" + std::string(who) + "] more than 2^32 - 1 non-zeros");
   const std::size_t vector_bytes = spmm_kernel(isa).lanes * sizeof(float);
-  offsets_.reserve(csr.col.size() + 3);
-  values_.reserve(csr.col.size() + 3);
+  offsets_.reserve(csr.col.size() + kValuesAhead);
+  if (source) source->reserve(csr.col.size());
   starts_.reserve(tiles_across() * tiles_down() + 1);
 
   std::vector<std::int64_t> next(csr.row_ptr.begin(), csr.row_ptr.end());  // per row: its first non-zero not yet packed
@@ -87,7 +95,7 @@ PackedWeight::PackedWeight(const Csr& csr, std::span<const float> values, Isa is
     const auto first_col = static_cast<std::int64_t>(across * tile_cols_);
     const auto end_col = first_col + static_cast<std::int64_t>(tile_cols_);
     for (std::size_t down = 0; down < tiles_down(); ++down) {
-      starts_.push_back({runs_.size(), row_order_.size(), values_.size()});
+      starts_.push_back({runs_.size(), row_order_.size(), offsets_.size()});
       const std::size_t first_row = down * tile_rows_;
       const std::size_t rows = std::min(tile_rows_, rows_ - first_row);
       for (std::size_t r = 0; r < rows; ++r) {
@@ -106,30 +114,39 @@ PackedWeight::PackedWeight(const Csr& csr, std::span<const float> values, Isa is
         ++runs_.back().rows;
         row_order_.push_back(r);
         for (std::uint32_t i = 0; i < count[r]; ++i, ++next[first_row + r]) {
-          const std::int64_t source = next[first_row + r];
-          offsets_.push_back(static_cast<std::uint16_t>((csr.col[source] - first_col) * vector_bytes));
-          values_.push_back(values[source]);
+          const std::int64_t from = next[first_row + r];
+          offsets_.push_back(static_cast<std::uint16_t>((csr.col[from] - first_col) * vector_bytes));
+          if (source) source->push_back(static_cast<std::uint32_t>(from));
         }
       }
     }
   }
-  starts_.push_back({runs_.size(), row_order_.size(), values_.size()});
+  starts_.push_back({runs_.size(), row_order_.size(), offsets_.size()});
   // The kernel reads ahead: places of rows, and weights in fours.
   row_order_.insert(row_order_.end(), kRowsAhead, 0);
-  offsets_.insert(offsets_.end(), 3, 0);
-  values_.insert(values_.end(), 3, 0.0f);
+  offsets_.insert(offsets_.end(), kValuesAhead, 0);
 }
 
-Tile PackedWeight::tile(std::size_t down, std::size_t across) const {
-  const TileStart* const start = &starts_[across * tiles_down() + down];
-  return {runs_.data() + start->run, start[1].run - start->run, row_order_.data() + start->row,
-          offsets_.data() + start->nonzero, values_.data() + start->nonzero};
+Tile PackedPattern::tile(std::size_t down, std::size_t across, const float* values) const {
+  const TileStart* const from = start(down, across);
+  return {runs_.data() + from->run, from[1].run - from->run, row_order_.data() + from->row,
+          offsets_.data() + from->nonzero, values + from->nonzero};
 }
 
-std::size_t PackedWeight::bytes() const {
+std::size_t PackedPattern::bytes() const {
   return sizeof(*this) + starts_.capacity() * sizeof(TileStart) + runs_.capacity() * sizeof(Run) +
-         row_order_.capacity() * sizeof(std::uint16_t) + offsets_.capacity() * sizeof(std::uint16_t) +
-         values_.capacity() * sizeof(float);
+         row_order_.capacity() * sizeof(std::uint16_t) + offsets_.capacity() * sizeof(std::uint16_t);
+}
+
+PackedWeight::PackedWeight(const Csr& csr, std::span<const float> values, Isa isa)
+    : PackedWeight(csr, values, isa, std::vector<std::uint32_t>{}) {}
+
+PackedWeight::PackedWeight(const Csr& csr, std::span<const float> values, Isa isa, std::vector<std::uint32_t> source)
+    : PackedPattern(csr, isa, "PackedWeight", &source) {
+  check_count(source.size(), values.size(), "PackedWeight");
+  values_.reserve(source.size() + kValuesAhead);
+  for (const std::uint32_t place : source) values_.push_back(values[place]);
+  values_.insert(values_.end(), kValuesAhead, 0.0f);
 }
 
 }  // namespace pruneonce

@@ -91,6 +91,7 @@ struct State {
   std::mutex mutex;  // held while the pool runs or changes
   std::atomic<std::size_t> threads{std::clamp<std::size_t>(std::thread::hardware_concurrency(), 1, kMaxThreads)};
   Pool* pool = nullptr;  // started by the first job
+  std::atomic<OpenMpParallel> lender{nullptr};
 };
 
 State* state = new State;
@@ -99,10 +100,23 @@ State* state = new State;
 // A forked child has none of the threads, and a mutex that may be held by one of them: it starts afresh.
 const int fork_handler = pthread_atfork(nullptr, nullptr, [] {
   const std::size_t threads = state->threads;
+  const OpenMpParallel lender = state->lender;
   state = new State;
   state->threads = threads;
+  state->lender = lender;
 });
 #endif
+
+struct Job {
+  const std::function<void(std::size_t)>* task;
+  std::size_t count;
+  std::atomic<std::size_t> next{0};
+
+  static void take_tasks(void* data) {
+    auto& job = *static_cast<Job*>(data);
+    for (std::size_t i = job.next++; i < job.count; i = job.next++) (*job.task)(i);
+  }
+};
 
 }  // namespace
 
@@ -115,7 +129,14 @@ void set_num_threads(std::size_t count) {
   state->threads = count;
 }
 
+void borrow_threads(OpenMpParallel parallel) { state->lender = parallel; }
+
 void parallel_for(std::size_t count, const std::function<void(std::size_t)>& task) {
+  if (const OpenMpParallel borrowed = state->lender; borrowed && count > 1 && state->threads > 1) {
+    Job job{&task, count};
+    borrowed(&Job::take_tasks, &job, static_cast<unsigned>(std::min<std::size_t>(count, state->threads)), 0);
+    return;
+  }
   std::unique_lock lock(state->mutex, std::defer_lock);
   if (count > 1 && state->threads > 1 && lock.try_lock()) {
     if (state->pool && state->pool->threads() != state->threads) {

@@ -14,4 +14,11 @@ void set_num_threads(std::size_t count);  // throws std::invalid_argument unless
 // not throw. A second caller, while the pool is busy, runs its tasks on its own thread.
 void parallel_for(std::size_t count, const std::function<void(std::size_t)>& task);
 
+// GOMP_parallel of an OpenMP library, as compilers call it: task(data) on each thread of a team of `threads`.
+using OpenMpParallel = void (*)(void (*task)(void*), void* data, unsigned threads, unsigned flags);
+
+// From now on parallel_for borrows the threads of that library instead of its own; null: its own again. For callers who
+// compute with them in turn: two pools on the same cores wait for each other.
+void borrow_threads(OpenMpParallel parallel);
+
 }  // namespace pruneonce

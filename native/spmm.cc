@@ -25,10 +25,23 @@ std::size_t row_parts(std::size_t tile_rows, std::size_t tiles_down, std::size_t
 
 const SpmmKernel& spmm_kernel(Isa isa) { PRUNEONCE_RETURN_KERNEL(isa, spmm_kernel) }
 
+void multiply_tiles(const PackedPattern& pattern, const float* values, std::size_t first_tile, std::size_t end_tile,
+                    const float* x, std::size_t vectors, const float* bias, const float* residual, float* y) {
+  const SpmmKernel& kernel = spmm_kernel(pattern.isa());
+  const std::size_t stride = vectors * kernel.lanes;
+  for (std::size_t across = 0; across < pattern.tiles_across(); ++across) {
+    const float* const x_tile = x + across * pattern.tile_cols() * stride;
+    for (std::size_t down = first_tile; down < end_tile; ++down) {
+      const std::size_t row = down * pattern.tile_rows();
+      const Start start{across > 0, bias ? bias + row : nullptr, residual ? residual + row * stride : nullptr};
+      kernel.multiply[vectors - 1](pattern.tile(down, across, values), x_tile, start, y + row * stride);
+    }
+  }
+}
+
 void multiply(const PackedWeight& weight, const Activations& x, const float* bias, const Activations* residual,
               Nonlinearity f, const Activations& y) {
   if (x.tokens() == 0 || weight.rows() == 0) return;
-  const SpmmKernel& kernel = spmm_kernel(weight.isa());
   const std::size_t parts = row_parts(weight.tile_rows(), weight.tiles_down(), x.panels());
 
   // Panels of one part follow each other: the part's weights are then still in some cache.
@@ -41,15 +54,8 @@ void multiply(const PackedWeight& weight, const Activations& x, const float* bia
     const std::size_t first_row = first_tile * weight.tile_rows();
     const std::size_t end_row = std::min(end_tile * weight.tile_rows(), weight.rows());
 
-    for (std::size_t across = 0; across < weight.tiles_across(); ++across) {
-      const float* const x_tile = from.data + across * weight.tile_cols() * stride;
-      for (std::size_t down = first_tile; down < end_tile; ++down) {
-        const std::size_t row = down * weight.tile_rows();
-        const Start start{across > 0, bias ? bias + row : nullptr,
-                          residual ? residual->panel(index).data + row * stride : nullptr};
-        kernel.multiply[from.vectors - 1](weight.tile(down, across), x_tile, start, to.data + row * stride);
-      }
-    }
+    multiply_tiles(weight, weight.values(), first_tile, end_tile, from.data, from.vectors, bias,
+                   residual ? residual->panel(index).data : nullptr, to.data);
     apply(f, weight.isa(), to.data + first_row * stride, (end_row - first_row) * stride);
   });
 }

@@ -17,8 +17,8 @@ struct Tile {
   const Run* runs;
   std::size_t run_count;
   const std::uint16_t* row;     // place in the tile; kRowsAhead more can be read
-  const std::uint16_t* offset;  // [non-zeros] column in the tile, times the bytes of one vector; three more can be read
-  const float* value;           // [non-zeros] three more can be read
+  const std::uint16_t* offset;  // [non-zeros] column in the tile, times the bytes of one vector; kValuesAhead more can be read
+  const float* value;           // [non-zeros] kValuesAhead more can be read
 };
 
 // Where the sums of a tile begin: at y itself, or at bias + residual. Null: there is none. Rows as in y.
@@ -29,6 +29,7 @@ struct Start {
 };
 
 constexpr std::size_t kRowsAhead = 4;
+constexpr std::size_t kValuesAhead = 3;
 
 struct SpmmKernel {
   std::size_t lanes;  // floats per vector

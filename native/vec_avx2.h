@@ -42,6 +42,40 @@ inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.value, b.value)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.value, b.value)}; }
 inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.value, b.value)}; }
 
+// Row r, lane l becomes row l, lane r.
+inline __attribute__((always_inline)) void transpose(Vec (&rows)[Vec::lanes]) {
+  __m256 pair[8], four[8];
+  for (std::size_t r = 0; r < 8; r += 2) {
+    pair[r] = _mm256_unpacklo_ps(rows[r].value, rows[r + 1].value);
+    pair[r + 1] = _mm256_unpackhi_ps(rows[r].value, rows[r + 1].value);
+  }
+  for (std::size_t r = 0; r < 8; r += 4)
+    for (std::size_t half = 0; half < 2; ++half) {
+      four[r + 2 * half] = _mm256_shuffle_ps(pair[r + half], pair[r + half + 2], 0x44);
+      four[r + 2 * half + 1] = _mm256_shuffle_ps(pair[r + half], pair[r + half + 2], 0xEE);
+    }
+  for (std::size_t k = 0; k < 4; ++k) {
+    rows[k].value = _mm256_permute2f128_ps(four[k], four[k + 4], 0x20);
+    rows[k + 4].value = _mm256_permute2f128_ps(four[k], four[k + 4], 0x31);
+  }
+}
+
+// to[k] += the sum of all lanes of k, for the first `count` of four.
+template <std::size_t count>
+inline __attribute__((always_inline)) void add_sums(const Vec (&four)[4], float* to) {
+  const auto halves = [](__m256 a, __m256 b) { return _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)); };
+  const __m256 ab = halves(four[0].value, four[1].value), cd = halves(four[2].value, four[3].value);
+  const __m256 quarters = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xEE));
+  const __m128 sums = _mm_add_ps(_mm256_castps256_ps128(quarters), _mm256_extractf128_ps(quarters, 1));
+  if constexpr (count == 4) {
+    _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), sums));
+  } else {
+    float each[4];
+    _mm_storeu_ps(each, sums);
+    for (std::size_t k = 0; k < count; ++k) to[k] += each[k];
+  }
+}
+
 // 32 numbers in memory, looked up by the low five bits of each lane: eight at a time by shuffles, a fifth of the time that
 // gathering takes.
 struct Table {

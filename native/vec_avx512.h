@@ -42,6 +42,42 @@ inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.value, b.value)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.value, b.value)}; }
 inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.value, b.value)}; }
 
+// Row r, lane l becomes row l, lane r.
+inline __attribute__((always_inline)) void transpose(Vec (&rows)[Vec::lanes]) {
+  __m512 pair[16], four[16], eight[16];
+  for (std::size_t r = 0; r < 16; r += 2) {
+    pair[r] = _mm512_unpacklo_ps(rows[r].value, rows[r + 1].value);
+    pair[r + 1] = _mm512_unpackhi_ps(rows[r].value, rows[r + 1].value);
+  }
+  for (std::size_t r = 0; r < 16; r += 4)
+    for (std::size_t half = 0; half < 2; ++half) {
+      const __m512d low = _mm512_castps_pd(pair[r + half]), high = _mm512_castps_pd(pair[r + half + 2]);
+      four[r + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+      four[r + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+    }
+  for (std::size_t r = 0; r < 16; r += 8)
+    for (std::size_t k = 0; k < 4; ++k) {
+      eight[r + k] = _mm512_shuffle_f32x4(four[r + k], four[r + k + 4], 0x88);
+      eight[r + k + 4] = _mm512_shuffle_f32x4(four[r + k], four[r + k + 4], 0xDD);
+    }
+  for (std::size_t k = 0; k < 8; ++k) {
+    rows[k].value = _mm512_shuffle_f32x4(eight[k], eight[k + 8], 0x88);
+    rows[k + 8].value = _mm512_shuffle_f32x4(eight[k], eight[k + 8], 0xDD);
+  }
+}
+
+// to[k] += the sum of all lanes of k, for the first `count` of four.
+template <std::size_t count>
+inline __attribute__((always_inline)) void add_sums(const Vec (&four)[4], float* to) {
+  const auto halves = [](__m512 a, __m512 b) { return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)); };
+  const __m512 ab = halves(four[0].value, four[1].value), cd = halves(four[2].value, four[3].value);
+  const __m512 quarters = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xEE));
+  const __m256 eighth = _mm256_add_ps(_mm512_castps512_ps256(quarters), _mm512_extractf32x8_ps(quarters, 1));
+  const __m128 sums = _mm_add_ps(_mm256_castps256_ps128(eighth), _mm256_extractf128_ps(eighth, 1));
+  constexpr __mmask8 some = (1u << count) - 1;
+  _mm_mask_storeu_ps(to, some, _mm_add_ps(_mm_maskz_loadu_ps(some, to), sums));
+}
+
 #define PRUNEONCE_VEC_HAS_TABLES
 
 // 32 numbers in two registers, looked up by the low five bits of each lane.

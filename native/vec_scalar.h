@@ -72,6 +72,22 @@ inline Vec operator/(Vec a, Vec b) {
   return Vec::each([&](std::size_t i) { return a.lane[i] / b.lane[i]; });
 }
 
+// Row r, lane l becomes row l, lane r.
+inline void transpose(Vec (&rows)[Vec::lanes]) {
+  for (std::size_t r = 0; r < Vec::lanes; ++r)
+    for (std::size_t l = 0; l < r; ++l) {
+      const float kept = rows[r].lane[l];
+      rows[r].lane[l] = rows[l].lane[r];
+      rows[l].lane[r] = kept;
+    }
+}
+
+// to[k] += the sum of all lanes of k, for the first `count` of four.
+template <std::size_t count>
+inline void add_sums(const Vec (&four)[4], float* to) {
+  for (std::size_t k = 0; k < count; ++k) to[k] += (four[k].lane[0] + four[k].lane[2]) + (four[k].lane[1] + four[k].lane[3]);
+}
+
 // As many whole numbers of 32 bits as a Vec has floats.
 struct Ints {
   std::int32_t lane[Vec::lanes];

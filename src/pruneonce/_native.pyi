@@ -23,6 +23,16 @@ def num_threads() -> int: ...
 def set_num_threads(count: int) -> None:
     """Use `count` threads, the calling one included, from the next call on."""
 
+def borrow_threads(gomp_parallel: int) -> None:
+    """
+    Compute on the threads of an OpenMP library from now on: the address of its GOMP_parallel; 0: on our own again.
+    """
+
+def keep_freed_memory() -> None:
+    """
+    Keep freed memory in the process: for loops that allocate the same large arrays again and again. For glibc.
+    """
+
 class Activations:
     """
     [features, tokens] in panels of tokens; not for use by two threads at once.
@@ -74,6 +84,42 @@ class PackedWeight:
     @property
     def nbytes(self) -> int:
         """Memory it takes, in bytes."""
+
+class SparseLinear:
+    """The zeros of a matrix in training; the values are the caller's."""
+
+    def __init__(self, row_ptr: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], col: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], *, cols: int, isa: str | None = None) -> None:
+        """
+        Pack a pattern for both directions.
+
+        row_ptr: int64 [rows + 1]; col: int32 [non-zeros], rising within a row. ValueError says which rule is broken.
+        """
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def cols(self) -> int: ...
+
+    @property
+    def nonzeros(self) -> int: ...
+
+    @property
+    def isa(self) -> str: ...
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes, in bytes."""
+
+    def forward(self, values: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], *, y: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+        """
+        y = x · Wᵀ + bias. values: float32 [non-zeros], row by row; x: [tokens, cols]; y: [tokens, rows].
+        """
+
+    def backward(self, values: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], dy: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], *, dx: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')] | None = None, dvalues: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')] | None = None, dbias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')] | None = None) -> None:
+        """
+        dx = dy · W, dvalues = dyᵀ · x at the non-zeros, dbias = the sum of dy; what is None is not computed.
+        """
 
 class DenseWeight:
     """A dense matrix, packed for this processor."""

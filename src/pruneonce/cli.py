@@ -161,9 +161,18 @@ def prune(
 
 
 @app.command()
-def finetune(recipe: Path, overrides: Set = None, out: Out = None, keep_checkpoints: Keep = False) -> None:
+def finetune(
+    recipe: Path,
+    overrides: Set = None,
+    out: Out = None,
+    keep_checkpoints: Keep = False,
+    kernel: Annotated[
+        str | None, typer.Option(help="Of layers with zeros: sparse, dense, or auto, whichever is faster here.")
+    ] = None,
+) -> None:
     """Fine-tune for a task with the zeros locked. Run again to resume."""
-    _run_stage("finetune", recipe, overrides, out, keep_checkpoints)
+    settings = [*(overrides or []), *([f"training.kernel={kernel}"] if kernel is not None else [])]
+    _run_stage("finetune", recipe, settings, out, keep_checkpoints)
 
 
 @app.command()

@@ -22,13 +22,16 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import get_parameter_names
 
+from pruneonce import _native
 from pruneonce.batching import BatchPlan, ExampleKey
 from pruneonce.checkpoints import PREFIX, latest_complete, mark_complete, remove_incomplete
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import cannot_write
 from pruneonce.objectives import Batch, Objective
 from pruneonce.progress import Advance
-from pruneonce.pruning.pruner import Pruner
+from pruneonce.pruning.pruner import MaskedLinear, Pruner
+from pruneonce.pruning.torch_threads import torch_threads
+from pruneonce.pruning.training_kernel import layers_faster_sparse
 from pruneonce.quantization import Quantizer
 from pruneonce.recipe import Training
 
@@ -63,13 +66,21 @@ def train(run: TrainingRun) -> list[dict[str, float]]:
     finite or a checkpoint cannot be written; earlier checkpoints stay intact.
     """
     checkpoints = run.folder / "checkpoints"
-    trainer = StageTrainer(run, _arguments(run, checkpoints))
+    arguments = _arguments(run, checkpoints)
+    with torch_threads():
+        _choose_kernels(run)
+        return _train(run, arguments, checkpoints)
+
+
+def _train(run: TrainingRun, arguments: TrainingArguments, checkpoints: Path) -> list[dict[str, float]]:
+    trainer = StageTrainer(run, arguments)
     if trainer.is_world_process_zero():
         remove_incomplete(checkpoints)
     trainer.accelerator.wait_for_everyone()
     resume_from = latest_complete(checkpoints)
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     if run.pruner is not None:
+        run.pruner.compute_dense()
         _check_same_masks(run.pruner.digests())
     log: list[dict[str, float]] = [entry for entry in trainer.state.log_history if "loss" in entry]
     return log
@@ -192,6 +203,8 @@ class StageTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
+        if self.run.pruner is not None:
+            self.run.pruner.compute_dense()
         result = self.run.hub_model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
         tied = set(self.run.hub_model.all_tied_weights_keys)
         missing = [name for name in result.missing_keys if name not in tied]
@@ -243,6 +256,39 @@ def accumulation_for(training: Training, processes: int) -> int:
         raise UsageError(f"training.batch_size ({training.batch_size}) is below the number of processes ({processes})")
     share = -(-training.batch_size // processes)
     return -(-share // (training.micro_batch_size or share))
+
+
+def _choose_kernels(run: TrainingRun) -> None:
+    """Let layers with locked zeros train their non-zeros alone where that is faster. A checkpoint overrules it."""
+    pruner, kernel = run.pruner, run.training.kernel
+    locked = pruner is not None and pruner.schedule is None and run.quantizer is None
+    if kernel == "sparse" and not locked:
+        raise UsageError(
+            'training.kernel = "sparse" is for fine-tuning with locked zeros: this run has none, or they are yet to be '
+            'found, or it quantises; use "auto" or "dense"'
+        )
+    if pruner is None or not locked or kernel == "dense":
+        return
+    if torch.accelerator.is_available():
+        if kernel == "sparse":
+            raise UsageError('training.kernel = "sparse" runs on CPUs: hide the accelerator or use "auto"')
+        return
+    _native.keep_freed_memory()
+    names = list(pruner.layers)
+    if kernel == "auto":
+        autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(run.training.precision)
+        masked = {name: layer for name, layer in pruner.layers.items() if isinstance(layer, MaskedLinear)}
+        names = layers_faster_sparse(masked, autocast)
+    pruner.compute_sparse(_first_process_says(names))
+
+
+def _first_process_says(names: list[str]) -> list[str]:
+    """Measurements differ, parameters of the processes of a run must not."""
+    if world_size() == 1:
+        return names
+    said = [names]
+    torch.distributed.broadcast_object_list(said, src=0)
+    return said[0]
 
 
 def _check_same_masks(digests: dict[str, str]) -> None:

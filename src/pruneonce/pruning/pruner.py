@@ -24,6 +24,7 @@ from pruneonce.pruning.masks import (
     unpack_mask,
 )
 from pruneonce.pruning.schedules import PruningSchedule
+from pruneonce.pruning.sparse_linear import SparseLinear, make_dense, make_sparse
 
 Pattern = Literal["unstructured", "1x4"]
 MASKS: dict[Pattern, Callable[[Tensor, float], Tensor]] = {
@@ -45,8 +46,8 @@ class Pruner:
     """Masks for the named linear layers of `model`.
 
     With a schedule, `update(step)` recomputes them by magnitude in a pattern; without one they are locked at
-    construction to the zeros that the weights have. `bake()` ends it: zeros are written into the weights and the layers
-    are plain again.
+    construction to the zeros that the weights have, and `compute_sparse` lets layers train their non-zeros alone.
+    `bake()` ends it: zeros are written into the weights and the layers are plain again.
     """
 
     def __init__(
@@ -57,10 +58,11 @@ class Pruner:
         pattern: Pattern = "unstructured",
     ) -> None:
         self.schedule, self.pattern = schedule, pattern
-        self.layers: dict[str, MaskedLinear] = {name: _mask_layer(model.get_submodule(name)) for name in names}
+        masked = {name: _mask_layer(model.get_submodule(name)) for name in names}
         if schedule is None:
-            for layer in self.layers.values():
+            for layer in masked.values():
                 layer.mask.copy_(nonzero_mask(layer.weight))
+        self.layers: dict[str, MaskedLinear | SparseLinear] = {**masked}
 
     def update(self, step: int) -> bool:
         """Recompute the masks if the schedule asks for it after `step` optimizer steps; True if it did."""
@@ -68,6 +70,7 @@ class Pruner:
             return False
         sparsity, mask_of = self.schedule.sparsity_at(step), MASKS[self.pattern]
         for name, layer in self.layers.items():
+            assert isinstance(layer, MaskedLinear)
             try:
                 layer.mask.copy_(mask_of(layer.weight, sparsity))
             except ValueError as error:
@@ -76,49 +79,84 @@ class Pruner:
 
     def sparsity(self) -> float:
         """Fraction of masked weights over all pruned matrices."""
-        size = sum(layer.mask.numel() for layer in self.layers.values())
-        kept = sum(int(layer.mask.sum()) for layer in self.layers.values())
+        size = sum(layer.out_features * layer.in_features for layer in self.layers.values())
+        kept = sum(_kept(layer) for layer in self.layers.values())
         return 1 - kept / size if size else 0.0
 
     def digests(self) -> dict[str, str]:
         """Mask digest of every layer, by module name."""
         return {name: mask_digest(layer.mask) for name, layer in self.layers.items()}
 
+    def compute_sparse(self, names: Iterable[str]) -> None:
+        """These layers keep, multiply and train their non-zeros alone from now on; for locked masks, on CPUs."""
+        names = list(names)
+        if names and self.schedule is not None:
+            raise ValueError("masks that are still to change need dense weights")
+        for name in names:
+            layer = self.layers[name]
+            if isinstance(layer, MaskedLinear):
+                mask = layer.mask
+                _forget_mask(layer)
+                make_sparse(layer, mask)
+
+    def compute_dense(self) -> None:
+        """Undo `compute_sparse`; the parameters of those layers are new objects."""
+        for layer in self.layers.values():
+            if isinstance(layer, SparseLinear):
+                mask = layer.mask
+                make_dense(layer)
+                _mask_layer(layer).mask.copy_(mask)
+
     def masked_state(self, state: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
         """`state` with the masks multiplied in: what a reader of the model should see. Other tensors are shared."""
         masked = dict(state)
         for name, layer in self.layers.items():
-            masked[f"{prefix}{name}.weight"] = layer.weight.detach() * layer.mask
+            if isinstance(layer, MaskedLinear):  # the state of others has their zeros
+                # Not a product: -w * 0 would leave -0.0, which sign-sensitive readers tell from 0.
+                masked[f"{prefix}{name}.weight"] = layer.weight.detach().masked_fill(~layer.mask, 0.0)
         return masked
 
     def state(self) -> dict[str, Tensor]:
-        """What `masked_state` loses: packed masks, and the latent values behind the zeros (1-D, row-major)."""
+        """What `masked_state` loses: packed masks, how layers compute, and with a schedule the latent values behind the
+        zeros (1-D, row-major); those of locked masks are 0."""
         state = {}
         for name, layer in self.layers.items():
             bits = np.frombuffer(pack_mask(layer.mask), dtype=np.uint8)
             state[f"{name}.mask"] = torch.from_numpy(bits.copy())
-            state[f"{name}.latent"] = layer.weight.detach()[~layer.mask].cpu()
+            state[f"{name}.sparse"] = torch.tensor(isinstance(layer, SparseLinear))
+            if self.schedule is not None and isinstance(layer, MaskedLinear):
+                state[f"{name}.latent"] = layer.weight.detach()[~layer.mask].cpu()
         return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Restore `state()` over weights that `masked_state` was loaded into: bit for bit what they were."""
+        """Restore `state()` over weights that `masked_state` was loaded into: bit for bit what they were.
+
+        Layers then compute as they did: the optimizer's moments have the shapes of their parameters.
+        """
+        self.compute_dense()
         for name, layer in self.layers.items():
+            assert isinstance(layer, MaskedLinear)
             mask = unpack_mask(state[f"{name}.mask"], layer.weight.shape)
             layer.mask.copy_(mask)
             with torch.no_grad():
-                layer.weight[~layer.mask] = state[f"{name}.latent"].to(layer.weight)
+                latent = state.get(f"{name}.latent")
+                layer.weight[~layer.mask] = 0.0 if latent is None else latent.to(layer.weight)
+        self.compute_sparse(name for name in self.layers if bool(state.get(f"{name}.sparse", False)))
 
     def bake(self) -> None:
         """Write the zeros into the weights and turn every layer back into a plain `nn.Linear`."""
+        self.compute_dense()
         for layer in self.layers.values():
+            assert isinstance(layer, MaskedLinear)
             with torch.no_grad():
                 # A kept weight that trained to exactly 0 would read back as pruned: it becomes the least normal number.
                 layer.weight[layer.mask & (layer.weight == 0)] = torch.finfo(layer.weight.dtype).tiny
-                # Not a product: -w * 0 would leave -0.0, which sign-sensitive readers tell from 0.
                 layer.weight[~layer.mask] = 0.0
-            del layer._buffers["mask"]
-            layer._non_persistent_buffers_set.discard("mask")
-            layer.__class__ = nn.Linear  # type: ignore[assignment]
+            _forget_mask(layer)
+
+
+def _kept(layer: MaskedLinear | SparseLinear) -> int:
+    return layer.values.numel() if isinstance(layer, SparseLinear) else int(layer.mask.sum())
 
 
 def _mask_layer(layer: nn.Module) -> MaskedLinear:
@@ -128,3 +166,9 @@ def _mask_layer(layer: nn.Module) -> MaskedLinear:
     layer.__class__ = MaskedLinear
     assert isinstance(layer, MaskedLinear)
     return layer
+
+
+def _forget_mask(layer: MaskedLinear) -> None:
+    del layer._buffers["mask"]
+    layer._non_persistent_buffers_set.discard("mask")
+    layer.__class__ = nn.Linear  # type: ignore[assignment]

@@ -37,6 +37,7 @@ INCIDENTAL_KEYS = (
     "task.train",
     "task.validation",
     "training.micro_batch_size",
+    "training.kernel",
     "training.dataloader_workers",
     "training.checkpoint_steps",
     "training.log_steps",
