@@ -15,6 +15,7 @@
 #include "pack.h"
 #include "parallel.h"
 #include "rice.h"
+#include "sparse_linear.h"
 #include "spmm.h"
 
 using namespace pruneonce;
@@ -51,19 +52,60 @@ Activations activations(const std::vector<float>& rows, std::size_t features, Is
   return result;
 }
 
-void check_products(Isa isa, std::size_t rows, std::size_t cols, std::size_t tokens, float density, Random& random) {
-  const std::vector<float> weight = random.vector(rows * cols, density), bias = random.vector(rows);
+struct SparseRows {
   std::vector<std::int64_t> row_ptr{0};
   std::vector<std::int32_t> col;
   std::vector<float> values;
-  for (std::size_t r = 0; r < rows; ++r) {
+};
+
+SparseRows sparse_rows(const std::vector<float>& weight, std::size_t cols) {
+  SparseRows result;
+  for (std::size_t r = 0; r < weight.size() / cols; ++r) {
     for (std::size_t c = 0; c < cols; ++c)
       if (weight[r * cols + c] != 0) {
-        col.push_back(static_cast<std::int32_t>(c));
-        values.push_back(weight[r * cols + c]);
+        result.col.push_back(static_cast<std::int32_t>(c));
+        result.values.push_back(weight[r * cols + c]);
       }
-    row_ptr.push_back(static_cast<std::int64_t>(col.size()));
+    result.row_ptr.push_back(static_cast<std::int64_t>(result.col.size()));
   }
+  return result;
+}
+
+void check_sparse_linear(Isa isa, std::size_t rows, std::size_t cols, std::size_t tokens, float density, Random& random) {
+  const std::vector<float> weight = random.vector(rows * cols, density), bias = random.vector(rows);
+  const std::vector<float> x = random.vector(tokens * cols), dy = random.vector(tokens * rows);
+  const SparseRows sparse = sparse_rows(weight, cols);
+  const SparseLinear linear({sparse.row_ptr, sparse.col, cols}, isa);
+  // Exactly as large as they must be: a step beyond is seen.
+  std::vector<float> y(tokens * rows), dx(tokens * cols), dvalues(sparse.values.size()), dbias(rows);
+  linear.forward(sparse.values.data(), bias.data(), x.data(), tokens, y.data());
+  linear.backward(sparse.values.data(), x.data(), dy.data(), tokens, dx.data(), dvalues.data(), dbias.data());
+  std::vector<double> y_sum(y.size()), dx_sum(dx.size()), dvalues_sum(dvalues.size()), dbias_sum(rows);
+  for (std::size_t t = 0; t < tokens; ++t)
+    for (std::size_t r = 0; r < rows; ++r) {
+      const double gradient = dy[t * rows + r];
+      y_sum[t * rows + r] = bias[r];
+      dbias_sum[r] += gradient;
+      for (auto i = static_cast<std::size_t>(sparse.row_ptr[r]); i < static_cast<std::size_t>(sparse.row_ptr[r + 1]); ++i) {
+        const auto c = static_cast<std::size_t>(sparse.col[i]);
+        y_sum[t * rows + r] += double(sparse.values[i]) * x[t * cols + c];
+        dx_sum[t * cols + c] += sparse.values[i] * gradient;
+        dvalues_sum[i] += x[t * cols + c] * gradient;
+      }
+    }
+  const auto compare = [](const std::vector<float>& found, const std::vector<double>& sums) {
+    for (std::size_t i = 0; i < found.size(); ++i)
+      require(std::abs(found[i] - sums[i]) < 1e-3, "a sparse layer or its gradients differ from plain loops");
+  };
+  compare(y, y_sum);
+  compare(dx, dx_sum);
+  compare(dvalues, dvalues_sum);
+  compare(dbias, dbias_sum);
+}
+
+void check_products(Isa isa, std::size_t rows, std::size_t cols, std::size_t tokens, float density, Random& random) {
+  const std::vector<float> weight = random.vector(rows * cols, density), bias = random.vector(rows);
+  const auto [row_ptr, col, values] = sparse_rows(weight, cols);
   const PackedWeight packed({row_ptr, col, cols}, values, isa);
   const DenseWeight dense(weight.data(), rows, cols, isa);
   const Activations x = activations(random.vector(tokens * cols), cols, isa);
@@ -201,6 +243,7 @@ void check_everything(unsigned seed) {
       for (auto [rows, cols] : {std::pair{1u, 1u}, {5u, 97u}, {97u, 193u}, {390u, 70u}, {12u, 400u}})
         for (float density : {0.0f, 0.1f, 1.0f}) {
           check_products(isa, rows, cols, tokens, density, random);
+          check_sparse_linear(isa, rows, cols, tokens, density, random);
           check_int8_products(isa, rows, cols, tokens, density, random);
         }
     check_attention(isa, 3, 7, {0, 7, 38, 40, 75}, random);

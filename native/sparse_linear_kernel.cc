@@ -2,20 +2,12 @@
 #include "sparse_linear_kernel.h"
 
 #include PRUNEONCE_VEC
+#include "tile_offset.h"
 
 namespace pruneonce::PRUNEONCE_ISA_NAMESPACE {
 namespace {
 
 constexpr std::size_t lanes = Vec::lanes;
-
-template <std::size_t index>
-inline std::size_t offset_of(std::uint64_t four) {
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-  return static_cast<std::uint16_t>(four >> (48 - 16 * index));
-#else
-  return static_cast<std::uint16_t>(four >> (16 * index));
-#endif
-}
 
 template <std::size_t vectors>
 inline __attribute__((always_inline)) Vec dot(const Vec (&dy)[vectors], const unsigned char* x_row) {

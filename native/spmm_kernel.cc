@@ -4,6 +4,7 @@
 #include "spmm_kernel.h"
 
 #include PRUNEONCE_VEC
+#include "tile_offset.h"
 
 namespace pruneonce::PRUNEONCE_ISA_NAMESPACE {
 namespace {
@@ -15,16 +16,6 @@ inline __attribute__((always_inline)) void add_weight(Vec weight, const unsigned
   const auto* row = reinterpret_cast<const float*>(x_row);
 #pragma GCC unroll 4
   for (std::size_t v = 0; v < vectors; ++v) sum[v] = Vec::multiply_add(weight, Vec::load(row + v * lanes), sum[v]);
-}
-
-// The offset at `index`, of four that were read in one load: loads are what the kernel is short of.
-template <std::size_t index>
-inline std::size_t offset_of(std::uint64_t four) {
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-  return static_cast<std::uint16_t>(four >> (48 - 16 * index));
-#else
-  return static_cast<std::uint16_t>(four >> (16 * index));
-#endif
 }
 
 // Adds the first `count` of four weights, each times its row of x; by turns to one sum and the other, since one alone

@@ -52,6 +52,12 @@ def attention(qkv, starts, heads):
     return out
 
 
+def linear_gradients(weight, x, dy):
+    """dx, gradients of the non-zeros (row by row) and of the bias, of y = x Wᵀ + b. x: [tokens, cols]."""
+    x, dy = x.astype(float), dy.astype(float)
+    return dy @ weight, (dy.T @ x)[np.nonzero(weight)], dy.sum(axis=0)
+
+
 def csr(weight):
     """(row pointers int64, columns int32, values float32) of a dense matrix."""
     rows, cols = np.nonzero(weight)

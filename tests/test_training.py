@@ -256,7 +256,7 @@ def test_moved_model_and_another_way_of_cutting_up_the_work_are_the_same_run(
 # ------------------------------------------------------------------------------------------------ killed and resumed
 
 
-def run_and_kill(values, out, kill_at):
+def run_and_kill(values, out, kill_at, stage="prune"):
     """In a worker: run until `kill_at`, a step or a moment of the save, then die as by a power cut."""
     from pruneonce import training
 
@@ -276,7 +276,7 @@ def run_and_kill(values, out, kill_at):
 
         original = lifecycle.save_model_folder
         lifecycle.save_model_folder = lambda *args: (original(*args), die())
-    run("prune", values, out, keep_checkpoints=True)
+    run(stage, values, out, keep_checkpoints=True)
 
 
 @pytest.mark.parametrize("kill_at", ["step 7", "second checkpoint without its marker", "model saved, record not"])

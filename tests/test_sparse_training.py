@@ -1,0 +1,142 @@
+"""Fine-tuning by the non-zeros alone: the same as dense and masked, killed and resumed, on two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_training import (  # noqa: F401 - fixtures
+    articles,
+    finetune_values,
+    forkserver,
+    pair_corpus,
+    reviews,
+    run,
+    run_and_kill,
+    sparse_bert,
+)
+
+from pruneonce import training
+from pruneonce.errors import UsageError
+from pruneonce.inspection import inspect_folder
+from pruneonce.provenance import read_provenance
+from pruneonce.pruning.sparse_linear import SparseLinear
+
+STEPS = 12
+
+
+def values_of(model, data, kernel, **training_values):
+    values = finetune_values(model, data, kernel=kernel, **training_values)
+    if "steps" in training_values:
+        del values["training"]["epochs"]
+    return values | {"lock": "require"}
+
+
+def losses(folder):
+    return [entry["loss"] for entry in json.loads((folder / "training_log.json").read_text())]
+
+
+def test_a_hundred_steps_are_those_of_the_masked_dense_layers(sparse_bert, reviews, tmp_path):  # noqa: F811
+    for kernel in ("dense", "sparse"):
+        values = values_of(sparse_bert, reviews, kernel, steps=100, log_steps=1, learning_rate=1e-3, weight_decay=0.1)
+        run("finetune", values, tmp_path / kernel)
+    np.testing.assert_allclose(losses(tmp_path / "sparse"), losses(tmp_path / "dense"), rtol=1e-3, atol=1e-4)
+    weights = [load_file(tmp_path / kernel / "model.safetensors") for kernel in ("dense", "sparse")]
+    assert weights[0].keys() == weights[1].keys()
+    for name, dense in weights[0].items():
+        assert torch.equal(dense == 0, weights[1][name] == 0), name
+        torch.testing.assert_close(weights[1][name], dense, atol=2e-3, rtol=2e-3, msg=name)
+    records = [read_provenance(tmp_path / kernel) for kernel in ("dense", "sparse")]
+    assert records[0].masks == records[1].masks
+    assert inspect_folder(tmp_path / "sparse").lock_intact
+
+
+def test_every_locked_layer_is_sparse_while_it_trains(sparse_bert, reviews, tmp_path, monkeypatch):  # noqa: F811
+    seen = []
+    original = training.StageTrainer.create_optimizer
+
+    def look(self, *arguments):
+        optimizer = original(self, *arguments)
+        layers = [layer for layer in self.run.hub_model.modules() if isinstance(layer, SparseLinear)]
+        parameters = {id(each) for group in optimizer.param_groups for each in group["params"]}
+        decayed = {id(each) for group in optimizer.param_groups if group["weight_decay"] for each in group["params"]}
+        seen.append((len(layers), all(id(layer.values) in parameters & decayed for layer in layers)))
+        return optimizer
+
+    monkeypatch.setattr(training.StageTrainer, "create_optimizer", look)
+    run("finetune", values_of(sparse_bert, reviews, "sparse", steps=2, weight_decay=0.1), tmp_path / "out")
+    assert seen == [(13, True)]
+
+
+def test_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(sparse_bert, reviews, tmp_path):  # noqa: F811
+    values = values_of(sparse_bert, reviews, "sparse", steps=STEPS, checkpoint_steps=4, dropout=0.1, micro_batch_size=4)
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    run("finetune", values, straight, keep_checkpoints=True)
+    worker = forkserver.Process(target=run_and_kill, args=(values, killed, "step 7", "finetune"))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == -signal.SIGKILL
+    # Another machine, or another minute, might measure otherwise: the checkpoint decides.
+    values["training"]["kernel"] = "dense"
+    run("finetune", values, killed, keep_checkpoints=True)
+    assert (killed / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
+    last = f"checkpoints/checkpoint-{STEPS}"
+    for file in ("model.safetensors", "pruner.safetensors"):
+        assert (killed / last / file).read_bytes() == (straight / last / file).read_bytes()
+    ours, theirs = (torch.load(folder / last / "optimizer.pt", weights_only=True) for folder in (killed, straight))
+    for index, moments in theirs["state"].items():
+        assert all(torch.equal(ours["state"][index][name], value) for name, value in moments.items())
+
+
+def test_checkpoints_are_plain_models_and_hold_no_moments_of_zeros(sparse_bert, reviews, tmp_path):  # noqa: F811
+    from transformers import AutoModelForSequenceClassification
+
+    for kernel in ("dense", "sparse"):
+        values = values_of(sparse_bert, reviews, kernel, steps=2)
+        run("finetune", values, tmp_path / kernel, keep_checkpoints=True)
+    dense, sparse = (tmp_path / kernel / "checkpoints" / "checkpoint-2" for kernel in ("dense", "sparse"))
+    model, info = AutoModelForSequenceClassification.from_pretrained(sparse, output_loading_info=True)
+    assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert float((model.bert.pooler.dense.weight == 0).float().mean()) == pytest.approx(0.9, abs=0.01)
+
+    def elements(folder):
+        state = torch.load(folder / "optimizer.pt", weights_only=True)["state"]
+        return sum(moments["exp_avg"].numel() for moments in state.values())
+
+    zeros = sum(matrix.zeros for matrix in inspect_folder(sparse_bert).matrices if matrix.prunable)
+    assert elements(dense) - elements(sparse) == zeros
+
+
+def test_two_processes_train_like_one_with_the_doubled_batch(sparse_bert, reviews, tmp_path):  # noqa: F811
+    values = values_of(sparse_bert, reviews, "sparse", steps=STEPS, log_steps=1)
+    run("finetune", values, tmp_path / "one")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f'model = "{sparse_bert}"\n[task]\nname = "classification"\ntrain = "{reviews}"\nvalidation = "{reviews}"\n'
+        "max_tokens = 32\n[training]\n"
+        + "\n".join(f"{key} = {json.dumps(value)}" for key, value in values["training"].items())
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "pruneonce.cli", "finetune", str(recipe), "--out", str(tmp_path / "two"), "--kernel", "sparse"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
+    assert read_provenance(tmp_path / "two").masks == read_provenance(tmp_path / "one").masks
+
+
+def test_kernel_for_zeros_without_zeros_is_one_line(tiny_bert, reviews, tmp_path, pruneonce):  # noqa: F811
+    with pytest.raises(UsageError, match=r'kernel = "sparse" is for fine-tuning with locked zeros'):
+        run("finetune", finetune_values(tiny_bert, reviews, kernel="sparse"), tmp_path / "out")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('model = "m"\n[task]\nname = "sst2"\n[training]\nlearning_rate = 1e-4\nsteps = 1\n')
+    code, _, error = pruneonce("finetune", recipe, "--kernel", "fast")
+    assert code == 2
+    assert "'training.kernel' must be one of 'auto', 'dense', 'sparse', got 'fast'" in error
