@@ -254,11 +254,23 @@ void check_everything(unsigned seed) {
 
 }  // namespace
 
+// As an OpenMP library would, but for keeping its threads.
+void lend_threads(void (*task)(void*), void* data, unsigned threads, unsigned) {
+  std::vector<std::thread> team;
+  for (unsigned i = 1; i < threads; ++i) team.emplace_back(task, data);
+  task(data);
+  for (std::thread& thread : team) thread.join();
+}
+
 int main() {
   for (std::size_t threads : {1u, 2u, 5u}) {
     set_num_threads(threads);
     check_everything(static_cast<unsigned>(threads));
   }
+  borrow_threads(lend_threads);
+  Random random(7);
+  for (Isa isa : available_isas()) check_sparse_linear(isa, 97, 193, 400, 0.1f, random);
+  borrow_threads(nullptr);
   // Callers that meet: one has the pool, the others work alone; and the pool is resized under them.
   std::vector<std::thread> callers;
   for (unsigned seed = 0; seed < 3; ++seed) callers.emplace_back(check_everything, seed);

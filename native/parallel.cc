@@ -97,13 +97,11 @@ struct State {
 State* state = new State;
 
 #if defined(__unix__) || defined(__APPLE__)
-// A forked child has none of the threads, and a mutex that may be held by one of them: it starts afresh.
+// A forked child has none of the threads, a lender's neither, and a mutex that may be held by one of them: it starts afresh.
 const int fork_handler = pthread_atfork(nullptr, nullptr, [] {
   const std::size_t threads = state->threads;
-  const OpenMpParallel lender = state->lender;
   state = new State;
   state->threads = threads;
-  state->lender = lender;
 });
 #endif
 

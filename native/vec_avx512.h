@@ -74,8 +74,12 @@ inline __attribute__((always_inline)) void add_sums(const Vec (&four)[4], float*
   const __m512 quarters = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xEE));
   const __m256 eighth = _mm256_add_ps(_mm512_castps512_ps256(quarters), _mm512_extractf32x8_ps(quarters, 1));
   const __m128 sums = _mm_add_ps(_mm256_castps256_ps128(eighth), _mm256_extractf128_ps(eighth, 1));
-  constexpr __mmask8 some = (1u << count) - 1;
-  _mm_mask_storeu_ps(to, some, _mm_add_ps(_mm_maskz_loadu_ps(some, to), sums));
+  if constexpr (count == 4) {
+    _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), sums));
+  } else {
+    constexpr __mmask8 some = (1u << count) - 1;
+    _mm_mask_storeu_ps(to, some, _mm_add_ps(_mm_maskz_loadu_ps(some, to), sums));
+  }
 }
 
 #define PRUNEONCE_VEC_HAS_TABLES
