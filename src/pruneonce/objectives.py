@@ -150,12 +150,16 @@ class TaskObjective:
     token_types: bool  # whether the models take token_type_ids
     teacher: nn.Module | None = None
     distillation: Distillation | None = None
+    taught: Sequence[np.ndarray] | None = None  # the teacher's logits of each feature; None: it is asked in each step
 
     def lengths(self) -> np.ndarray:
         return np.array([len(feature.input_ids) for feature in self.features], dtype=np.int64)
 
     def collate(self, keys: Sequence[ExampleKey]) -> Batch:
-        """A padded batch: see `pad_features`; labels are `labels` [batch], or `start` and `end` for spans."""
+        """A padded batch: see `pad_features`; labels are `labels` [batch], or `start` and `end` for spans.
+
+        `taught`, where the teacher has answered before: its logits, as `task_logits` gives them.
+        """
         chosen = [self.features[key.example] for key in keys]
         batch = pad_features(chosen, self.pad_id)
         if self.kind == "question_answering":
@@ -164,6 +168,10 @@ class TaskObjective:
         else:
             dtype = torch.float32 if self.kind == "regression" else torch.int64
             batch["labels"] = torch.tensor([feature.label for feature in chosen], dtype=dtype)
+        if self.taught is not None:
+            logits = [self.taught[key.example] for key in keys]
+            spans = self.kind == "question_answering"
+            batch["taught"] = _padded_spans(logits, batch) if spans else torch.from_numpy(np.stack(logits))
         return batch
 
     def counts(self, batch: Batch) -> Tensor:
@@ -175,9 +183,12 @@ class TaskObjective:
         logits = task_logits(model, batch, self.kind, self.token_types)
         examples = totals[0].to(torch.float32)
         loss = self.hard_weight * self._hard(logits, batch) / examples
-        if self.teacher is not None and self.distillation is not None and self.distillation.kd_weight > 0:
-            with torch.no_grad():
-                taught = task_logits(self.teacher, batch, self.kind, self.token_types)
+        if self.distillation is not None and self.distillation.kd_weight > 0:
+            taught = batch.get("taught")
+            if taught is None:
+                assert self.teacher is not None
+                with torch.no_grad():
+                    taught = task_logits(self.teacher, batch, self.kind, self.token_types)
             loss = loss + self.distillation.kd_weight * self._soft(logits, taught) / examples
         return loss
 
@@ -221,6 +232,15 @@ def task_logits(model: nn.Module, batch: Batch, kind: str, token_types: bool) ->
         return logits
     spans = torch.stack([output.start_logits, output.end_logits], dim=1)
     return spans.masked_fill(batch["attention_mask"][:, None, :] == 0, NOT_A_POSITION)
+
+
+def _padded_spans(logits: Sequence[np.ndarray], batch: Batch) -> Tensor:
+    """[tokens, 2] each -> [batch, 2, tokens], padded as `task_logits` does."""
+    rows, width = batch["input_ids"].shape
+    padded = np.full((rows, 2, width), NOT_A_POSITION, dtype=np.float32)
+    for row, each in enumerate(logits):
+        padded[row, :, : len(each)] = each.T
+    return torch.from_numpy(padded)
 
 
 def pad_features(features: Sequence[Any], pad_id: int) -> Batch:

@@ -69,7 +69,7 @@ def torch_predict(
         for chosen in _similar_lengths([len(feature.input_ids) for feature in features]):
             batch = pad_features([features[index] for index in chosen], pad_id)
             batch = {name: value.to(device) for name, value in batch.items()}
-            logits = task_logits(model, batch, task.kind, token_types).cpu().numpy()
+            logits = task_logits(model, batch, task.kind, token_types).float().cpu().numpy()
             for index, row in zip(chosen, logits, strict=True):
                 spans = task.kind == "question_answering"
                 results[index] = row[:, : len(features[index].input_ids)].T if spans else row

@@ -65,7 +65,7 @@ def train(run: TrainingRun) -> list[dict[str, float]]:
     On return `run.hub_model` holds the trained (latent) weights. Raises PruneonceError when the loss is no longer
     finite or a checkpoint cannot be written; earlier checkpoints stay intact.
     """
-    checkpoints = run.folder / "checkpoints"
+    checkpoints = checkpoints_folder(run.folder)
     arguments = _arguments(run, checkpoints)
     with torch_threads():
         _choose_kernels(run)
@@ -84,6 +84,16 @@ def _train(run: TrainingRun, arguments: TrainingArguments, checkpoints: Path) ->
         _check_same_masks(run.pruner.digests())
     log: list[dict[str, float]] = [entry for entry in trainer.state.log_history if "loss" in entry]
     return log
+
+
+def checkpoints_folder(folder: Path) -> Path:
+    """Where a run keeps what it needs to go on, until it is done."""
+    return folder / "checkpoints"
+
+
+def autocast_of(training: Training) -> torch.dtype | None:
+    """The lower precision of forward and backward passes, if any."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training.precision)
 
 
 def world_size() -> int:
@@ -276,9 +286,8 @@ def _choose_kernels(run: TrainingRun) -> None:
     _native.keep_freed_memory()
     names = list(pruner.layers)
     if kernel == "auto":
-        autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(run.training.precision)
         masked = {name: layer for name, layer in pruner.layers.items() if isinstance(layer, MaskedLinear)}
-        names = layers_faster_sparse(masked, autocast)
+        names = layers_faster_sparse(masked, autocast_of(run.training))
     pruner.compute_sparse(_first_process_says(names))
 
 

@@ -30,8 +30,9 @@ from pruneonce.stages.pretraining import learning_rate_factor, scheduled_pruner
 from pruneonce.task_data import max_tokens_of, sample, task_of, train_source, validation_sources
 from pruneonce.task_model import load_task_model, match_vocabulary, takes_token_types
 from pruneonce.tasks import Task
+from pruneonce.teacher_logits import teacher_logits
 from pruneonce.tokenization import load_tokenizer, special_token_ids
-from pruneonce.training import TrainingRun
+from pruneonce.training import TrainingRun, autocast_of, checkpoints_folder, world_size
 
 LOCKED_FROM = 0.01  # a matrix with fewer zeros than this was not pruned; some trained weight may just be 0
 
@@ -73,6 +74,18 @@ def prepare_run(
         teacher = freeze_teacher(load_task_model(distillation.teacher, task, trained=True)[0])
         match_vocabulary(model, teacher, distillation.teacher)
     pad_id = special_token_ids(tokenizer)["pad"]
+    taught = None
+    if teacher is not None and _answers_pay(steps * training.batch_size, len(features)):
+        taught = teacher_logits(
+            teacher,
+            task,
+            features,
+            pad_id,
+            checkpoints_folder(options.out),
+            autocast=autocast_of(training),
+            on_progress=options.on_progress,
+        )
+        teacher = None
     objective = TaskObjective(
         features=features,
         kind=task.kind,
@@ -80,6 +93,7 @@ def prepare_run(
         token_types=takes_token_types(model),
         teacher=teacher,
         distillation=distillation,
+        taught=taught,
     )
     run = TrainingRun(
         model=model,
@@ -96,6 +110,11 @@ def prepare_run(
         on_progress=options.on_progress,
     )
     return run, tokenizer
+
+
+def _answers_pay(examples_trained: int, examples: int) -> bool:
+    """Whether the teacher should answer every example beforehand: on CPUs, if most come up more than once."""
+    return examples_trained >= 1.5 * examples and world_size() == 1 and not torch.accelerator.is_available()
 
 
 def lock_zeros(model: Any, recipe: FinetuneRecipe | QuantizeRecipe) -> Pruner | None:
