@@ -38,18 +38,6 @@ void for_each_stretch(const Activations& activations, std::size_t first_token, s
   }
 }
 
-// y[rows, vectors] = a · x, in tiles of the dense kernel
-void multiply(const DenseKernel& kernel, std::size_t rows, std::size_t vectors, DenseTile tile) {
-  for (std::size_t left = rows; left > 0;) {
-    // Two tiles of four are faster than one of six and one of two, whose few sums wait for each other.
-    const std::size_t count = left > kDenseRows && left < 2 * kDenseRows ? left / 2 : std::min(left, kDenseRows);
-    kernel.multiply[count - 1][vectors - 1](tile);
-    tile.a += count * tile.a_row;
-    tile.y += count * tile.y_stride;
-    left -= count;
-  }
-}
-
 void attend(const Activations& qkv, const Job& job, std::size_t head_size, const Activations& out) {
   const DenseKernel& dense = dense_kernel(qkv.isa());
   const ElementwiseKernel& elementwise = elementwise_kernel(qkv.isa());
@@ -79,8 +67,8 @@ void attend(const Activations& qkv, const Job& job, std::size_t head_size, const
       const float* const q = queries.panel.data + feature * queries.panel.stride + queries.place + query;
       for_each_stretch(qkv, job.first_token, 0, job.tokens, [&](const Stretch& keys) {
         const float* const k = keys.panel.data + (hidden + feature) * keys.panel.stride + keys.place;
-        multiply(dense, keys.tokens, vectors,
-                 {head_size, k, 1, keys.panel.stride, q, queries.panel.stride, scores + keys.first * stride, stride, false});
+        multiply_dense(dense, keys.tokens, vectors,
+                       {head_size, k, 1, keys.panel.stride, q, queries.panel.stride, scores + keys.first * stride, stride, false});
       });
       elementwise.exponentials(scores, job.tokens, vectors, scale, sums);
       const Panel to = out.panel((job.first_token + queries.first) / out.panel_tokens());
@@ -88,7 +76,7 @@ void attend(const Activations& qkv, const Job& job, std::size_t head_size, const
       const bool whole = count == stride;  // whole vectors of this stretch
       float* const y = whole ? here : result;
       const std::size_t y_stride = whole ? to.stride : stride;
-      multiply(dense, head_size, vectors, {job.tokens, values, value_stride, 1, scores, stride, y, y_stride, false});
+      multiply_dense(dense, head_size, vectors, {job.tokens, values, value_stride, 1, scores, stride, y, y_stride, false});
       elementwise.divide(y, head_size, y_stride, vectors, sums);
       if (whole) continue;
       for (std::size_t f = 0; f < head_size; ++f) std::copy_n(result + f * stride, count, here + f * to.stride);

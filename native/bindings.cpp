@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "attention_training.h"
 #include "cpu_isa.h"
 #include "dense.h"
 #include "elementwise.h"
@@ -213,6 +214,51 @@ void attention(const Activations& qkv, const Array<const std::int64_t, 1>& start
   nb::gil_scoped_release release;
   out.resize(qkv.tokens());
   pruneonce::attention(qkv, span, heads, out);
+}
+
+using Heads = Array<const float, 4>;  // [sequences, tokens, heads, head size]
+
+template <class First, class Other>
+void require_same_shape(const char* who, const char* name, const First& first, const Other& other) {
+  for (std::size_t i = 0; i < 4; ++i)
+    if (other.shape(i) != first.shape(i)) refuse(who, std::string(name) + " has another shape than q");
+}
+
+pruneonce::AttentionShape attention_shape(const char* who, const Heads& q, const Array<const std::int64_t, 1>& lengths) {
+  if (q.shape(3) == 0 || q.shape(3) % 16 != 0)
+    refuse(who, "a head has " + to_string(q.shape(3)) + " features, expected a multiple of 16");
+  if (lengths.shape(0) != q.shape(0))
+    refuse(who, to_string(lengths.shape(0)) + " lengths for " + to_string(q.shape(0)) + " sequences");
+  for (std::size_t i = 0; i < lengths.shape(0); ++i)
+    if (lengths.data()[i] < 1 || static_cast<std::uint64_t>(lengths.data()[i]) > q.shape(1))
+      refuse(who, "lengths must be 1 to " + to_string(q.shape(1)) + ", got " + to_string(lengths.data()[i]));
+  return {q.shape(0), q.shape(1), q.shape(2), q.shape(3), {lengths.data(), lengths.size()}};
+}
+
+void attend(const Heads& q, const Heads& k, const Heads& v, const Array<const std::int64_t, 1>& lengths, float scale,
+            const Array<float, 4>& out, const std::optional<std::string>& isa) {
+  const pruneonce::Isa chosen = pruneonce::choose_isa(isa);
+  const pruneonce::AttentionShape shape = attention_shape("attend", q, lengths);
+  require_same_shape("attend", "k", q, k);
+  require_same_shape("attend", "v", q, v);
+  require_same_shape("attend", "out", q, out);
+  nb::gil_scoped_release release;
+  pruneonce::attend(chosen, shape, q.data(), k.data(), v.data(), scale, out.data());
+}
+
+void attend_backward(const Heads& q, const Heads& k, const Heads& v, const Array<const std::int64_t, 1>& lengths, float scale,
+                     const Heads& dout, const Array<float, 4>& dq, const Array<float, 4>& dk, const Array<float, 4>& dv,
+                     const std::optional<std::string>& isa) {
+  const pruneonce::Isa chosen = pruneonce::choose_isa(isa);
+  const pruneonce::AttentionShape shape = attention_shape("attend_backward", q, lengths);
+  require_same_shape("attend_backward", "k", q, k);
+  require_same_shape("attend_backward", "v", q, v);
+  require_same_shape("attend_backward", "dout", q, dout);
+  require_same_shape("attend_backward", "dq", q, dq);
+  require_same_shape("attend_backward", "dk", q, dk);
+  require_same_shape("attend_backward", "dv", q, dv);
+  nb::gil_scoped_release release;
+  pruneonce::attend_backward(chosen, shape, q.data(), k.data(), v.data(), scale, dout.data(), dq.data(), dk.data(), dv.data());
 }
 
 void layer_norm(Activations& x, const Vector& scale, const Vector& shift, float epsilon) {
@@ -426,6 +472,14 @@ NB_MODULE(_native, m) {
   m.def("attention", &attention, "qkv"_a, nb::kw_only(), "starts"_a.noconvert(), "heads"_a, "out"_a,
         "out = softmax(Kᵀ Q / sqrt(head size)) on V, per sequence and head.\n\n"
         "qkv: [3 · hidden, tokens]; starts: int64 [sequences + 1], first tokens and the end.");
+  m.def("attend", &attend, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(), "lengths"_a.noconvert(), nb::kw_only(),
+        "scale"_a, "out"_a.noconvert(), "isa"_a = nb::none(),
+        "out = softmax(q kᵀ · scale) v, per sequence and head, for training.\n\n"
+        "q, k, v, out: float32 [sequences, tokens, heads, head size], the last a multiple of 16; lengths: int64\n"
+        "[sequences], real tokens of each. Others are not read, and 0 is written for them.");
+  m.def("attend_backward", &attend_backward, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(), "lengths"_a.noconvert(),
+        nb::kw_only(), "scale"_a, "dout"_a.noconvert(), "dq"_a.noconvert(), "dk"_a.noconvert(), "dv"_a.noconvert(),
+        "isa"_a = nb::none(), "Gradients of `attend`; shapes as there.");
   m.def("embed", &embed, "words"_a.noconvert(), "type"_a, nb::kw_only(), "scale"_a.noconvert() = nb::none(),
         "positions"_a.noconvert(), "types"_a.noconvert() = nb::none(), "token_ids"_a.noconvert(),
         "position_ids"_a.noconvert(), "token_types"_a.noconvert(), "out"_a,

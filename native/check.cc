@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "attention_training.h"
 #include "dense.h"
 #include "elementwise.h"
 #include "embeddings.h"
@@ -235,6 +236,46 @@ void check_attention(Isa isa, std::size_t heads, std::size_t head_size, const st
       }
 }
 
+// Against sums of products in the order of the definition; arrays are exactly as large as they must be.
+void check_attention_training(Isa isa, std::size_t tokens, std::size_t heads, std::size_t size,
+                              const std::vector<std::int64_t>& lengths, Random& random) {
+  const AttentionShape shape{lengths.size(), tokens, heads, size, lengths};
+  const std::size_t count = lengths.size() * tokens * heads * size;
+  const std::vector<float> q = random.vector(count), k = random.vector(count), v = random.vector(count), dout = random.vector(count);
+  std::vector<float> out(count, 7.0f), dq(count, 7.0f), dk(count, 7.0f), dv(count, 7.0f);
+  attend(isa, shape, q.data(), k.data(), v.data(), 0.3f, out.data());
+  attend_backward(isa, shape, q.data(), k.data(), v.data(), 0.3f, dout.data(), dq.data(), dk.data(), dv.data());
+  std::vector<double> out_sum(count), dq_sum(count), dk_sum(count), dv_sum(count);
+  for (std::size_t s = 0; s < lengths.size(); ++s)
+    for (std::size_t head = 0; head < heads; ++head) {
+      const auto at = [&](std::size_t token) { return ((s * tokens + token) * heads + head) * size; };
+      const auto dot = [&](const std::vector<float>& a, std::size_t i, const std::vector<float>& b, std::size_t j) {
+        double sum = 0;
+        for (std::size_t f = 0; f < size; ++f) sum += double(a[at(i) + f]) * b[at(j) + f];
+        return sum;
+      };
+      const auto length = static_cast<std::size_t>(lengths[s]);
+      for (std::size_t i = 0; i < length; ++i) {
+        std::vector<double> p(length), dp(length);
+        double total = 0, mean = 0;
+        for (std::size_t j = 0; j < length; ++j) total += p[j] = std::exp(0.3 * dot(q, i, k, j));
+        for (std::size_t j = 0; j < length; ++j) mean += (p[j] /= total) * (dp[j] = dot(dout, i, v, j));
+        for (std::size_t j = 0; j < length; ++j)
+          for (std::size_t f = 0; f < size; ++f) {
+            const double ds = 0.3 * p[j] * (dp[j] - mean);
+            out_sum[at(i) + f] += p[j] * v[at(j) + f];
+            dv_sum[at(j) + f] += p[j] * dout[at(i) + f];
+            dq_sum[at(i) + f] += ds * k[at(j) + f];
+            dk_sum[at(j) + f] += ds * q[at(i) + f];
+          }
+      }
+    }
+  for (std::size_t i = 0; i < count; ++i)
+    require(std::abs(out[i] - out_sum[i]) + std::abs(dq[i] - dq_sum[i]) + std::abs(dk[i] - dk_sum[i]) +
+                    std::abs(dv[i] - dv_sum[i]) < 1e-4,
+            "attention in training or its gradients differ from plain loops");
+}
+
 void check_everything(unsigned seed) {
   Random random(seed);
   check_rice(random);
@@ -248,6 +289,8 @@ void check_everything(unsigned seed) {
         }
     check_attention(isa, 3, 7, {0, 7, 38, 40, 75}, random);
     check_attention(isa, 2, 64, {0, 1, 66}, random);
+    check_attention_training(isa, 70, 2, 16, {70, 1, 33}, random);
+    check_attention_training(isa, 20, 1, 48, {17}, random);
     check_embeddings(isa, random);
   }
 }

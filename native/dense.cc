@@ -18,6 +18,17 @@ constexpr std::size_t kBlocksPerTask = 32;  // 192 rows
 
 const DenseKernel& dense_kernel(Isa isa) { PRUNEONCE_RETURN_KERNEL(isa, dense_kernel) }
 
+void multiply_dense(const DenseKernel& kernel, std::size_t rows, std::size_t vectors, DenseTile tile) {
+  for (std::size_t left = rows; left > 0;) {
+    // Two tiles of four are faster than one of six and one of two, whose few sums wait for each other.
+    const std::size_t count = left > kDenseRows && left < 2 * kDenseRows ? left / 2 : std::min(left, kDenseRows);
+    kernel.multiply[count - 1][vectors - 1](tile);
+    tile.a += count * tile.a_row;
+    tile.y += count * tile.y_stride;
+    left -= count;
+  }
+}
+
 DenseWeight::DenseWeight(const float* weight, std::size_t rows, std::size_t cols, Isa isa)
     : rows_(rows), cols_(cols), isa_(isa) {
   float* to = buffer_.at_least(blocks() * kDenseRows * cols);

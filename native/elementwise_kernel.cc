@@ -127,6 +127,37 @@ void exponentials(float* x, std::size_t rows, std::size_t vectors, float scale, 
   if (vectors > 0) exponentials_of<1>(x, rows, stride, scale, sums);
 }
 
+template <std::size_t vectors>
+void softmax_gradient_of(const float* p, std::size_t rows, std::size_t stride, float scale, float* dp) {
+  const Vec factor = Vec::broadcast(scale);
+  Vec even[vectors], odd[vectors];
+  for (std::size_t v = 0; v < vectors; ++v) even[v] = odd[v] = Vec::broadcast(0.0f);
+  const auto add = [&](std::size_t r, Vec (&sum)[vectors]) {
+    for (std::size_t v = 0; v < vectors; ++v) {
+      const std::size_t at = r * stride + v * lanes;
+      sum[v] = Vec::multiply_add(Vec::load(p + at), Vec::load(dp + at), sum[v]);
+    }
+  };
+  std::size_t r = 0;
+  for (; r + 1 < rows; r += 2) {
+    add(r, even);
+    add(r + 1, odd);
+  }
+  if (r < rows) add(r, even);
+  for (std::size_t v = 0; v < vectors; ++v) even[v] = even[v] + odd[v];
+  for (r = 0; r < rows; ++r)
+    for (std::size_t v = 0; v < vectors; ++v) {
+      const std::size_t at = r * stride + v * lanes;
+      (Vec::load(p + at) * factor * (Vec::load(dp + at) - even[v])).store(dp + at);
+    }
+}
+
+void softmax_gradient(const float* p, std::size_t rows, std::size_t vectors, float scale, float* dp) {
+  const std::size_t stride = vectors * lanes;
+  for (; vectors >= 2; vectors -= 2, p += 2 * lanes, dp += 2 * lanes) softmax_gradient_of<2>(p, rows, stride, scale, dp);
+  if (vectors > 0) softmax_gradient_of<1>(p, rows, stride, scale, dp);
+}
+
 void divide(float* x, std::size_t rows, std::size_t stride, std::size_t vectors, const float* divisors) {
   for (std::size_t v = 0; v < vectors; ++v, x += lanes) {
     const Vec factor = Vec::broadcast(1.0f) / Vec::load(divisors + v * lanes);
@@ -137,6 +168,6 @@ void divide(float* x, std::size_t rows, std::size_t stride, std::size_t vectors,
 }  // namespace
 
 extern const ElementwiseKernel elementwise_kernel;
-const ElementwiseKernel elementwise_kernel = {lanes, gelu, gelu_tanh, relu, layer_norm, exponentials, divide};
+const ElementwiseKernel elementwise_kernel = {lanes, gelu, gelu_tanh, relu, layer_norm, exponentials, softmax_gradient, divide};
 
 }  // namespace pruneonce::PRUNEONCE_ISA_NAMESPACE

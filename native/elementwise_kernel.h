@@ -27,6 +27,8 @@ struct ElementwiseKernel {
                      const float* shift, float epsilon);
   // Columns of scores, in place: x = e^((x - maximum) * scale); sums: [vectors, lanes]
   void (*exponentials)(float* x, std::size_t rows, std::size_t vectors, float scale, float* sums);
+  // Columns of a softmax and of its gradient: dp = p * (dp - the sum of p * dp over the rows) * scale
+  void (*softmax_gradient)(const float* p, std::size_t rows, std::size_t vectors, float scale, float* dp);
   // Every row of x is divided by the divisors: [vectors, lanes]
   void (*divide)(float* x, std::size_t rows, std::size_t stride, std::size_t vectors, const float* divisors);
 };

@@ -14,9 +14,9 @@ namespace pruneonce {
 
 PRUNEONCE_DECLARE_KERNEL(SparseLinearKernel, sparse_linear_kernel)
 
-namespace {
-
 const SparseLinearKernel& sparse_linear_kernel(Isa isa) { PRUNEONCE_RETURN_KERNEL(isa, sparse_linear_kernel) }
+
+namespace {
 
 // A thread's panels, kept from call to call.
 struct Scratch {

@@ -7,8 +7,11 @@
 #include <vector>
 
 #include "pack.h"
+#include "sparse_linear_kernel.h"
 
 namespace pruneonce {
+
+const SparseLinearKernel& sparse_linear_kernel(Isa isa);
 
 // The pattern of W [rows, cols], packed for both directions. Values are the caller's: [nonzeros] in the order of the CSR.
 // Rows of x [tokens, cols] and y [tokens, rows] are tokens, as training frameworks have them; a panel of tokens at a time is

@@ -257,6 +257,17 @@ def attention(qkv: Activations, *, starts: Annotated[NDArray[numpy.int64], dict(
     qkv: [3 · hidden, tokens]; starts: int64 [sequences + 1], first tokens and the end.
     """
 
+def attend(q: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None, None), order='C', device='cpu', writable=False)], k: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None, None), order='C', device='cpu', writable=False)], v: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None, None), order='C', device='cpu', writable=False)], lengths: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], *, scale: float, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None, None), order='C', device='cpu')], isa: str | None = None) -> None:
+    """
+    out = softmax(q kᵀ · scale) v, per sequence and head, for training.
+
+    q, k, v, out: float32 [sequences, tokens, heads, head size], the last a multiple of 16; lengths: int64
+    [sequences], real tokens of each. Others are not read, and 0 is written for them.
+    """
+
+def attend_backward(q: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None, None), order='C', device='cpu', writable=False)], k: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None, None), order='C', device='cpu', writable=False)], v: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None, None), order='C', device='cpu', writable=False)], lengths: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], *, scale: float, dout: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None, None), order='C', device='cpu', writable=False)], dq: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None, None), order='C', device='cpu')], dk: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None, None), order='C', device='cpu')], dv: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None, None), order='C', device='cpu')], isa: str | None = None) -> None:
+    """Gradients of `attend`; shapes as there."""
+
 def embed(words: Annotated[NDArray, dict(shape=(None, None), order='C', device='cpu', writable=False)], type: str, *, scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, positions: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], types: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None = None, token_ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], position_ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], token_types: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Activations) -> None:
     """
     out = rows of words, positions and types, added up; nothing else of the tables is read.

@@ -27,6 +27,7 @@ from pruneonce.batching import BatchPlan, ExampleKey
 from pruneonce.checkpoints import PREFIX, latest_complete, mark_complete, remove_incomplete
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import cannot_write
+from pruneonce.native_attention import use_native_attention
 from pruneonce.objectives import Batch, Objective
 from pruneonce.progress import Advance
 from pruneonce.pruning.pruner import MaskedLinear, Pruner
@@ -81,6 +82,7 @@ def _train(run: TrainingRun, arguments: TrainingArguments, checkpoints: Path) ->
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     if run.pruner is not None:
         run.pruner.compute_dense()
+        _match_attention(run)
         _check_same_masks(run.pruner.digests())
     log: list[dict[str, float]] = [entry for entry in trainer.state.log_history if "loss" in entry]
     return log
@@ -224,6 +226,7 @@ class StageTrainer(Trainer):
             )
         if self.run.pruner is not None:
             self.run.pruner.load_state(load_file(folder / PRUNER_FILE))
+            _match_attention(self.run)
         if self.run.quantizer is not None:
             self.run.quantizer.load_state(load_file(folder / QUANTIZER_FILE))
 
@@ -289,6 +292,13 @@ def _choose_kernels(run: TrainingRun) -> None:
         masked = {name: layer for name, layer in pruner.layers.items() if isinstance(layer, MaskedLinear)}
         names = layers_faster_sparse(masked, autocast_of(run.training))
     pruner.compute_sparse(_first_process_says(names))
+    _match_attention(run)
+
+
+def _match_attention(run: TrainingRun) -> None:
+    """A model with sparse layers attends by our kernels as well: beside those, torch's take a third of the step."""
+    if run.pruner is not None:
+        use_native_attention(run.hub_model, run.pruner.computes_sparse)
 
 
 def _first_process_says(names: list[str]) -> list[str]:

@@ -99,6 +99,11 @@ class Pruner:
                 _forget_mask(layer)
                 make_sparse(layer, mask)
 
+    @property
+    def computes_sparse(self) -> bool:
+        """True if any layer trains its non-zeros alone."""
+        return any(isinstance(layer, SparseLinear) for layer in self.layers.values())
+
     def compute_dense(self) -> None:
         """Undo `compute_sparse`; the parameters of those layers are new objects."""
         for layer in self.layers.values():

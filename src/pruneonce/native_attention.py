@@ -1,0 +1,103 @@
+"""Attention of a transformers model by our kernels, forward and backward, in float32 on CPUs.
+
+It is an attention implementation like "sdpa", and hands over to that where the kernels do not fit: dropout within
+attention, other number types, masks that are not padding at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from pruneonce import _native
+
+NAME = "pruneonce"
+FALLBACK = "sdpa"
+HEAD_SIZE_MULTIPLE = 16  # of the kernels
+
+
+def use_native_attention(model: Any, native: bool) -> None:
+    """Let a transformers model attend by our kernels, or by torch's again. Its folder will not show it."""
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, _lengths_or_mask)
+    if native or model.config._attn_implementation == NAME:
+        model.set_attn_implementation(NAME if native else FALLBACK)
+
+
+def _lengths_or_mask(*arguments: Any, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
+    """What `_attention` gets as its mask: int64 [sequences], the real tokens of each; or torch's mask."""
+    if attention_mask is not None and attention_mask.dim() == 2 and options.get("q_length") == attention_mask.shape[1]:
+        real = attention_mask.to(torch.bool)
+        lengths = real.sum(dim=1)
+        if bool(lengths.min() > 0) and torch.equal(real, _real_tokens(lengths, real.shape[1])):
+            return lengths
+    return sdpa_mask(*arguments, attention_mask=attention_mask, **options)
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """query, key, value: [sequences, heads, tokens, head size] -> [sequences, tokens, heads, head size]."""
+    lengths_or_none = attention_mask is None or attention_mask.dim() == 1
+    fits = all(each.dtype == torch.float32 and each.device.type == "cpu" for each in (query, key, value))
+    fits = fits and query.shape == key.shape == value.shape and query.shape[-1] % HEAD_SIZE_MULTIPLE == 0
+    if lengths_or_none and fits and dropout == 0.0 and scaling is not None:
+        lengths = attention_mask
+        if lengths is None:
+            lengths = torch.full((query.shape[0],), query.shape[2])
+        return _Attend.apply(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), lengths, scaling), None
+    if attention_mask is not None and attention_mask.dim() == 1:
+        attention_mask = _real_tokens(attention_mask, key.shape[2])[:, None, None, :]
+    forward: Callable[..., tuple[Tensor, None]] = sdpa_attention_forward
+    return forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options)
+
+
+def _real_tokens(lengths: Tensor, tokens: int) -> Tensor:
+    """bool [sequences, tokens]: the first of each sequence."""
+    return torch.arange(tokens, device=lengths.device) < lengths[:, None]
+
+
+class _Attend(torch.autograd.Function):
+    """softmax(q kᵀ · scale) v. q, k, v and the result: [sequences, tokens, heads, head size]; padding gives 0."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, scale: float) -> Tensor:
+        q, k, v = (each.contiguous() for each in (q, k, v))
+        out = torch.empty_like(q)
+        _native.attend(q.numpy(), k.numpy(), v.numpy(), lengths.numpy(), scale=scale, out=out.numpy())
+        ctx.save_for_backward(q, k, v, lengths)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, lengths = (each.numpy() for each in ctx.saved_tensors)
+        dq, dk, dv = (torch.empty(q.shape) for _ in range(3))
+        dout = gradient.contiguous()
+        _native.attend_backward(
+            q,
+            k,
+            v,
+            lengths,
+            scale=ctx.scale,
+            dout=dout.numpy(),
+            dq=dq.numpy(),
+            dk=dk.numpy(),
+            dv=dv.numpy(),
+        )
+        return dq, dk, dv, None, None
