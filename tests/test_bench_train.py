@@ -113,6 +113,16 @@ def test_report_has_a_table_of_the_step_and_one_of_its_parts(record_file, tmp_pa
     assert "## Speed" not in markdown, "no inference was measured"
 
 
+def test_the_command_prints_tables_or_the_record(record_file, sparse_bert, pruneonce, monkeypatch):
+    record = read_json(record_file)
+    monkeypatch.setattr(training_run, "run_on_folder", lambda *_: record)
+    code, out, err = pruneonce("bench-train", sparse_bert)
+    assert code == 0, err
+    for word in (*SUBJECTS, *PARTS, "13 of 13 layers", "17,408 prunable weights", "loss of the first step"):
+        assert word in out
+    assert json.loads(pruneonce("bench-train", sparse_bert, "--json")[1]) == record
+
+
 def fabricated():
     """A record of which every figure can be worked out by hand."""
     memory = {
@@ -183,7 +193,7 @@ answers = sys.stdout.buffer
 receive(sys.stdin.buffer)
 send(answers, {"kernels": {}})
 receive(sys.stdin.buffer)
-send(answers, {"answer": {}})
+send(answers, {"answer": {"loss": 1.0}})
 receive(sys.stdin.buffer)
 os.kill(os.getpid(), signal.SIGKILL)
 """

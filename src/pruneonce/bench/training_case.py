@@ -21,7 +21,7 @@ class TrainingCase:
     """A batch of random words, a model folder and how it is trained."""
 
     folder: str
-    task: Literal["classification", "question_answering"]
+    task: str  # of TASKS
     sequences: int
     tokens: int  # of each sequence
     threads: int

@@ -7,7 +7,7 @@ import datetime
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from pruneonce.bench.training_results import FORMAT, KIND
 from pruneonce.bench.worker import Worker
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import read_json
-from pruneonce.model_folder import read_architecture, read_matrices, require_folder
+from pruneonce.model_folder import read_matrices, require_folder
 from pruneonce.progress import Advance
 from pruneonce.provenance import library_versions
 
@@ -112,12 +112,12 @@ def _run(folder: Path, name: str, shape: str, options: TrainingOptions, on_progr
     planned = [
         TrainingCase(
             str(folder.resolve()),
-            options.task,  # type: ignore[arg-type]  # checked before
+            options.task,
             sequences,
             tokens,
             options.threads,
             options.dropout,
-            options.kernel,  # type: ignore[arg-type]
+            options.kernel,  # type: ignore[arg-type]  # checked before
         )
         for sequences, tokens in grid
     ]
@@ -163,7 +163,6 @@ def _describe(folder: Path, name: str, shape: str) -> tuple[TrainedModel, int]:
             f"{folder} has no zeros (less than {LOCKED_FROM:.0%} in every prunable matrix), so there is nothing to "
             "compare: give a pruned model, or --shape and --sparsity"
         )
-    read_architecture(path)
     return model, int(read_json(path / "config.json")["max_position_embeddings"])
 
 
@@ -187,6 +186,7 @@ def _measure(case: TrainingCase, steps: int, advance: Callable[[int, str], None]
 
         advance(0, "first step")
         taken = [ask("step")]
+        check_losses(_losses(taken))
         ask("forget_peak")
         for step in range(steps):
             advance(step, "steps")
@@ -194,7 +194,7 @@ def _measure(case: TrainingCase, steps: int, advance: Callable[[int, str], None]
         advance(steps, "steps")
         memory = ask("memory")
         parts = ask("step_by_parts")
-    losses = {name: [each[name]["loss"] for each in taken] for name in SUBJECTS}
+    losses = _losses(taken)
     check_losses(losses)
     return {
         "name": case.name,
@@ -206,6 +206,10 @@ def _measure(case: TrainingCase, steps: int, advance: Callable[[int, str], None]
         "memory": memory,
         "parts": parts,
     }
+
+
+def _losses(taken: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    return {name: [step[name]["loss"] for step in taken] for name in SUBJECTS}
 
 
 def _start(name: str, logs: Path) -> Worker:
