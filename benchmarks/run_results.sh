@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures what docs/results.md shows: some twenty minutes on two cores with nothing else running.
+# Measures what docs/results.md shows: some thirty minutes on two cores with nothing else running.
 #   bash benchmarks/run_results.sh [DEEPSPARSE_PYTHON]     # without one, DeepSparse is left out
 #   pruneonce report benchmarks/results/*.json --markdown docs/results.md --html runs/results.html
 # A record that is there already is kept; delete it to measure again.
@@ -20,6 +20,13 @@ measure() {
   [ -f "$file" ] || .venv/bin/pruneonce bench "${sparse_rival[@]}" --json "$file" "$@"
 }
 
+# measure_step NAME OPTIONS…
+measure_step() {
+  local file=$out/$1.json
+  shift
+  [ -f "$file" ] || .venv/bin/pruneonce bench-train --sparsity 0.9 --out "$file" "$@"
+}
+
 measure base-90 --random bert-base --grid 1x32,1x128,16x128,1x384 --rounds 9 --against $all
 measure base-90-blocks --random bert-base --pattern 1x4 --grid 1x32,1x128,16x128 --rounds 9 --against ${all#torch,onnxruntime,}
 measure base-80-blocks --random bert-base --pattern 1x4 --sparsity 0.8 --grid 1x32,1x128,16x128 --rounds 9 --against openvino
@@ -36,3 +43,7 @@ done
 for sparsity in 50 70; do
   measure base-$sparsity-blocks --random bert-base --pattern 1x4 --sparsity 0.$sparsity --grid 1x32,1x128,16x128 --rounds 5 --against openvino
 done
+# A step of fine-tuning.
+measure_step step-base-90 --shape bert-base --cases 16x128 --steps 10
+measure_step step-base-90-spans --shape bert-base --task question_answering --cases 8x384 --steps 7
+measure_step step-minilm-90 --shape minilm --cases 16x128 --steps 20

@@ -217,7 +217,7 @@ def study(
 
 @app.command()
 def report(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Studies, runs, or records of bench --json.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Studies, runs, or records of bench.")],
     markdown: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Default report.md in the first folder.")
     ] = None,
@@ -475,6 +475,52 @@ def bench(
         _console().print(table)
     for line in [*results.accuracy_lines(record), *results.mixed_lines(record)]:
         _console().print(line)
+
+
+@app.command("bench-train")
+def bench_train(
+    model: Annotated[Path | None, typer.Argument(help="A model folder with zeros.")] = None,
+    shape: Annotated[str, typer.Option(help="No MODEL but bert-base, bert-large, distilbert or minilm.")] = "",
+    sparsity: Annotated[float | None, typer.Option(help="Of --shape, as in 0.9.")] = None,
+    cases: Annotated[str, typer.Option(help="Batches, SEQUENCESxTOKENS each.")] = "16x128",
+    task: Annotated[str, typer.Option(help="classification or question_answering.")] = "classification",
+    steps: Annotated[int, typer.Option(min=1, help="Measured ones, after one that is not.")] = 10,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of every training; default one per core.")] = None,
+    dropout: Annotated[float, typer.Option(help="Of every training.")] = 0.0,
+    kernel: Annotated[str, typer.Option(help="Of ours: auto, as finetune chooses, or sparse.")] = "auto",
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Keep the record, for `report`.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """Measure a step of fine-tuning beside dense PyTorch and masks: same batch, in turn, losses compared."""
+    from pruneonce.bench import training_results as results
+    from pruneonce.bench.training_run import TrainingOptions, run_on_folder, run_on_random
+
+    if (model is None) == (not shape):
+        raise UsageError("one model folder is expected, or --shape bert-base --sparsity 0.9")
+    if (sparsity is None) != (not shape):
+        raise UsageError("--shape and --sparsity go together, as in --shape bert-base --sparsity 0.9")
+    options = TrainingOptions(cases, task, threads or _cores(), steps, dropout, kernel)
+    with progress_bar("bench-train") as advance:
+        if model is not None:
+            record = run_on_folder(model, options, advance)
+        else:
+            assert sparsity is not None
+            record = run_on_random(shape, sparsity, options, advance)
+    if out is not None:
+        write_json(out, record)
+    if as_json:
+        _print_json(record)
+        return
+    for line in results.summary(record):
+        _console().print(line)
+    for columns, rows in (
+        (results.COLUMNS[1:], results.step_rows(record)),
+        (results.share_columns([record])[1:], results.share_rows([record])),
+    ):
+        table = Table(*columns)
+        for row in rows:
+            table.add_row(*row[1:])
+        _console().print(table)
 
 
 @app.command()

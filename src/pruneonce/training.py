@@ -69,7 +69,7 @@ def train(run: TrainingRun) -> list[dict[str, float]]:
     checkpoints = checkpoints_folder(run.folder)
     arguments = _arguments(run, checkpoints)
     with torch_threads():
-        _choose_kernels(run)
+        choose_kernels(run)
         return _train(run, arguments, checkpoints)
 
 
@@ -271,7 +271,7 @@ def accumulation_for(training: Training, processes: int) -> int:
     return -(-share // (training.micro_batch_size or share))
 
 
-def _choose_kernels(run: TrainingRun) -> None:
+def choose_kernels(run: TrainingRun) -> None:
     """Let layers with locked zeros train their non-zeros alone where that is faster. A checkpoint overrules it."""
     pruner, kernel = run.pruner, run.training.kernel
     locked = pruner is not None and pruner.schedule is None and run.quantizer is None

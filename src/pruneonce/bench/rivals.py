@@ -9,9 +9,7 @@ import contextlib
 import importlib.util
 import logging
 import os
-import subprocess
 import sys
-import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,11 +18,11 @@ import numpy as np
 
 from pruneonce import __version__, _native
 from pruneonce.bench.cases import Batch
-from pruneonce.bench.deepsparse_worker import receive, send
 from pruneonce.bench.measure import Call, timed
 from pruneonce.bench.subject import Subject
+from pruneonce.bench.worker import Worker
 from pruneonce.doctor import instruction_sets
-from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.errors import UsageError
 from pruneonce.export import export_packed
 from pruneonce.packing import Array
 
@@ -195,23 +193,23 @@ class DeepSparse:
     ) -> None:
         self.name = "deepsparse-int8" if calibration else "deepsparse"
         self._subject, self._work, self._threads, self._calibration = subject, work, threads, calibration
-        self._log = work / f"{self.name}.log"
         self._loaded: tuple[tuple[int, int], tuple[str, ...]] | None = None  # shape, names of inputs
-        worker = Path(__file__).with_name("deepsparse_worker.py")
-        with open(self._log, "wb") as log:
-            self._process = subprocess.Popen(
-                [str(python), "-I", str(worker)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
-            )
-        weakref.finalize(self, _end, self._process)
-        self.version = str(self._answer()[0]["version"])
+        script = Path(__file__).with_name("deepsparse_worker.py")
+        self._worker = Worker(
+            "deepsparse",
+            [str(python), "-I", str(script)],
+            work / f"{self.name}.log",
+            advice=f"Check its installation: {DEEPSPARSE_HELP}",
+        )
+        self.version = str(self._worker.answer()[0]["version"])
 
     def prepare(self, batch: Batch) -> Call:
         if self._loaded is None or self._loaded[0] != batch.shape:
             self._loaded = batch.shape, self._load(batch.shape)
-        self._ask({"inputs": True}, batch.padded()[: len(self._loaded[1])])
+        self._worker.ask({"inputs": True}, batch.padded()[: len(self._loaded[1])])
 
         def call() -> tuple[float, Array]:
-            message, arrays = self._ask({"run": True})
+            message, arrays = self._worker.ask({"run": True})
             return float(message["seconds"]), arrays[0]
 
         return call
@@ -225,41 +223,12 @@ class DeepSparse:
             from pruneonce.bench.onnx_files import quantize_onnx
 
             file = quantize_onnx(file, inputs, self._calibration, shape)
-        self._ask({"load": str(file), "batch": shape[0], "cores": self._threads})
+        self._worker.ask({"load": str(file), "batch": shape[0], "cores": self._threads})
         return inputs
 
     def close(self) -> None:
         """End the process."""
-        _end(self._process)
-
-    def _ask(self, message: dict[str, Any], arrays: tuple[Array, ...] = ()) -> tuple[dict[str, Any], list[Array]]:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # the answer says why
-            send(self._process.stdin, message, arrays)
-        return self._answer()
-
-    def _answer(self) -> tuple[dict[str, Any], list[Array]]:
-        assert self._process.stdout is not None
-        try:
-            return receive(self._process.stdout)
-        except EOFError as error:
-            self.close()
-            lines = self._log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-            raise PruneonceError(
-                f"deepsparse has ended: {lines[-1]}. Check its installation: {DEEPSPARSE_HELP}"
-            ) from error
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            with contextlib.suppress(BrokenPipeError):
-                stream.close()
-    try:
-        process.wait(timeout=10)  # it ends when its input does
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        self._worker.close()
 
 
 def make_rivals(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pruneonce.aggregate import Summary, summarise_metrics
-from pruneonce.bench import results
+from pruneonce.bench import results, training_results
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import read_json
 from pruneonce.model_folder import WEIGHTS_FILE
@@ -86,6 +86,7 @@ class Material:
     reference: str = ""  # method that the others are compared with
     language_models: list[Run] = field(default_factory=list)
     benches: list[dict[str, Any]] = field(default_factory=list)
+    training_benches: list[dict[str, Any]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)  # what a reader would look for in vain, and why
 
     @property
@@ -122,7 +123,7 @@ def collect(paths: Sequence[Path]) -> Material:
         if (study := find_study(path)) is not None:
             _add_study(material, study.parent, read_study(study))
         elif path.is_file():
-            material.benches.append(results.load(path))
+            _add_record(material, path)
         else:
             _add_runs(material, path)
     if not material.baseline:
@@ -183,6 +184,13 @@ def _add_study(material: Material, folder: Path, study: StudyRecord) -> None:
             chain = tuple(run for name in done[0]["chain"] if (run := runs.get(name)) is not None)
             material.groups.append(Group(method, sparsity, task, ends, chain))
     material.language_models += [run for run in runs.values() if run is not None and not run.task]
+
+
+def _add_record(material: Material, file: Path) -> None:
+    if training_results.is_training(read_json(file)):
+        material.training_benches.append(training_results.load(file))
+    else:
+        material.benches.append(results.load(file))
 
 
 def _add_runs(material: Material, path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pruneonce.aggregate import Summary, summarise
+from pruneonce.bench import training_results
 from pruneonce.bench.measure import paired_ratio
 from pruneonce.bench.results import BASELINE
 from pruneonce.comparison import CONFIDENCE, Comparison, compare
@@ -38,6 +39,8 @@ def tables(material: Material) -> list[TextTable]:
         metrics_table(material),
         budget_table(material),
         language_model_table(material),
+        training_step_table(material),
+        training_share_table(material),
     ]
     return [table for table in made if table.rows]
 
@@ -176,6 +179,28 @@ def language_model_table(material: Material) -> TextTable:
     ]
     titles = ("masked-LM loss", "masked-LM accuracy", "perplexity", "next-sentence accuracy")
     return TextTable("Language models", ("run", "stage", "zeros", "steps", *titles), tuple(rows), "On held-out text.")
+
+
+def training_step_table(material: Material) -> TextTable:
+    """What a step of fine-tuning takes: ours, dense and masked."""
+    records = material.training_benches
+    rows = [row for record in records for row in training_results.step_rows(record)]
+    said = [training_results.conditions(record) for record in records]
+    said += [
+        f"{record['model']['name']}, {training_results.case_name(record, case)}: "
+        f"{training_results.kernel_choice(case)}."
+        for record in records
+        for case in record["cases"]
+    ]
+    note = " ".join([training_results.NOTE, *dict.fromkeys(said)])
+    return TextTable("A training step", training_results.COLUMNS, tuple(rows), note, left=3)
+
+
+def training_share_table(material: Material) -> TextTable:
+    """Where the time of such a step goes."""
+    records = material.training_benches
+    columns, rows = training_results.share_columns(records), training_results.share_rows(records)
+    return TextTable("Parts of a training step", columns, tuple(rows), training_results.SHARE_NOTE, left=3)
 
 
 def comparison_table(found: list[Comparison], a: str, b: str) -> TextTable:

@@ -121,12 +121,7 @@ def lock_zeros(model: Any, recipe: FinetuneRecipe | QuantizeRecipe) -> Pruner | 
     """Masks over the matrices that have zeros, checked against the parent's record; None for a dense model."""
     if recipe.lock == "off":
         return None
-    architecture = architecture_of(model.config.model_type)
-    names = [
-        name
-        for name in prunable_linears(linear_names(model), architecture)
-        if float((model.get_submodule(name).weight == 0).float().mean()) >= LOCKED_FROM
-    ]
+    names = names_with_zeros(model)
     if not names:
         if recipe.lock == "require":
             raise UsageError(
@@ -137,9 +132,19 @@ def lock_zeros(model: Any, recipe: FinetuneRecipe | QuantizeRecipe) -> Pruner | 
     pruner = Pruner(model, names)
     parent = read_provenance(recipe.model)
     if parent is not None:
+        architecture = architecture_of(model.config.model_type)
         digests = {encoder_name(name, architecture): digest for name, digest in pruner.digests().items()}
         check_masks(parent.masks, digests, where=str(recipe.model))
     return pruner
+
+
+def names_with_zeros(model: Any) -> list[str]:
+    """Prunable linear layers of a transformers model that have been pruned."""
+    return [
+        name
+        for name in prunable_linears(linear_names(model), architecture_of(model.config.model_type))
+        if float((model.get_submodule(name).weight == 0).float().mean()) >= LOCKED_FROM
+    ]
 
 
 def task_inputs(recipe: FinetuneRecipe | QuantizeRecipe, task: Task) -> dict[str, str]:
