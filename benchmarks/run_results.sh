@@ -24,7 +24,7 @@ measure() {
 measure_step() {
   local file=$out/$1.json
   shift
-  [ -f "$file" ] || .venv/bin/pruneonce bench-train --sparsity 0.9 --out "$file" "$@"
+  [ -f "$file" ] || .venv/bin/pruneonce bench-train --json "$file" "$@"
 }
 
 measure base-90 --random bert-base --grid 1x32,1x128,16x128,1x384 --rounds 9 --against $all
@@ -44,6 +44,6 @@ for sparsity in 50 70; do
   measure base-$sparsity-blocks --random bert-base --pattern 1x4 --sparsity 0.$sparsity --grid 1x32,1x128,16x128 --rounds 5 --against openvino
 done
 # A step of fine-tuning.
-measure_step step-base-90 --shape bert-base --cases 16x128 --steps 10
-measure_step step-base-90-spans --shape bert-base --task question_answering --cases 8x384 --steps 7
-measure_step step-minilm-90 --shape minilm --cases 16x128 --steps 20
+measure_step step-base-90 --random bert-base --grid 16x128 --rounds 10
+measure_step step-base-90-spans --random bert-base --task question_answering --grid 8x384 --rounds 7
+measure_step step-minilm-90 --random minilm --grid 16x128 --rounds 20

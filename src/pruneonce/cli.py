@@ -480,37 +480,32 @@ def bench(
 @app.command("bench-train")
 def bench_train(
     model: Annotated[Path | None, typer.Argument(help="A model folder with zeros.")] = None,
-    shape: Annotated[str, typer.Option(help="No MODEL but bert-base, bert-large, distilbert or minilm.")] = "",
-    sparsity: Annotated[float | None, typer.Option(help="Of --shape, as in 0.9.")] = None,
-    cases: Annotated[str, typer.Option(help="Batches, SEQUENCESxTOKENS each.")] = "16x128",
+    random: Annotated[str, typer.Option(help="No MODEL but bert-base, bert-large, distilbert or minilm.")] = "",
+    sparsity: Annotated[float, typer.Option(help="Of --random.")] = 0.9,
+    grid: Annotated[str, typer.Option(help="Batches, SEQUENCESxTOKENS each.")] = "16x128",
     task: Annotated[str, typer.Option(help="classification or question_answering.")] = "classification",
-    steps: Annotated[int, typer.Option(min=1, help="Measured ones, after one that is not.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Measured steps of each, after one that is not.")] = 10,
     threads: Annotated[int | None, typer.Option(min=1, help="Of every training; default one per core.")] = None,
     dropout: Annotated[float, typer.Option(help="Of every training.")] = 0.0,
     kernel: Annotated[str, typer.Option(help="Of ours: auto, as finetune chooses, or sparse.")] = "auto",
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Keep the record, for `report`.")] = None,
-    as_json: JSON = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Keep the raw timings, for `report`.")
+    ] = None,
 ) -> None:
     """Measure a step of fine-tuning beside dense PyTorch and masks: same batch, in turn, losses compared."""
     from pruneonce.bench import training_results as results
     from pruneonce.bench.training_run import TrainingOptions, run_on_folder, run_on_random
 
-    if (model is None) == (not shape):
-        raise UsageError("one model folder is expected, or --shape bert-base --sparsity 0.9")
-    if (sparsity is None) != (not shape):
-        raise UsageError("--shape and --sparsity go together, as in --shape bert-base --sparsity 0.9")
-    options = TrainingOptions(cases, task, threads or _cores(), steps, dropout, kernel)
+    if (model is None) == (not random):
+        raise UsageError("one model folder is expected, or --random bert-base")
+    options = TrainingOptions(grid, task, threads or _cores(), rounds, dropout, kernel)
     with progress_bar("bench-train") as advance:
         if model is not None:
             record = run_on_folder(model, options, advance)
         else:
-            assert sparsity is not None
-            record = run_on_random(shape, sparsity, options, advance)
-    if out is not None:
-        write_json(out, record)
-    if as_json:
-        _print_json(record)
-        return
+            record = run_on_random(random, sparsity, options, advance)
+    if json_file is not None:
+        write_json(json_file, record)
     for line in results.summary(record):
         _console().print(line)
     for columns, rows in (

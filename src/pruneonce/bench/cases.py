@@ -82,16 +82,16 @@ class Inputs:
         return np.array([self._special["cls"], *words, self._special["sep"]], np.int64)
 
 
-def parse_grid(text: str, max_tokens: int, *, option: str = "--grid") -> list[tuple[int, int]]:
+def parse_grid(text: str, max_tokens: int) -> list[tuple[int, int]]:
     """ "1x32,16x128" -> [(1, 32), (16, 128)]: (sequences, tokens each). UsageError says which cell is wrong."""
     cells = []
     for cell in text.split(","):
         match = re.fullmatch(r"\s*([1-9]\d{0,4})x([1-9]\d{0,4})\s*", cell)
         if not match:
-            raise UsageError(f"{option} cell '{cell}' is not SEQUENCESxTOKENS, as in 16x128")
+            raise UsageError(f"--grid cell '{cell}' is not SEQUENCESxTOKENS, as in 16x128")
         sequences, tokens = int(match[1]), int(match[2])
         if not 2 <= tokens <= max_tokens:
-            raise UsageError(f"{option} cell '{cell}': this model takes 2 to {max_tokens} tokens")
+            raise UsageError(f"--grid cell '{cell}': this model takes 2 to {max_tokens} tokens")
         cells.append((sequences, tokens))
     return cells
 

@@ -29,17 +29,17 @@ LOSSES_TOLERANCE = 1e-3  # of the later steps of ours and masked, relative to th
 # Longer than the threads of an OpenMP pool spin for work, on the next subject's cores, before they sleep.
 PAUSE_SECONDS = 0.05
 KERNELS = ("auto", "sparse")
-ADVICE = "If memory ran out: three trainings need room at once, so try smaller --cases"
+ADVICE = "If memory ran out: three trainings need room at once, so try a smaller --grid"
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
     """What the command line asks for."""
 
-    cases: str  # "16x128,8x384": sequences x tokens
+    grid: str  # "16x128,8x384": sequences x tokens
     task: str  # of TASKS
     threads: int
-    steps: int = 10  # measured, after one that is not
+    rounds: int = 10  # measured, after one that is not
     dropout: float = 0.0
     kernel: str = "auto"  # of ours: of KERNELS
 
@@ -68,7 +68,7 @@ def run_on_random(shape: str, sparsity: float, options: TrainingOptions, on_prog
     """Measure steps of a known shape with random weights, `sparsity` of every prunable matrix zeros."""
     _check(options)
     if shape not in SHAPES:
-        raise UsageError(f"--shape '{shape}' is unknown: expected one of {', '.join(SHAPES)}")
+        raise UsageError(f"--random '{shape}' is unknown: expected one of {', '.join(SHAPES)}")
     from pruneonce.language_model import quiet_transformers
 
     quiet_transformers()
@@ -92,7 +92,7 @@ def check_losses(losses: dict[str, list[float]]) -> None:
         if not abs(mine - other) <= LOSSES_TOLERANCE * abs(first):
             raise PruneonceError(
                 f"at step {step} the loss is {other:.6g} by {MASKED}, and {mine:.6g} by {OURS}: expected the same "
-                f"within {LOSSES_TOLERANCE:g} of the first. Try fewer --steps: rounding grows from step to step"
+                f"within {LOSSES_TOLERANCE:g} of the first. Try fewer --rounds: rounding grows from step to step"
             )
 
 
@@ -100,15 +100,15 @@ def _check(options: TrainingOptions) -> None:
     for option, value, known in (("--task", options.task, tuple(TASKS)), ("--kernel", options.kernel, KERNELS)):
         if value not in known:
             raise UsageError(f"{option} '{value}' is unknown: expected one of {', '.join(known)}")
-    if min(options.threads, options.steps) < 1:
-        raise UsageError("--threads and --steps must be at least 1")
+    if min(options.threads, options.rounds) < 1:
+        raise UsageError("--threads and --rounds must be at least 1")
     if not 0 <= options.dropout < 1:
         raise UsageError(f"--dropout {options.dropout}: expected at least 0 and less than 1")
 
 
 def _run(folder: Path, name: str, shape: str, options: TrainingOptions, on_progress: Advance) -> dict[str, Any]:
     model, max_tokens = _describe(folder, name, shape)
-    grid = parse_grid(options.cases, max_tokens, option="--cases")
+    grid = parse_grid(options.grid, max_tokens)
     planned = [
         TrainingCase(
             str(folder.resolve()),
@@ -126,9 +126,9 @@ def _run(folder: Path, name: str, shape: str, options: TrainingOptions, on_progr
     for number, case in enumerate(planned):
 
         def advance(step: int, note: str, number: int = number, case: TrainingCase = case) -> None:
-            on_progress(number * options.steps + step, len(planned) * options.steps, f"{case.name}: {note}")
+            on_progress(number * options.rounds + step, len(planned) * options.rounds, f"{case.name}: {note}")
 
-        cases.append(_measure(case, options.steps, advance))
+        cases.append(_measure(case, options.rounds, advance))
     here = machine.best_of(here, machine.describe(options.threads))
     return {
         "kind": KIND,
@@ -140,7 +140,7 @@ def _run(folder: Path, name: str, shape: str, options: TrainingOptions, on_progr
         "subjects": SUBJECTS,
         "task": options.task,
         "threads": options.threads,
-        "steps": options.steps,
+        "steps": options.rounds,
         "warmup": 1,
         "dropout": options.dropout,
         "precision": "fp32",
@@ -161,7 +161,7 @@ def _describe(folder: Path, name: str, shape: str) -> tuple[TrainedModel, int]:
     if not any(matrix.sparsity >= LOCKED_FROM for matrix in matrices):
         raise UsageError(
             f"{folder} has no zeros (less than {LOCKED_FROM:.0%} in every prunable matrix), so there is nothing to "
-            "compare: give a pruned model, or --shape and --sparsity"
+            "compare: give a pruned model, or --random bert-base"
         )
     return model, int(read_json(path / "config.json")["max_position_embeddings"])
 

@@ -25,7 +25,7 @@ class SparseLinear(nn.Linear):
 
     values: nn.Parameter
     pattern: _native.SparseLinear
-    columns: np.ndarray[Any, np.dtype[np.int32]]  # [non-zeros]
+    columns: np.ndarray[Any, np.dtype[np.uint16]]  # [non-zeros]; the kernels take no more columns than that counts
     row_pointers: np.ndarray[Any, np.dtype[np.int64]]  # [rows + 1]
 
     def forward(self, input: Tensor) -> Tensor:
@@ -81,8 +81,8 @@ def make_sparse(layer: nn.Linear, mask: Tensor) -> None:
     del layer._parameters["weight"]
     layer.__class__ = SparseLinear
     assert isinstance(layer, SparseLinear)
-    layer.columns, layer.row_pointers = columns.astype(np.int32), pointers
-    layer.pattern = _native.SparseLinear(pointers, layer.columns, cols=layer.in_features)
+    layer.columns, layer.row_pointers = columns.astype(np.uint16), pointers
+    layer.pattern = _native.SparseLinear(pointers, columns.astype(np.int32), cols=layer.in_features)
     layer.values = nn.Parameter(values)
     layer.register_parameter("bias", bias)  # after the values, as in nn.Linear: the optimizer's order
 
