@@ -23,6 +23,7 @@ from test_training import (  # noqa: F401 - fixtures
     sparse_bert,
 )
 
+import pruneonce
 from pruneonce import training
 from pruneonce.errors import UsageError
 from pruneonce.inspection import inspect_folder
@@ -140,3 +141,75 @@ def test_kernel_for_zeros_without_zeros_is_one_line(tiny_bert, reviews, tmp_path
     code, _, error = pruneonce("finetune", recipe, "--kernel", "fast")
     assert code == 2
     assert "'training.kernel' must be one of 'auto', 'dense', 'sparse', got 'fast'" in error
+
+
+# ------------------------------------------------------------------------------------------- a loop of one's own
+
+
+def loop(model, batches, lr=1e-3):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.1)
+    losses = []
+    for batch in batches:
+        loss = model(**batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+@pytest.fixture
+def batches():
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {
+            "input_ids": torch.randint(5, 60, (4, 12), generator=generator),
+            "attention_mask": (torch.arange(12) < torch.tensor([12, 5, 9, 1])[:, None]).long(),
+            "labels": torch.tensor([0, 1, 1, 0]),
+        }
+        for _ in range(20)
+    ]
+
+
+def load(folder):
+    from transformers import AutoModelForSequenceClassification
+
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_pretrained(folder).eval()  # without dropout
+
+
+def test_a_loop_of_ones_own_trains_like_masks_and_leaves_an_ordinary_model(sparse_bert, batches, tmp_path):  # noqa: F811
+    models, curves = [], []
+    for kernel in ("dense", "sparse"):
+        model = load(sparse_bert)
+        zeros = {name: each == 0 for name, each in model.state_dict().items() if name.endswith("dense.weight")}
+        with pruneonce.sparse_training(model, kernel) as pruner:
+            assert pruner.computes_sparse == (kernel == "sparse")
+            curves.append(loop(model, batches))
+            model.save_pretrained(tmp_path / kernel)  # within, too
+        assert all(type(module) is not SparseLinear for module in model.modules())
+        assert all(torch.equal(each == 0, zeros[name]) for name, each in model.state_dict().items() if name in zeros)
+        models.append(model.state_dict())
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-3)
+    for name, value in models[0].items():
+        torch.testing.assert_close(models[1][name], value, atol=1e-3, rtol=1e-3, msg=name)
+        torch.testing.assert_close(load_file(tmp_path / "sparse" / "model.safetensors")[name], models[1][name])
+    assert loop(model, batches[:1], lr=0.0), "the model can still be trained"
+
+
+def test_a_loop_that_fails_leaves_an_ordinary_model_too(sparse_bert, batches):  # noqa: F811
+    model = load(sparse_bert)
+    expected = model(**batches[0]).logits.detach()
+    with pytest.raises(RuntimeError, match="out of batches"), pruneonce.sparse_training(model, "sparse"):
+        raise RuntimeError("out of batches")
+    assert all(type(module) is not SparseLinear for module in model.modules())
+    torch.testing.assert_close(model(**batches[0]).logits, expected)
+
+
+def test_a_model_without_zeros_is_refused(tiny_bert):
+    with (
+        pytest.raises(UsageError, match="no zeros to lock"),
+        pruneonce.sparse_training(load(tiny_bert)),
+    ):
+        pass

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pruneonce.pruning.schedules import PruningSchedule, cubic_sparsity, rewinding_factor
     from pruneonce.recipe import load_recipe
     from pruneonce.scoring import score_folder, score_packed
+    from pruneonce.sparse_finetuning import sparse_training
     from pruneonce.stages import StageOptions, run_finetune, run_prune, run_teacher
     from pruneonce.tasks import get_task
 
@@ -46,6 +47,7 @@ _MODULE_OF = {
     "run_teacher": "stages",
     "score_folder": "scoring",
     "score_packed": "scoring",
+    "sparse_training": "sparse_finetuning",
 }
 
 __all__ = [
@@ -69,6 +71,7 @@ __all__ = [
     "run_teacher",
     "score_folder",
     "score_packed",
+    "sparse_training",
 ]
 
 

@@ -22,19 +22,17 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import get_parameter_names
 
-from pruneonce import _native
 from pruneonce.batching import BatchPlan, ExampleKey
 from pruneonce.checkpoints import PREFIX, latest_complete, mark_complete, remove_incomplete
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import cannot_write
-from pruneonce.native_attention import use_native_attention
 from pruneonce.objectives import Batch, Objective
 from pruneonce.progress import Advance
-from pruneonce.pruning.pruner import MaskedLinear, Pruner
+from pruneonce.pruning.pruner import Pruner
 from pruneonce.pruning.torch_threads import torch_threads
-from pruneonce.pruning.training_kernel import layers_faster_sparse
 from pruneonce.quantization import Quantizer
 from pruneonce.recipe import Training
+from pruneonce.sparse_finetuning import compute_faster, match_attention
 
 PRUNER_FILE = "pruner.safetensors"
 QUANTIZER_FILE = "quantizer.safetensors"
@@ -82,7 +80,7 @@ def _train(run: TrainingRun, arguments: TrainingArguments, checkpoints: Path) ->
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     if run.pruner is not None:
         run.pruner.compute_dense()
-        _match_attention(run)
+        match_attention(run.hub_model, run.pruner)
         _check_same_masks(run.pruner.digests())
     log: list[dict[str, float]] = [entry for entry in trainer.state.log_history if "loss" in entry]
     return log
@@ -226,7 +224,7 @@ class StageTrainer(Trainer):
             )
         if self.run.pruner is not None:
             self.run.pruner.load_state(load_file(folder / PRUNER_FILE))
-            _match_attention(self.run)
+            match_attention(self.run.hub_model, self.run.pruner)
         if self.run.quantizer is not None:
             self.run.quantizer.load_state(load_file(folder / QUANTIZER_FILE))
 
@@ -280,25 +278,8 @@ def choose_kernels(run: TrainingRun) -> None:
             'training.kernel = "sparse" is for fine-tuning with locked zeros: this run has none, or they are yet to be '
             'found, or it quantises; use "auto" or "dense"'
         )
-    if pruner is None or not locked or kernel == "dense":
-        return
-    if torch.accelerator.is_available():
-        if kernel == "sparse":
-            raise UsageError('training.kernel = "sparse" runs on CPUs: hide the accelerator or use "auto"')
-        return
-    _native.keep_freed_memory()
-    names = list(pruner.layers)
-    if kernel == "auto":
-        masked = {name: layer for name, layer in pruner.layers.items() if isinstance(layer, MaskedLinear)}
-        names = layers_faster_sparse(masked, autocast_of(run.training))
-    pruner.compute_sparse(_first_process_says(names))
-    _match_attention(run)
-
-
-def _match_attention(run: TrainingRun) -> None:
-    """A model with sparse layers attends by our kernels as well: beside those, torch's take a third of the step."""
-    if run.pruner is not None:
-        use_native_attention(run.hub_model, run.pruner.computes_sparse)
+    if pruner is not None and locked:
+        compute_faster(run.hub_model, pruner, kernel, autocast_of(run.training), agree=_first_process_says)
 
 
 def _first_process_says(names: list[str]) -> list[str]:

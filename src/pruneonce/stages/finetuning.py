@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from pruneonce.architectures import architecture_of, encoder_name, prunable_linears
+from pruneonce.architectures import architecture_of, encoder_name
 from pruneonce.distillation import freeze_teacher
 from pruneonce.errors import UsageError
 from pruneonce.files import sha256_file
@@ -18,11 +18,11 @@ from pruneonce.provenance import Provenance, check_masks, read_provenance
 from pruneonce.pruning.pruner import Pruner
 from pruneonce.recipe import FinetuneRecipe, QuantizeRecipe, Training
 from pruneonce.scoring import score
+from pruneonce.sparse_finetuning import LOCKED_FROM, names_with_zeros
 from pruneonce.stages.lifecycle import (
     StageOptions,
     begin_stage,
     complete_stage,
-    linear_names,
     set_dropout,
     total_steps,
 )
@@ -33,8 +33,6 @@ from pruneonce.tasks import Task
 from pruneonce.teacher_logits import teacher_logits
 from pruneonce.tokenization import load_tokenizer, special_token_ids
 from pruneonce.training import TrainingRun, autocast_of, checkpoints_folder, world_size
-
-LOCKED_FROM = 0.01  # a matrix with fewer zeros than this was not pruned; some trained weight may just be 0
 
 
 def run_finetune(recipe: FinetuneRecipe, options: StageOptions) -> Provenance:
@@ -136,15 +134,6 @@ def lock_zeros(model: Any, recipe: FinetuneRecipe | QuantizeRecipe) -> Pruner | 
         digests = {encoder_name(name, architecture): digest for name, digest in pruner.digests().items()}
         check_masks(parent.masks, digests, where=str(recipe.model))
     return pruner
-
-
-def names_with_zeros(model: Any) -> list[str]:
-    """Prunable linear layers of a transformers model that have been pruned."""
-    return [
-        name
-        for name in prunable_linears(linear_names(model), architecture_of(model.config.model_type))
-        if float((model.get_submodule(name).weight == 0).float().mean()) >= LOCKED_FROM
-    ]
 
 
 def task_inputs(recipe: FinetuneRecipe | QuantizeRecipe, task: Task) -> dict[str, str]:
