@@ -92,6 +92,17 @@ def tiny_distilbert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def two_threads():
+    """Kernels share their work out between two threads, on any machine."""
+    from pruneonce import _native
+
+    before = _native.num_threads()
+    _native.set_num_threads(2)
+    yield
+    _native.set_num_threads(before)
+
+
+@pytest.fixture
 def pruneonce(monkeypatch, capsys):
     """Call the command line; returns (exit code, standard output, standard error)."""
 

@@ -18,18 +18,11 @@ from pruneonce import _native
 from pruneonce.packing import dense, quantize_rows
 
 ISAS = _native.available_isas()
+pytestmark = pytest.mark.usefixtures("two_threads")
 # around the lanes (4, 8, 16) and panels (16, 32, 64 tokens) of every instruction set
 TOKENS = [1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 130]
 # around tiles of 96 to 384 rows and 48 to 384 columns
 SHAPES = [(1, 1), (5, 3), (6, 97), (95, 192), (97, 193), (385, 70), (12, 800), (800, 12)]
-
-
-@pytest.fixture(autouse=True)
-def two_threads():
-    before = _native.num_threads()
-    _native.set_num_threads(2)
-    yield
-    _native.set_num_threads(before)
 
 
 def activations(x, isa):

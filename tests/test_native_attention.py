@@ -16,14 +16,7 @@ from pruneonce import _native
 from pruneonce.native_attention import NAME, _Attend, use_native_attention
 
 ISAS = _native.available_isas()
-
-
-@pytest.fixture(autouse=True)
-def two_threads():
-    before = _native.num_threads()
-    _native.set_num_threads(2)
-    yield
-    _native.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 def by_torch(q, k, v, lengths, scale):

@@ -19,17 +19,10 @@ from pruneonce.pruning.sparse_linear import SparseLinear, make_dense, make_spars
 from pruneonce.pruning.torch_threads import torch_threads
 
 ISAS = _native.available_isas()
+pytestmark = pytest.mark.usefixtures("two_threads")
 TOKENS = [1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 130]
 SHAPES = [(1, 1), (5, 3), (6, 97), (95, 192), (97, 193), (385, 70), (12, 800), (800, 12)]
 NAN = np.float32("nan")
-
-
-@pytest.fixture(autouse=True)
-def two_threads():
-    before = _native.num_threads()
-    _native.set_num_threads(2)
-    yield
-    _native.set_num_threads(before)
 
 
 def sparse_matrix(generator, rows, cols, density):
