@@ -181,6 +181,14 @@ def test_what_the_kernels_do_not_fit_is_left_to_torch(reason, tiny_bert, monkeyp
     torch.testing.assert_close(model(**batch).logits, expected)
 
 
+def test_the_implementation_that_was_there_comes_back(tiny_bert):
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_bert, attn_implementation="eager")
+    for native in (False, True, True, False, False):
+        use_native_attention(model, native)
+        assert (model.config._attn_implementation == NAME) == native
+    assert model.config._attn_implementation == "eager"
+
+
 def test_a_saved_folder_does_not_show_it(tiny_bert, tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(tiny_bert)
     use_native_attention(model, True)

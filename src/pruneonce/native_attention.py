@@ -19,16 +19,20 @@ from transformers.masking_utils import sdpa_mask
 from pruneonce import _native
 
 NAME = "pruneonce"
-FALLBACK = "sdpa"
+BEFORE = "_attention_before_pruneonce"  # attribute of a model: the implementation it had
 HEAD_SIZE_MULTIPLE = 16  # of the kernels
 
 
 def use_native_attention(model: Any, native: bool) -> None:
-    """Let a transformers model attend by our kernels, or by torch's again. Its folder will not show it."""
+    """Let a transformers model attend by our kernels, or as it did before. Its folder will not show it."""
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, _lengths_or_mask)
-    if native or model.config._attn_implementation == NAME:
-        model.set_attn_implementation(NAME if native else FALLBACK)
+    now = model.config._attn_implementation
+    if native and now != NAME:
+        setattr(model, BEFORE, now)
+        model.set_attn_implementation(NAME)
+    elif not native and now == NAME:
+        model.set_attn_implementation(getattr(model, BEFORE, "sdpa"))
 
 
 def _lengths_or_mask(*arguments: Any, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
