@@ -294,14 +294,14 @@ def test_each_shape_and_density_is_measured_once_and_the_faster_kernel_taken(mon
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 16), nn.Linear(8, 16))
     with torch.no_grad():
         for index in (0, 1, 2):
-            model[index].weight[:, 1:] = 0
+            model[index].weight[:, 4:] = 0
     layers = Pruner(model, map(str, range(4))).layers
     timed = []
 
     def seconds(layer, autocast):
         timed.append(type(layer))
         dense = isinstance(layer, MaskedLinear)
-        return 2.0 if dense and float(layer.mask.float().mean()) < 0.5 else 1.0 if dense else 1.5
+        return 2.0 if dense and float(layer.mask.float().mean()) < 0.6 else 1.0 if dense else 1.5
 
     monkeypatch.setattr(training_kernel, "_seconds", seconds)
     assert training_kernel.layers_faster_sparse(layers) == ["0", "1", "2"]
@@ -309,9 +309,15 @@ def test_each_shape_and_density_is_measured_once_and_the_faster_kernel_taken(mon
     assert all(type(layer) is MaskedLinear for layer in model)
 
 
+def test_what_is_plain_is_not_measured_so_that_runs_compute_alike(monkeypatch):
+    masked, _, _ = pair(density=0.1)
+    monkeypatch.setattr(training_kernel, "_seconds", lambda layer, autocast: pytest.fail("measured"))
+    assert training_kernel.layers_faster_sparse({"0": masked[0]}) == ["0"]
+
+
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
 def test_measuring_leaves_the_model_as_it_was(autocast):
-    masked, _, _ = pair()
+    masked, _, _ = pair(density=0.5)
     before = copy.deepcopy(masked.state_dict())
     chosen = training_kernel.layers_faster_sparse({"0": masked[0]}, autocast)
     assert set(chosen) <= {"0"}

@@ -44,7 +44,7 @@ class Training:
     adam_epsilon: float = 1e-8
     dropout: float | None = None  # hidden and attention dropout; None: as the checkpoint's config says
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    # Of layers with locked zeros, on CPUs: sparse keeps and computes the non-zeros alone; auto measures what is faster.
+    # Of layers with locked zeros, on CPUs: sparse keeps and computes the non-zeros alone; auto: where that is faster.
     kernel: Literal["auto", "dense", "sparse"] = "auto"
     group_by_length: bool = True  # batches of similar lengths, so that little padding is computed
     log_steps: int | None = None  # optimizer steps between log lines; None: a hundredth of all
