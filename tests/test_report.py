@@ -137,6 +137,16 @@ def test_means_deviations_retention_and_differences_follow_from_the_folders(stud
     assert "100" in gains
 
 
+def test_what_two_studies_of_one_folder_share_is_shown_once(study, tmp_path):
+    (file,) = study.glob("*.study.json")
+    values = json.loads(file.read_text())
+    file.with_name("second.study.json").write_text(json.dumps(values | {"name": "second", "source": "again"}))
+    alone, _ = pages([file], tmp_path)
+    both, _ = pages([file, study / "second.study.json"], tmp_path)
+    assert both.splitlines()[0] == f"{alone.splitlines()[0]} and second"
+    assert both.split("## ", 1)[1] == alone.split("## ", 1)[1]
+
+
 def test_what_has_not_been_run_or_failed_is_said(study, tmp_path):
     for page in pages([study], tmp_path):
         text = page.split("Not there")[1]

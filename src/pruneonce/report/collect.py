@@ -166,7 +166,10 @@ def _in_percent(run: Run) -> dict[str, float]:
 
 def _add_study(material: Material, folder: Path, study: StudyRecord) -> None:
     runs = {name: read_run(folder / name) for name in study.runs}
-    material.title, material.source = study.name, study.source
+    # Studies that share a folder share runs: what a second one has in common with the first is shown once.
+    several = bool(material.groups or material.missing)
+    material.title = f"{material.title} and {study.name}" if several else study.name
+    material.source = f"{material.source} {study.name}: {study.source}" if several else study.source
     material.baseline, material.reference = study.baseline, study.reference
     material.titles |= study.methods
     squares: dict[tuple[str, float | None, str], list[dict[str, Any]]] = {}
@@ -178,12 +181,18 @@ def _add_study(material: Material, folder: Path, study: StudyRecord) -> None:
             if cell not in done:
                 reason = next((study.failures[name] for name in cell["chain"] if name in study.failures), "not run yet")
                 zeros = "" if sparsity is None else f" at {sparsity:.0%}"
-                material.missing.append(f"{method}{zeros} on {task}, seed {cell['seed']}: {reason}")
+                line = f"{method}{zeros} on {task}, seed {cell['seed']}: {reason}"
+                if line not in material.missing:
+                    material.missing.append(line)
         if done:
             ends = tuple(run for cell in done if (run := runs[cell["chain"][-1]]) is not None)
             chain = tuple(run for name in done[0]["chain"] if (run := runs.get(name)) is not None)
-            material.groups.append(Group(method, sparsity, task, ends, chain))
-    material.language_models += [run for run in runs.values() if run is not None and not run.task]
+            group = Group(method, sparsity, task, ends, chain)
+            if group not in material.groups:
+                material.groups.append(group)
+    known = {run.folder for run in material.language_models}
+    found = (run for run in runs.values() if run is not None and not run.task)
+    material.language_models += [run for run in found if run.folder not in known]
 
 
 def _add_record(material: Material, file: Path) -> None:
