@@ -315,6 +315,15 @@ def test_what_is_plain_is_not_measured_so_that_runs_compute_alike(monkeypatch):
     assert training_kernel.layers_faster_sparse({"0": masked[0]}) == ["0"]
 
 
+def test_a_plain_layer_does_not_decide_for_a_denser_one_of_its_shape(monkeypatch):
+    model = nn.Sequential(nn.Linear(200, 10), nn.Linear(200, 10))
+    with torch.no_grad():
+        for layer, kept in zip(model, (39, 41), strict=True):  # 19.5 % and 20.5 %
+            layer.weight[:, kept:] = 0
+    monkeypatch.setattr(training_kernel, "_seconds", lambda layer, autocast: float(isinstance(layer, SparseLinear)))
+    assert training_kernel.layers_faster_sparse(Pruner(model, ["0", "1"]).layers) == ["0"]
+
+
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
 def test_measuring_leaves_the_model_as_it_was(autocast):
     masked, _, _ = pair(density=0.5)

@@ -24,6 +24,7 @@ else:
     import tomli as tomllib
 
 Section = TypeVar("Section")
+TrainingKernel = Literal["auto", "dense", "sparse"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Training:
     dropout: float | None = None  # hidden and attention dropout; None: as the checkpoint's config says
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     # Of layers with locked zeros, on CPUs: sparse keeps and computes the non-zeros alone; auto: where that is faster.
-    kernel: Literal["auto", "dense", "sparse"] = "auto"
+    kernel: TrainingKernel = "auto"
     group_by_length: bool = True  # batches of similar lengths, so that little padding is computed
     log_steps: int | None = None  # optimizer steps between log lines; None: a hundredth of all
     checkpoint_steps: int | None = None  # optimizer steps between checkpoints; None: a tenth of all

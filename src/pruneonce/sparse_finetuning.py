@@ -15,7 +15,8 @@ from pruneonce.errors import UsageError
 from pruneonce.native_attention import use_native_attention
 from pruneonce.pruning.pruner import MaskedLinear, Pruner
 from pruneonce.pruning.torch_threads import torch_threads
-from pruneonce.pruning.training_kernel import TrainingKernel, layers_faster_sparse
+from pruneonce.pruning.training_kernel import layers_faster_sparse
+from pruneonce.recipe import TrainingKernel
 
 LOCKED_FROM = 0.01  # a matrix with fewer zeros than this was not pruned; some trained weight may just be 0
 
@@ -28,7 +29,9 @@ def sparse_training(model: Any, kernel: TrainingKernel = "auto") -> Iterator[Pru
     and after. State dicts and saved folders have ordinary weights at any time. On leaving, the model is an ordinary one
     again, with every zero where it was.
 
-    kernel: "auto" measures which layers gain, "sparse" takes all, "dense" masks them only. UsageError if the model has
+    Memory that is freed within stays with the process from then on, for the tensors of the next step (glibc).
+
+    kernel: "auto" takes the layers that gain, "sparse" all, "dense" masks them only. UsageError if the model has
     no zeros, or for "sparse" beside an accelerator.
 
     >>> with sparse_training(model):

@@ -51,11 +51,6 @@ class SparseLinear(nn.Linear):
         weight[self.places] = self.values.detach()
         return weight.view(self.out_features, self.in_features)
 
-    def take_dense_weight(self, weight: Tensor) -> None:
-        """Copy the values from a dense matrix; what lies behind the zeros is ignored."""
-        with torch.no_grad():
-            self.values.copy_(weight.reshape(-1)[self.places])
-
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, nonzeros={self.values.numel()}"
 

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import time
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from pruneonce.pruning.pruner import MaskedLinear
 from pruneonce.pruning.sparse_linear import make_sparse
 
-TrainingKernel = Literal["auto", "dense", "sparse"]
 # Density below which float32 layers need not be measured: dense ones do five times the arithmetic. So the usual run
 # computes alike whenever it is started; what a measurement decides may be decided otherwise the next time.
 SPARSE_BELOW = 0.2
@@ -31,9 +29,10 @@ def layers_faster_sparse(layers: Mapping[str, MaskedLinear], autocast: torch.dty
     names = []
     for name, layer in layers.items():
         density = float(layer.mask.float().mean())
-        key = (*layer.weight.shape, round(20 * density))
         if autocast is None and density < SPARSE_BELOW:
-            faster[key] = True
+            names.append(name)
+            continue
+        key = (*layer.weight.shape, round(20 * density))
         if key not in faster:
             faster[key] = _seconds(_sparse(layer), autocast) < _seconds(layer, autocast)
         if faster[key]:
