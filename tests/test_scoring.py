@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
+import numpy as np
 import pytest
 
+from pruneonce import scoring
 from pruneonce.cli import main
 from pruneonce.errors import UsageError
 from pruneonce.export import export_packed
+from pruneonce.pruning.sparse_linear import SparseLinear
 from pruneonce.recipe import TaskData
-from pruneonce.scoring import score_folder, score_packed
+from pruneonce.scoring import score, score_folder, score_packed
+from pruneonce.task_data import task_of
+from pruneonce.task_model import load_task_model, torch_predict
+from pruneonce.tokenization import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +76,59 @@ def test_the_engine_scores_what_torch_scores(models, sentences, questions):
     folder, packed = models["questions"]
     data = TaskData("squad", "", str(questions), max_tokens=64, stride_tokens=16)
     assert score_packed(packed, data) == pytest.approx(score_folder(folder, data))
+
+
+@pytest.mark.parametrize("kind", ["classification", "questions"])
+def test_a_pruned_model_is_scored_by_its_non_zeros_and_comes_back_as_it_was(
+    models, sentences, questions, kind, monkeypatch
+):
+    import torch
+
+    data = TaskData("classification", "", str(sentences), "text", "", "label", labels=("bad", "good", "so-so"))
+    if kind == "questions":
+        data = TaskData("squad", "", str(questions), max_tokens=64, stride_tokens=16)
+    folder, task = models[kind][0], task_of(data)
+    model, _ = load_task_model(folder, task, trained=True)
+    with torch.no_grad():
+        for layer in model.modules():
+            if type(layer) is torch.nn.Linear and layer.out_features > 8:
+                layer.weight *= torch.rand(layer.weight.shape) < 0.1
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    answers = []
+
+    def noting_predict(model, task, pad_id, on_progress=None):
+        dense = torch_predict(model, task, pad_id)
+
+        def predict(features):
+            sparse = [layer for layer in model.modules() if isinstance(layer, SparseLinear)]
+            answers.append((len(sparse), dense(features)))
+            return answers[-1][1]
+
+        return predict
+
+    monkeypatch.setattr(scoring, "torch_predict", noting_predict)
+    metrics = score(model, task, data, load_tokenizer(folder))
+    monkeypatch.setattr(scoring, "sparse_scoring", contextlib.nullcontext)
+    assert score(model, task, data, load_tokenizer(folder)) == pytest.approx(metrics)
+    (sparse, ours), (dense, theirs) = answers
+    assert (sparse > 0, dense) == (True, 0)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_quantised_model_is_scored_as_it_rounds(models, sentences):
+    """Its layers are no plain ones: sparse kernels in their place would not round."""
+    import torch
+
+    data = TaskData("classification", "", str(sentences), "text", "", "label", labels=("bad", "good", "so-so"))
+    model, _ = load_task_model(models["classification"][0], task_of(data), trained=True)
+    for layer in model.modules():
+        if type(layer) is torch.nn.Linear and layer.out_features > 8:
+            layer.weight.data[:, ::2] = 0
+            layer.__class__ = type("Rounding", (torch.nn.Linear,), {})
+    with scoring.sparse_scoring(model):
+        assert not any(isinstance(layer, SparseLinear) for layer in model.modules())
 
 
 def test_a_file_for_another_task_or_other_labels_is_refused(models, sentences, questions):

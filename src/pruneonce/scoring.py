@@ -19,6 +19,7 @@ from pruneonce.progress import Advance
 from pruneonce.quantization import quantized
 from pruneonce.quantization_file import read_quantization
 from pruneonce.recipe import TaskData
+from pruneonce.sparse_finetuning import sparse_scoring
 from pruneonce.task_data import max_tokens_of, sample, task_of, validation_sources
 from pruneonce.task_model import load_task_model, torch_predict
 from pruneonce.tasks import Task
@@ -38,10 +39,12 @@ def score(
 ) -> dict[str, float]:
     """The task's metrics on its validation data; names carry a suffix where there are several splits (MNLI).
 
+    A pruned model on a CPU answers by its non-zeros alone: several times as fast, alike but for rounding.
     keep_in: folder that `predictions.json`, the answer to every example, is written to.
     """
     predict = torch_predict(model, task, special_token_ids(tokenizer)["pad"], on_progress)
-    return score_predictions(predict, task, data, tokenizer, keep_in=keep_in)
+    with sparse_scoring(model):
+        return score_predictions(predict, task, data, tokenizer, keep_in=keep_in)
 
 
 def score_predictions(

@@ -1,4 +1,4 @@
-"""Training a model whose zeros are locked, by its non-zeros alone: what `finetune` does, and for loops of one's own."""
+"""A model whose zeros are locked trains and answers by its non-zeros alone: in `finetune`, or in one's own loop."""
 
 from __future__ import annotations
 
@@ -55,6 +55,21 @@ def sparse_training(model: Any, kernel: TrainingKernel = "auto") -> Iterator[Pru
         finally:
             pruner.bake()
             match_attention(model, pruner)
+
+
+@contextlib.contextmanager
+def sparse_scoring(model: Any) -> Iterator[None]:
+    """Within it a pruned model on a CPU multiplies its non-zeros alone; a dense or quantised one is left as it is.
+
+    Weights are the same afterwards, in new parameters.
+    """
+    names = names_with_zeros(model)
+    plain = all(type(model.get_submodule(name)) is nn.Linear for name in names)
+    if not names or not plain or torch.accelerator.is_available():
+        yield
+        return
+    with sparse_training(model):
+        yield
 
 
 def names_with_zeros(model: Any) -> list[str]:
