@@ -115,6 +115,39 @@ def test_doctor_estimates_a_quantisation_and_refuses_one_that_trains_nothing(pru
     assert (code, "trains nothing" in err) == (2, True)
 
 
+def test_doctor_knows_that_locked_zeros_are_neither_computed_nor_kept(pruneonce, tiny_bert, tmp_path):
+    from transformers import BertForPreTraining
+
+    model = BertForPreTraining.from_pretrained(tiny_bert)
+    for layer in model.bert.encoder.modules():
+        if hasattr(layer, "weight") and layer.weight.dim() == 2:
+            layer.weight.data.view(-1)[: int(0.9 * layer.weight.numel())] = 0
+    model.bert.pooler.dense.weight.data[:, : int(0.9 * model.config.hidden_size)] = 0
+    model.save_pretrained(tmp_path / "sparse")
+    (tmp_path / "sparse" / "tokenizer.json").write_bytes((tiny_bert / "tokenizer.json").read_bytes())
+    recipe = tmp_path / "task.toml"
+    recipe.write_text(
+        'stage = "finetune"\nmodel = "sparse"\n[task]\nname = "sst2"\nmax_tokens = 16\n'
+        "[training]\nsteps = 10\nlearning_rate = 1e-5\nbatch_size = 1\n"
+    )
+
+    def estimate(*overrides):
+        settings = [word for override in overrides for word in ("--set", override)]
+        code, out, err = pruneonce("doctor", recipe, "--json", *settings)
+        assert code == 0, err
+        return json.loads(out)["recipe"]
+
+    locked, free = (estimate(f"model={tmp_path / 'sparse'}", f"lock={lock}") for lock in ("require", "off"))
+    assert "90% of the weights locked" in locked["probe"]
+    assert "locked" not in free["probe"]
+    assert locked["memory_bytes"] < free["memory_bytes"]
+    assert locked["disk_bytes"] < free["disk_bytes"], "moments of zeros are not kept"
+    dense = estimate(f"model={tiny_bert}", "lock=auto")
+    assert "locked" not in dense["probe"]
+    # A published model that is not here, and not pruned by any run of ours: what such models have is taken for granted.
+    assert "90% of the weights locked" in estimate("model=distilbert-sparse", "lock=require")["probe"]
+
+
 def test_quantize_from_the_command_line_refuses_in_one_line(pruneonce, tiny_bert, reviews, tmp_path):
     code, _, err = pruneonce("quantize", "nowhere.toml")
     assert (code, "nowhere.toml does not exist" in err) == (2, True)

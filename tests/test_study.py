@@ -11,9 +11,10 @@ import torch
 
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.provenance import read_provenance
-from pruneonce.recipe import load_recipes
+from pruneonce.recipe import FinetuneRecipe, load_recipes
 from pruneonce.recipe_files import recipes_folder
 from pruneonce.stages import RUNNERS
+from pruneonce.study import cost
 from pruneonce.study import run as study_run
 from pruneonce.study.plan import make_plan
 from pruneonce.study.recipe import load_study
@@ -277,6 +278,22 @@ def test_dry_run_states_cells_budgets_and_cost_and_trains_nothing(pruneonce, stu
     code, out, _ = pruneonce(*command, "--out", tmp_path / "none")
     assert code == 0
     assert "nothing has been trained" in out
+
+
+def test_a_locked_run_costs_what_its_inherited_zeros_leave(study, monkeypatch):
+    """Its model is not there yet: the study knows how sparse it will be, and that a late pruning starts dense."""
+    probed = set()
+    original = cost.estimate
+
+    def estimate(recipe, **given):
+        if isinstance(recipe, FinetuneRecipe):
+            probed.add((recipe.pruning is not None, given["sparsity"]))
+        return original(recipe, **given)
+
+    plan = study(STUDY + LATE)
+    monkeypatch.setattr(cost, "estimate", estimate)
+    assert cost.plan_costs(plan).keys() == plan.nodes.keys()
+    assert probed == {(False, None), (False, 0.5), (False, 0.8), (True, None)}
 
 
 @pytest.mark.parametrize("file", sorted((recipes_folder() / "studies").iterdir()), ids=lambda file: file.stem)

@@ -26,7 +26,7 @@ from pruneonce.objectives import TaskObjective
 from pruneonce.recipe import Distillation
 from pruneonce.stages import finetuning
 from pruneonce.task_model import torch_predict
-from pruneonce.teacher_logits import FILE_NAME, teacher_logits
+from pruneonce.teacher_logits import FILE_NAME, answers_pay, teacher_logits
 from pruneonce.training import checkpoints_folder
 
 LENGTHS = (5, 9, 3, 17, 8, 1)
@@ -132,7 +132,7 @@ def test_training_is_the_same_as_with_the_teacher_asked_in_every_step(distilled,
         finetuning, "teacher_logits", lambda *args, **kwargs: asked.append(1) or original(*args, **kwargs)
     )
     run("finetune", distilled, tmp_path / "once")
-    monkeypatch.setattr(finetuning, "_answers_pay", lambda *sizes: False)
+    monkeypatch.setattr(finetuning, "answers_pay", lambda *sizes: False)
     run("finetune", distilled, tmp_path / "always")
     assert asked == [1]
     np.testing.assert_allclose(losses_of(tmp_path / "once"), losses_of(tmp_path / "always"), rtol=1e-4)
@@ -153,6 +153,6 @@ def test_killed_distillation_ends_bit_for_bit_like_an_uninterrupted_one(distille
 
 
 def test_less_than_a_pass_asks_the_teacher_only_what_is_used():
-    assert not finetuning._answers_pay(examples_trained=100, examples=100)
+    assert not answers_pay(examples_trained=100, examples=100)
     if not torch.accelerator.is_available():
-        assert finetuning._answers_pay(examples_trained=200, examples=100)
+        assert answers_pay(examples_trained=200, examples=100)

@@ -400,10 +400,10 @@ def doctor(
     as_json: JSON = False,
 ) -> None:
     """What this machine has; and for a recipe: steps, hours, memory and disk, before anything starts."""
-    from pruneonce.doctor import describe_machine
+    from pruneonce.doctor import describe_machine, others_note
 
-    machine = describe_machine()
-    answer: dict[str, Any] = {"machine": asdict(machine)}
+    note = others_note()
+    answer: dict[str, Any] = {"machine": asdict(describe_machine())}
     if recipe is not None:
         from pruneonce.estimate import estimate
         from pruneonce.recipe import load_recipes, stage_of
@@ -414,6 +414,8 @@ def doctor(
         _print_json(answer)
     else:
         _print_doctor(answer)
+        if note:
+            print(note)
 
 
 @app.command()
@@ -590,8 +592,10 @@ def _run_seeds(stage: str, recipes: list[Any], folder: Path, keep: bool) -> None
 
 
 def _print_study_plan(plan: Plan, as_json: bool) -> None:
+    from pruneonce.doctor import others_note
     from pruneonce.study.cost import plan_costs
 
+    note = others_note()
     with progress_bar("probes"):
         costs = plan_costs(plan)
     cells = [
@@ -619,6 +623,8 @@ def _print_study_plan(plan: Plan, as_json: bool) -> None:
         table.add_row(name, f"{cost.steps:,}", f"{cost.examples:,}", minutes, "done" if cost.done else "")
     _console().print(table)
     print(f"{left:.2f} hours left on this machine, by a probe of each kind of run; nothing has been trained")
+    if note:
+        print(note)
 
 
 def _print_pruning_plan(path: Path, overrides: list[str]) -> None:
@@ -725,10 +731,15 @@ def _print_doctor(answer: dict[str, Any]) -> None:
         console.print(f"\n{cost['steps']:,} steps of up to {cost['tokens_per_step']:,} tokens, from {cost['probe']}:")
         console.print(f"  {cost['seconds_per_step']:.2f} s per step ({1 / cost['seconds_per_step']:.3g} steps/s)")
         times = f" for each of {cost['runs']} seeds" if cost["runs"] > 1 else ""
-        console.print(f"  {cost['hours']:.1f} hours on the processor of this machine{times}")
+        training, scoring = (_duration(cost[key]) for key in ("hours", "evaluation_hours"))
+        console.print(f"  {training} of training and {scoring} of scoring on the processor of this machine{times}")
         console.print(
             f"  {cost['memory_bytes'] / 2**30:.1f} GiB of memory, {cost['disk_bytes'] / 2**30:.1f} GiB of disk"
         )
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
 
 
 def _print_articles(outcome: Any, out: Path) -> None:

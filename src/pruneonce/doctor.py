@@ -15,6 +15,7 @@ from pruneonce.provenance import library_versions
 
 PROBE_SECONDS = 1.0  # how long the matrix product is timed
 PROBE_SIZE = 1024  # its side: large enough for full speed, small enough for any cache
+BUSY_SHARE = 0.5  # of the cores: a load average above it disturbs what is timed
 # The instruction sets that decide how fast a sparse kernel can be, fastest last.
 ISA_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "amx_int8")
 
@@ -63,6 +64,15 @@ def _matmul_gflops() -> float:
 def available_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def others_note() -> str:
+    """A warning if other programs keep this machine busy, for what is timed now will be too slow; else ""."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    cores = available_cores()
+    if load < BUSY_SHARE * cores:
+        return ""
+    return f"load average {load:.1f}, cores for this: {cores}. Beside other work all times are longer than alone"
 
 
 def processor_name() -> str:

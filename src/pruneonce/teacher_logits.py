@@ -24,6 +24,11 @@ from pruneonce.tasks import Task
 FILE_NAME = "teacher_logits.safetensors"
 
 
+def answers_pay(examples_trained: int, examples: int, processes: int = 1) -> bool:
+    """Whether the teacher should answer every example beforehand: on CPUs, if most come up more than once."""
+    return examples_trained >= 1.5 * examples and processes == 1 and not torch.accelerator.is_available()
+
+
 def teacher_logits(
     teacher: Any,
     task: Task,

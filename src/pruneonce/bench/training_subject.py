@@ -112,8 +112,7 @@ class TrainingSubject:
         peak_of_steps: whether `peak` is that of the steps alone; otherwise it is the process's, loading included.
         """
         parameters = list(self.model.parameters())
-        sparse = [layer for layer in self.model.modules() if isinstance(layer, SparseLinear)]
-        patterns = (layer.pattern.nbytes + layer.columns.nbytes + layer.row_pointers.nbytes for layer in sparse)
+        patterns = (layer.pattern_bytes for layer in self.model.modules() if isinstance(layer, SparseLinear))
         masks = (layer.mask for layer in self.model.modules() if isinstance(layer, MaskedLinear))
         states = (value for state in self._optimizer.state.values() for value in state.values())
         return {

@@ -39,6 +39,11 @@ class SparseLinear(nn.Linear):
         return torch.from_numpy(rows * self.in_features + self.columns)
 
     @property
+    def pattern_bytes(self) -> int:
+        """What says where the non-zeros are, for the kernels and for state dicts."""
+        return int(self.pattern.nbytes + self.columns.nbytes + self.row_pointers.nbytes)
+
+    @property
     def mask(self) -> Tensor:
         """Which weights are there: bool [out_features, in_features], made anew."""
         mask = torch.zeros(self.out_features * self.in_features, dtype=torch.bool)

@@ -30,7 +30,7 @@ from pruneonce.stages.pretraining import learning_rate_factor, scheduled_pruner
 from pruneonce.task_data import max_tokens_of, sample, task_of, train_source, validation_sources
 from pruneonce.task_model import load_task_model, match_vocabulary, takes_token_types
 from pruneonce.tasks import Task
-from pruneonce.teacher_logits import teacher_logits
+from pruneonce.teacher_logits import answers_pay, teacher_logits
 from pruneonce.tokenization import load_tokenizer, special_token_ids
 from pruneonce.training import TrainingRun, autocast_of, checkpoints_folder, world_size
 
@@ -73,7 +73,7 @@ def prepare_run(
         match_vocabulary(model, teacher, distillation.teacher)
     pad_id = special_token_ids(tokenizer)["pad"]
     taught = None
-    if teacher is not None and _answers_pay(steps * training.batch_size, len(features)):
+    if teacher is not None and answers_pay(steps * training.batch_size, len(features), world_size()):
         taught = teacher_logits(
             teacher,
             task,
@@ -108,11 +108,6 @@ def prepare_run(
         on_progress=options.on_progress,
     )
     return run, tokenizer
-
-
-def _answers_pay(examples_trained: int, examples: int) -> bool:
-    """Whether the teacher should answer every example beforehand: on CPUs, if most come up more than once."""
-    return examples_trained >= 1.5 * examples and world_size() == 1 and not torch.accelerator.is_available()
 
 
 def lock_zeros(model: Any, recipe: FinetuneRecipe | QuantizeRecipe) -> Pruner | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pruneonce.estimate import Estimate, estimate
+from pruneonce.estimate import UNBUILT_CORPUS_TOKENS, Estimate, estimate
 from pruneonce.provenance import read_provenance
 from pruneonce.study.plan import Node, Plan
 
@@ -21,7 +21,7 @@ class Cost:
 
 
 def plan_costs(plan: Plan) -> dict[str, Cost]:
-    """Run -> cost. Runs of one stage, task and batch share a probe, which is scaled by their steps."""
+    """Run -> cost. Runs that differ in steps, seeds or rates alone share a probe, which is scaled by the steps."""
     probes: dict[tuple[object, ...], Estimate] = {}
     costs = {}
     for node in plan.nodes.values():
@@ -30,19 +30,32 @@ def plan_costs(plan: Plan) -> dict[str, Cost]:
         if training is None:
             costs[node.name] = Cost(0, 0, 0.0, done)
             continue
-        distilled = node.recipe.distillation is not None if hasattr(node.recipe, "distillation") else False
-        key = (node.stage, node.task, training.batch_size, training.micro_batch_size, distilled)
-        probe = probes.get(key) or _probe(plan, node)
-        probes[key] = probe
-        steps = node.steps if node.steps is not None else _probe(plan, node).steps
+        recipe, sparsity = node.recipe, _locked_sparsity(plan, node)
+        distilled, pruned = (getattr(recipe, name, None) is not None for name in ("distillation", "pruning"))
+        batch = (training.batch_size, training.micro_batch_size, training.precision, training.dropout)
+        key = (node.stage, node.task, batch, distilled, pruned, sparsity, training.kernel)
+        if key not in probes:
+            probes[key] = _probe(plan, node, sparsity)
+        probe = probes[key]
+        steps = node.steps if node.steps is not None else _probe(plan, node, sparsity).steps
         hours = steps * probe.seconds_per_step / 3600 + probe.evaluation_hours
         costs[node.name] = Cost(steps, steps * training.batch_size, hours, done)
     return costs
 
 
-def _probe(plan: Plan, node: Node) -> Estimate:
+def _locked_sparsity(plan: Plan, node: Node) -> float | None:
+    """Share of zeros that a run inherits; None if nothing before it prunes."""
+    for name in plan.ancestors(node.name):
+        pruning = getattr(plan.nodes[name].recipe, "pruning", None)
+        if pruning is not None:
+            return float(pruning.sparsity)
+    return None
+
+
+def _probe(plan: Plan, node: Node, sparsity: float | None) -> Estimate:
     # The node's own model may not have been made yet; it has the shape of the one it descends from.
     recipe = replace(node.recipe, model=plan.study.model)
+    tokens = UNBUILT_CORPUS_TOKENS
     if hasattr(recipe, "corpus") and not Path(recipe.corpus).is_dir():
-        return estimate(recipe, unbuilt_corpus_tokens=plan.study.corpus.max_tokens)
-    return estimate(recipe)
+        tokens = plan.study.corpus.max_tokens
+    return estimate(recipe, sparsity=sparsity, unbuilt_corpus_tokens=tokens)
