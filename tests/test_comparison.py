@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pruneonce.comparison import compare
+from pruneonce.comparison import compare, compare_main, mean_of_tasks
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.predictions import Split, make_split, read_predictions, write_predictions
 from pruneonce.tasks import get_task
@@ -55,6 +55,25 @@ def test_f1_is_computed_anew_on_every_sample_and_not_averaged(tmp_path):
     rows = rng.integers(len(LABELS), size=(500, len(LABELS)))
     twin = [METRICS["f1"](np.array(good)[r], LABELS[r]) - METRICS["f1"](np.array(poor)[r], LABELS[r]) for r in rows]
     assert (f1.lower, f1.upper) == pytest.approx(tuple(np.quantile(twin, [0.025, 0.975])))
+
+
+def test_a_mean_over_tasks_weighs_tasks_alike_and_varies_less_than_each(tmp_path):
+    large = LABELS, np.random.default_rng(5).integers(2, size=4000)
+    found = []
+    for number, labels in enumerate(large):
+        sides = [
+            [save(tmp_path / f"{side}{number}", answers(right, seed, labels), metrics=("accuracy",), labels=labels)]
+            for side, right, seed in (("a", 0.9, 1), ("b", 0.8 - 0.1 * number, 2))
+        ]
+        found.append(compare_main(*sides, samples=2000))
+        assert found[-1].comparison == compare(*sides, samples=2000)[0]
+    mean = mean_of_tasks(found)
+    singles = [each.comparison for each in found]
+    assert mean.difference == pytest.approx((singles[0].difference + singles[1].difference) / 2)
+    # Independent samples: the standard errors add up like the sides of a right angle.
+    width = np.hypot(*(each.upper - each.lower for each in singles)) / 2
+    assert mean.upper - mean.lower == pytest.approx(width, rel=0.1)
+    assert mean.examples == 4400
 
 
 def test_the_answer_is_a_function_of_files_samples_and_seed(tmp_path):

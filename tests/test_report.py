@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import asdict
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from pruneonce.predictions import Split, write_predictions
 from pruneonce.provenance import Provenance
 from pruneonce.report.charts import Axis, Point, Series, chart
 from pruneonce.report.collect import collect
-from pruneonce.report.write import write_report
+from pruneonce.report.write import ACCURACY_PICTURE, write_report
 from pruneonce.study.record import StudyRecord
 
 HOSTILE = '</td><script>alert("x")</script>|`[a](javascript:b)` <img src=http://evil.test/x>'
@@ -85,7 +86,7 @@ def study(tmp_path):
 
 def pages(paths, tmp_path):
     files = write_report(paths, tmp_path / "report.md", tmp_path / "report.html")
-    return [file.read_text(encoding="utf-8") for file in files]
+    return [file.read_text(encoding="utf-8") for file in files[:2]]
 
 
 def bench(model, **engines):
@@ -135,6 +136,35 @@ def test_means_deviations_retention_and_differences_follow_from_the_folders(stud
     gains = markdown.split("gains over the others")[1].split("##")[0]
     assert "+24.00" in gains
     assert "100" in gains
+
+
+def test_means_over_tasks_are_of_those_that_both_methods_ran(study, tmp_path):
+    file = study / "s.study.json"
+    record = json.loads(file.read_text())
+    for method, sparsity, value in (("once", 0.9, 0.80), ("late", 0.9, 0.70), ("dense", None, 0.9)):
+        run(study / f"{method}-qnli", sparsity=sparsity or 0.0, accuracy=value, task="qnli")
+        cell = {"method": method, "sparsity": sparsity, "task": "qnli", "seed": 1, "chain": [f"{method}-qnli"]}
+        record["cells"].append(cell)
+        record["runs"][f"{method}-qnli"] = {"stage": "finetune", "steps": 1, "examples": 1}
+    record["methods"]["once-int8"] = "int8"  # on one task only: no mean
+    run(study / "once-int8", sparsity=0.9, accuracy=0.8)
+    record["cells"].append(record["cells"][2] | {"method": "once-int8", "chain": ["once-int8"]})
+    file.write_text(json.dumps(record | {"tasks": ["sst2", "qnli"]}))
+    gains = pages([study], tmp_path)[0].split("gains over the others")[1].split("##")[0]
+    means = [[cell.strip() for cell in row.split("|")] for row in gains.splitlines() if "mean of 2" in row]
+    assert [(row[1], row[4]) for row in means] == [("late", f"{(24 + 10) / 2:+.2f}")]
+    low, high = map(float, means[0][5].split(" to "))
+    assert 10 < low < 17 < high < 24
+
+
+def test_the_picture_of_a_study_is_one_file_and_text_of_files_is_no_markup_in_it(study, tmp_path):
+    written = write_report([study], tmp_path / "report.md", tmp_path / "report.html")
+    picture = tmp_path / ACCURACY_PICTURE
+    assert picture in written
+    assert f"]({ACCURACY_PICTURE})" in (tmp_path / "report.md").read_text()
+    root = ElementTree.parse(picture).getroot()  # well-formed, whatever titles hold
+    assert not {each.tag.rpartition("}")[2] for each in root.iter()} & {"script", "image", "a", "foreignObject"}
+    assert f"once {HOSTILE}" in [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
 
 
 def test_what_two_studies_of_one_folder_share_is_shown_once(study, tmp_path):
@@ -297,5 +327,5 @@ def test_compare_from_the_command_line(pruneonce, study):
 def test_report_from_the_command_line_names_its_files(pruneonce, study):
     code, out, err = pruneonce("report", study)
     assert code == 0, err
-    assert out.split() == [str(study / "report.md"), str(study / "report.html")]
+    assert out.split() == [str(study / name) for name in ("report.md", "report.html", ACCURACY_PICTURE)]
     assert (study / "report.html").is_file()

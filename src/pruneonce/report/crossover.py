@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from xml.etree import ElementTree
-from xml.etree.ElementTree import Element, SubElement
 
 from pruneonce.bench.measure import paired_ratio
 from pruneonce.bench.results import INT8_BASELINE
-from pruneonce.report.charts import Axis, Figure, Level, Point, Series, chart, mark
+from pruneonce.report.charts import Axis, Figure, Level, Point, Series, chart
 
 RIVALS = ("openvino-int8", "onnxruntime-int8")  # dense engines, the fastest one first
 FEWEST = 3  # sparsities; fewer are no curve
-PANEL_WIDTH, PANEL_HEIGHT, LEGEND_HEIGHT = 370, 255, 44  # px
 
 
 def crossover(records: Sequence[dict[str, Any]]) -> tuple[Figure | None, str]:
@@ -30,36 +27,6 @@ def crossover(records: Sequence[dict[str, Any]]) -> tuple[Figure | None, str]:
         if len({_percent(record) for record in found}) >= FEWEST:
             return _figure(shape, found, rival), ""
     return None, f"no random model was measured in int8 beside a dense engine at {FEWEST} sparsities or more"
-
-
-def standalone(figure: Figure, style: str) -> str:
-    """The figure as one SVG file: its charts side by side, the legend below them."""
-    width = PANEL_WIDTH * len(figure.charts)
-    svg = Element(
-        "svg",
-        {
-            "xmlns": "http://www.w3.org/2000/svg",
-            "viewBox": f"0 0 {width} {24 + PANEL_HEIGHT + LEGEND_HEIGHT}",
-            "role": "img",
-            "aria-label": figure.title,
-        },
-    )
-    SubElement(svg, "style").text = style
-    SubElement(svg, "rect", {"width": "100%", "height": "100%", "style": "fill: var(--panel)"})
-    for number, (caption, drawn) in enumerate(figure.charts):
-        title = SubElement(svg, "text", {"x": str(PANEL_WIDTH * number + 58), "y": "16", "class": "label"})
-        title.text = caption
-        # Its size here is that of the view box, not the page's.
-        drawn.attrib |= {"x": str(PANEL_WIDTH * number), "y": "24", "style": ""}
-        drawn.attrib |= {"width": str(PANEL_WIDTH), "height": str(PANEL_HEIGHT)}
-        svg.append(drawn)
-    for number, (name, colour) in enumerate(figure.legend):
-        sign = mark(colour)
-        sign.attrib |= {"x": str(58 + 260 * number), "y": str(PANEL_HEIGHT + 36), "width": "16", "height": "16"}
-        svg.append(sign)
-        text = SubElement(svg, "text", {"x": str(80 + 260 * number), "y": str(PANEL_HEIGHT + 48), "class": "label"})
-        text.text = name
-    return ElementTree.tostring(svg, encoding="unicode") + "\n"
 
 
 def _figure(shape: str, records: Sequence[dict[str, Any]], rival: str) -> Figure:

@@ -51,13 +51,25 @@ def heats(material: Material) -> list[Heat]:
     return [_heat(run) for run in runs]
 
 
-def accuracy_by_sparsity(material: Material) -> tuple[Figure | None, str]:
-    """Main metric of every task over sparsity, one line per method, the dense baseline as a level."""
+def widely_run(material: Material) -> list[str]:
+    """Methods with results on at least half of the tasks: those that a study is about, without its ablations."""
+    tasks = {
+        method: len({group.task for group in material.groups if group.method == method}) for method in material.methods
+    }
+    return [method for method in material.methods if 2 * tasks[method] >= len(material.tasks)]
+
+
+def accuracy_by_sparsity(material: Material, methods: Sequence[str] = ()) -> tuple[Figure | None, str]:
+    """Main metric of every task over sparsity, one line per method, the dense baseline as a level.
+
+    methods: only these; all if empty.
+    """
     if not any(group.sparsity is not None for group in material.groups):
         return None, "no sparse run"
     charts, shown = [], {}
     for task in material.tasks:
         groups = [group for group in material.groups if group.task == task and group.sparsity is not None]
+        groups = [group for group in groups if not methods or group.method in methods]
         dense = material.dense(task)
         series = []
         for method in dict.fromkeys(group.method for group in groups):

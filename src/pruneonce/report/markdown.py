@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pruneonce.bench import results
 from pruneonce.provenance import Provenance
@@ -13,14 +14,24 @@ from pruneonce.report.tables import TextTable
 HEADER = "Written by `pruneonce report`; do not edit."
 
 
-def markdown(material: Material, shown: Sequence[TextTable], picture: tuple[str, str] | None = None) -> str:
-    """The whole page. Text from files is escaped: a run's name cannot become a link, a tag or another cell.
+@dataclass(frozen=True)
+class Picture:
+    """One that lies beside the page."""
 
-    picture: title and file name of one beside the page.
-    """
+    title: str
+    file: str
+    note: str
+
+
+def markdown(
+    material: Material, shown: Sequence[TextTable], accuracy: Picture | None = None, speed: Picture | None = None
+) -> str:
+    """The whole page. Text from files is escaped: a run's name cannot become a link, a tag or another cell."""
     parts = [f"# Results: {escape(material.title)}\n{HEADER}\n"]
     if material.source:
         parts.append(f"{escape(material.source)}\n")
+    if accuracy is not None:
+        parts.append(_shown(accuracy))
     parts += [markdown_table(table) for table in shown]
     if versions := software(material):
         parts.append(f"## Software\n{escape(versions)}\n")
@@ -28,8 +39,8 @@ def markdown(material: Material, shown: Sequence[TextTable], picture: tuple[str,
         parts.append("## Not there\n" + "\n".join(f"- {escape(each)}" for each in material.missing) + "\n")
     if material.benches:
         page = results.markdown(material.benches).partition("\n")[2]  # without its title
-        if picture is not None:
-            parts.append(f"## {escape(picture[0])}\n![{escape(picture[0])}]({picture[1]})\n")
+        if speed is not None:
+            parts.append(_shown(speed))
         parts.append("## Speed\n" + re.sub(r"(?m)^(#+) ", r"#\1 ", page))
     return "\n".join(parts)
 
@@ -59,6 +70,11 @@ def software(material: Material) -> str:
     records: list[Provenance] = [run.record for group in material.groups for run in group.runs]
     found = dict.fromkeys(", ".join(f"{name} {each}" for name, each in record.versions.items()) for record in records)
     return "; ".join(found)
+
+
+def _shown(picture: Picture) -> str:
+    title = escape(picture.title)
+    return f"## {title}\n![{title}]({picture.file})\n\n{escape(picture.note)}\n"
 
 
 def _row(cells: Sequence[str]) -> str:

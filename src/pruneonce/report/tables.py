@@ -12,7 +12,7 @@ from pruneonce.aggregate import Summary, summarise
 from pruneonce.bench import training_results
 from pruneonce.bench.measure import paired_ratio
 from pruneonce.bench.results import BASELINE
-from pruneonce.comparison import CONFIDENCE, Comparison, compare
+from pruneonce.comparison import CONFIDENCE, Comparison, Sampled, compare_main, mean_of_tasks
 from pruneonce.errors import PruneonceError
 from pruneonce.report.collect import Group, Material, is_percent
 
@@ -93,30 +93,33 @@ def retention_table(material: Material) -> TextTable:
 
 def difference_table(material: Material) -> TextTable:
     """The reference method against every other, by paired bootstrap."""
-    rows = []
+    found: dict[tuple[str, float | None], dict[str, Sampled]] = {}
     left_out = 0
-    if material.reference:
-        for group in material.groups:
-            ours = material.find(material.reference, group.sparsity, group.task)
-            if ours is None or ours is group:
-                continue
-            found = _compared(ours, group)
-            if found is None:
-                left_out += 1
-                continue
-            sign = f"{found.difference:+.2f}"
-            interval = f"{found.lower:+.2f} to {found.upper:+.2f}"
-            p = f"< {2 / found.samples:.3f}" if found.p_value <= 2 / found.samples else f"{found.p_value:.3f}"
-            title = _title(material, group.method)
-            rows.append((title, group.task, zeros(group.sparsity), sign, interval, p, f"{found.examples:,}"))
+    for group in material.groups if material.reference else ():
+        ours = material.find(material.reference, group.sparsity, group.task)
+        if ours is None or ours is group:
+            continue
+        compared = _compared(ours, group)
+        if compared is None:
+            left_out += 1
+        else:
+            found.setdefault((group.method, group.sparsity), {})[group.task] = compared
+    rows = []
+    for (method, sparsity), tasks in found.items():
+        line = _title(material, method), zeros(sparsity)
+        rows += [(*line, task, *_difference_cells(each.comparison)) for task, each in tasks.items()]
+        if len(tasks) > 1:
+            mean = mean_of_tasks(list(tasks.values()))
+            rows.append((*line, f"mean of {len(tasks)}", *_difference_cells(mean)))
     return TextTable(
         f"What {_title(material, material.reference)} gains over the others",
-        ("method", "task", "zeros", "difference", f"{CONFIDENCE:.0%} interval", "p", "examples"),
+        ("method", "zeros", "task", "difference", f"{CONFIDENCE:.0%} interval", "p", "examples"),
         tuple(rows),
         f"Main metric in percentage points, {_title(material, material.reference)} minus the method of the line; "
         f"paired bootstrap over the validation examples, {SAMPLES:,} samples, seeds of each side averaged. The "
-        "interval does not cover the choice of seeds."
+        "interval does not cover the choice of seeds. Means are over the tasks that both were run on."
         + (f" Left out, for want of predictions on the same examples: {left_out}." if left_out else ""),
+        left=3,
     )
 
 
@@ -270,13 +273,20 @@ def _batch(recipe: dict[str, object]) -> int:
     return int(training.get("batch_size", 0)) if isinstance(training, dict) else 0
 
 
-def _compared(ours: Group, other: Group) -> Comparison | None:
+def _difference_cells(found: Comparison) -> tuple[str, ...]:
+    interval = f"{found.lower:+.2f} to {found.upper:+.2f}"
+    p = f"< {2 / found.samples:.3f}" if found.p_value <= 2 / found.samples else f"{found.p_value:.3f}"
+    return f"{found.difference:+.2f}", interval, p, f"{found.examples:,}"
+
+
+def _compared(ours: Group, other: Group) -> Sampled | None:
     """In percentage points; None where a run kept no predictions, or was scored on other examples."""
     sides = [[run.folder for run in group.runs] for group in (ours, other)]
     try:
-        found = compare(*sides, samples=SAMPLES, main_only=True)[0]
+        found = compare_main(*sides, samples=SAMPLES)
     except PruneonceError:
         return None
     scale = 1 if is_percent(ours.runs[0].task) else 100
-    scaled = {name: scale * getattr(found, name) for name in ("a", "b", "difference", "lower", "upper")}
-    return replace(found, **scaled)
+    names = ("a", "b", "difference", "lower", "upper")
+    scaled = {name: scale * getattr(found.comparison, name) for name in names}
+    return Sampled(replace(found.comparison, **scaled), scale * found.differences)

@@ -7,28 +7,37 @@ from pathlib import Path
 
 from pruneonce.files import write_text
 from pruneonce.report.collect import collect
-from pruneonce.report.crossover import crossover, standalone
-from pruneonce.report.markdown import markdown
+from pruneonce.report.crossover import crossover
+from pruneonce.report.figures import accuracy_by_sparsity, widely_run
+from pruneonce.report.markdown import Picture, markdown
 from pruneonce.report.page import STYLE, page
+from pruneonce.report.picture import picture
 from pruneonce.report.tables import tables
 
-PICTURE = "crossover.svg"
+ACCURACY_PICTURE, SPEED_PICTURE = "accuracy.svg", "crossover.svg"
 
 
 def write_report(paths: Sequence[Path], markdown_file: Path, html_file: Path) -> list[Path]:
     """Collect studies, runs and benchmark records, and write the pages; their paths.
 
-    Where int8 was measured at several sparsities, its picture lies beside the Markdown page.
+    Beside the Markdown page lie its pictures: accuracy of a study's main methods, and int8 where it was measured at
+    several sparsities.
     """
     material = collect(paths)
     shown = tables(material)  # once: the bootstrap behind the differences takes seconds
     written = [markdown_file, html_file]
-    picture = None
-    figure, _ = crossover(material.benches)
-    if figure is not None:
-        file = markdown_file.with_name(PICTURE)
-        write_text(file, standalone(figure, STYLE.read_text(encoding="utf-8")))
-        picture, written = (figure.title, PICTURE), [*written, file]
-    write_text(markdown_file, markdown(material, shown, picture))
+    style = STYLE.read_text(encoding="utf-8")
+    pictures: dict[str, Picture] = {}
+    for name, (figure, _) in (
+        (ACCURACY_PICTURE, accuracy_by_sparsity(material, widely_run(material))),
+        (SPEED_PICTURE, crossover(material.benches)),
+    ):
+        if figure is not None:
+            file = markdown_file.with_name(name)
+            write_text(file, picture(figure, style))
+            written.append(file)
+            pictures[name] = Picture(figure.title, name, figure.note)
+    accuracy, speed = (pictures.get(name) for name in (ACCURACY_PICTURE, SPEED_PICTURE))
+    write_text(markdown_file, markdown(material, shown, accuracy, speed))
     write_text(html_file, page(material, shown))
     return written
