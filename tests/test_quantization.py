@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from pruneonce.quantization import (
     OUTPUT_QUANTIZED,
     Observer,
     QuantLinear,
+    SparseQuantLinear,
     fake_quantize,
     input_parameters,
     observing,
@@ -180,6 +183,67 @@ def test_zeros_stay_zeros_through_adamw_and_rounding(model, preset):
     assert not model._forward_pre_hooks
 
 
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_non_zeros_alone_round_and_train_as_the_masked_layers_do(model, preset):
+    """One row and one whole layer but for a weight are zeros: segments of length 0 have a scale too."""
+    sparse(model)
+    with torch.no_grad():
+        model[0].weight[3] = 0
+        model[2].weight.view(-1)[1:] = 0
+        model[2].weight[0, 0] = 0.5
+    x = torch.randn(20, 12)
+    twins = []
+    for kernel in ("masked", "sparse"):
+        twin = copy.deepcopy(model)
+        pruner = Pruner(twin, ["0", "2"])
+        quantizer = calibrated(twin, x, preset=preset, begin_step=1)
+        if kernel == "sparse":
+            pruner.compute_sparse(["0", "2"])
+            assert [type(twin[index]) for index in (0, 2)] == [SparseQuantLinear] * 2
+        optimizer = torch.optim.AdamW(twin.parameters(), lr=0.01, weight_decay=0.1)
+        losses = []
+        for step in range(8):
+            quantizer.update(step)
+            optimizer.zero_grad()
+            loss = twin(x[step : step + 9]).square().sum()
+            loss.backward()
+            losses.append(float(loss.detach()))
+            optimizer.step()
+            quantizer.end_step()
+        state = quantizer.state()
+        pruner.compute_dense()
+        assert [type(twin[index]) for index in (0, 2)] == [QuantLinear] * 2
+        found, vanished = quantizer.bake()
+        pruner.bake()
+        twins.append((losses, state, twin.state_dict(), found, vanished))
+    (losses, state, weights, found, vanished), sparse_twin = twins
+    np.testing.assert_allclose(sparse_twin[0], losses, rtol=1e-4)
+    for name, value in state.items():
+        torch.testing.assert_close(sparse_twin[1][name], value, rtol=1e-5, atol=1e-6)
+    for name, value in weights.items():
+        torch.testing.assert_close(sparse_twin[2][name], value, rtol=1e-4, atol=1e-5)
+    for name, layer in found.items():
+        np.testing.assert_allclose(sparse_twin[3][name].weight_scale, layer.weight_scale, rtol=1e-4)
+    assert sparse_twin[4] == vanished
+
+
+def test_quantised_non_zeros_answer_as_the_dense_model_does_and_come_back(model):
+    found, _ = calibrated(sparse(model), torch.randn(20, 12)).bake()
+    x = torch.randn(9, 12)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        with quantized(model, found):
+            expected = model(x)
+        pruner = Pruner(model, ["0", "2"])
+        pruner.compute_sparse(["0", "2"])
+        with quantized(model, found):
+            assert all(isinstance(model[index], SparseQuantLinear) for index in (0, 2))
+            torch.testing.assert_close(model(x), expected)
+        assert not torch.equal(model(x), expected), "outside nothing is rounded"
+    pruner.bake()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_weights_that_round_to_zero_are_counted_and_leave_the_mask(model):
     with torch.no_grad():
         model[0].weight[0] = torch.tensor([1.0, 1e-4, 0.0] + [0.5] * 9)
@@ -262,10 +326,10 @@ def test_padding_takes_no_part_in_the_ranges():
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
     with observing(quantizer):
         model(x, attention_mask=mask)
-    assert model.layer.input_observer.high == 1.0
+    assert model.layer.rounds.input_observer.high == 1.0
     with observing(quantizer):
         model(x, attention_mask=torch.ones(2, 4))
-    assert model.layer.input_observer.high > 1.0
+    assert model.layer.rounds.input_observer.high > 1.0
 
 
 # ------------------------------------------------------------------------------------------- which layers, and names

@@ -31,7 +31,7 @@ from pruneonce.inspection import inspect_folder
 from pruneonce.packed_inspection import inspect_packed
 from pruneonce.packing import SparseMatrix
 from pruneonce.provenance import read_provenance
-from pruneonce.quantization import quantized
+from pruneonce.quantization import QuantLinear, SparseQuantLinear, quantized
 from pruneonce.quantization_file import FILE_NAME, read_quantization
 from pruneonce.recipe import TaskData, parse_recipe
 from pruneonce.scoring import engine_predict, score_folder, score_packed, score_packed_beside
@@ -93,8 +93,9 @@ def sparse(tiny_bert, tiny_distilbert, tmp_path_factory):
     return sparse
 
 
-def values(model, reviews, method="qat", **changes):
+def values(model, reviews, method="qat", kernel="sparse", **changes):
     training = {"steps": 12, "batch_size": 8, "learning_rate": 1e-3, "checkpoint_steps": 4, "micro_batch_size": 4}
+    training["kernel"] = kernel
     return {
         "model": str(model),
         "task": {"name": "classification", "train": str(reviews), "validation": str(reviews), "max_tokens": 32},
@@ -333,6 +334,34 @@ def test_a_sparse_language_model_is_fine_tuned_distilled_locked_and_quantised_in
     assert metrics["accuracy"] == pytest.approx(record.metrics["accuracy"], abs=0.02)
 
 
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_training_by_the_non_zeros_alone_is_that_of_masked_layers(preset, sparse, reviews, tmp_path, monkeypatch):
+    from pruneonce import training
+
+    seen, original = [], training.StageTrainer.training_step
+
+    def step(self, *args, **kwargs):
+        layers = [type(layer) for layer in self.run.hub_model.modules()]
+        seen.append((layers.count(SparseQuantLinear), layers.count(QuantLinear)))
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(training.StageTrainer, "training_step", step)
+    losses, weights = [], []
+    for kernel in ("dense", "sparse"):
+        recipe = values(sparse("bert", "task"), reviews, preset=preset, kernel=kernel)
+        recipe["training"] |= {"log_steps": 1, "dropout": 0.0, "learning_rate": 1e-4}
+        run(recipe, tmp_path / kernel)
+        losses.append([entry["loss"] for entry in json.loads((tmp_path / kernel / "training_log.json").read_text())])
+        weights.append(load_file(tmp_path / kernel / "model.safetensors"))
+    classifier = int(preset == "paper")  # quantised there too, and dense
+    assert set(seen) == {(0, 13 + classifier), (13, classifier)}
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
+    for name, value in weights[0].items():
+        # Where a weight lies between two whole numbers the last bit of a float decides.
+        close = torch.isclose(weights[1][name], value, atol=1e-4, rtol=0.02)
+        assert float(close.float().mean()) > 0.97, name
+
+
 def run_and_kill(recipe, out, kill_at):
     """In a worker: run until `kill_at`, then die as by a power cut."""
     from pruneonce import training
@@ -352,9 +381,15 @@ def run_and_kill(recipe, out, kill_at):
     run(recipe, out, keep_checkpoints=True)
 
 
-@pytest.mark.parametrize(("kill_at", "preset"), [("step 7", "default"), ("model saved, record not", "paper")])
-def test_killed_quantisation_ends_bit_for_bit_like_an_uninterrupted_one(kill_at, preset, sparse, reviews, tmp_path):
-    recipe = values(sparse("bert", "task"), reviews, preset=preset)  # dropout on, two accumulated parts
+@pytest.mark.parametrize(
+    ("kill_at", "preset", "kernel"),
+    [("step 7", "default", "sparse"), ("step 7", "paper", "dense"), ("model saved, record not", "paper", "sparse")],
+)
+def test_killed_quantisation_ends_bit_for_bit_like_an_uninterrupted_one(
+    kill_at, preset, kernel, sparse, reviews, tmp_path
+):
+    # dropout on, two accumulated parts
+    recipe = values(sparse("bert", "task"), reviews, preset=preset, kernel=kernel)
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     run(recipe, straight, keep_checkpoints=True)
     worker = forkserver.Process(target=run_and_kill, args=(recipe, killed, kill_at))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 
 import numpy as np
@@ -15,6 +14,7 @@ from pruneonce.export import export_packed
 from pruneonce.pruning.sparse_linear import SparseLinear
 from pruneonce.recipe import TaskData
 from pruneonce.scoring import score, score_folder, score_packed
+from pruneonce.sparse_finetuning import sparse_scoring
 from pruneonce.task_data import task_of
 from pruneonce.task_model import load_task_model, torch_predict
 from pruneonce.tokenization import load_tokenizer
@@ -80,7 +80,7 @@ def test_the_engine_scores_what_torch_scores(models, sentences, questions):
 
 @pytest.mark.parametrize("kind", ["classification", "questions"])
 def test_a_pruned_model_is_scored_by_its_non_zeros_and_comes_back_as_it_was(
-    models, sentences, questions, kind, monkeypatch
+    models, sentences, questions, kind, monkeypatch, tmp_path
 ):
     import torch
 
@@ -107,28 +107,18 @@ def test_a_pruned_model_is_scored_by_its_non_zeros_and_comes_back_as_it_was(
         return predict
 
     monkeypatch.setattr(scoring, "torch_predict", noting_predict)
-    metrics = score(model, task, data, load_tokenizer(folder))
-    monkeypatch.setattr(scoring, "sparse_scoring", contextlib.nullcontext)
+    model.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    with sparse_scoring(model):
+        metrics = score(model, task, data, load_tokenizer(folder))
     assert score(model, task, data, load_tokenizer(folder)) == pytest.approx(metrics)
+    assert score_folder(tmp_path, data) == pytest.approx(metrics)
+    assert answers.pop()[0] > 0
     (sparse, ours), (dense, theirs) = answers
     assert (sparse > 0, dense) == (True, 0)
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def test_a_quantised_model_is_scored_as_it_rounds(models, sentences):
-    """Its layers are no plain ones: sparse kernels in their place would not round."""
-    import torch
-
-    data = TaskData("classification", "", str(sentences), "text", "", "label", labels=("bad", "good", "so-so"))
-    model, _ = load_task_model(models["classification"][0], task_of(data), trained=True)
-    for layer in model.modules():
-        if type(layer) is torch.nn.Linear and layer.out_features > 8:
-            layer.weight.data[:, ::2] = 0
-            layer.__class__ = type("Rounding", (torch.nn.Linear,), {})
-    with scoring.sparse_scoring(model):
-        assert not any(isinstance(layer, SparseLinear) for layer in model.modules())
 
 
 def test_a_file_for_another_task_or_other_labels_is_refused(models, sentences, questions):

@@ -134,7 +134,7 @@ def test_two_processes_train_like_one_with_the_doubled_batch(sparse_bert, review
 
 
 def test_kernel_for_zeros_without_zeros_is_one_line(tiny_bert, reviews, tmp_path, pruneonce):  # noqa: F811
-    with pytest.raises(UsageError, match=r'kernel = "sparse" is for fine-tuning with locked zeros'):
+    with pytest.raises(UsageError, match=r'kernel = "sparse" is for training with locked zeros'):
         run("finetune", finetune_values(tiny_bert, reviews, kernel="sparse"), tmp_path / "out")
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('model = "m"\n[task]\nname = "sst2"\n[training]\nlearning_rate = 1e-4\nsteps = 1\n')

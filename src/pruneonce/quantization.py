@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from pruneonce.architectures import Architecture, prunable_linears
 from pruneonce.errors import PruneonceError
 from pruneonce.pruning.pruner import MaskedLinear
+from pruneonce.pruning.sparse_linear import SparseLinear
 from pruneonce.quantization_file import LARGEST_SCALE, LinearQuantization
 
 AVERAGING = 0.01  # weight of a new step's minimum and maximum in the moving average, as published
@@ -40,15 +41,28 @@ def quantizable_linears(names: Iterable[str], architecture: Architecture, preset
 # ------------------------------------------------------------------------------------------------------ the arithmetic
 
 
-def weight_scale(weight: Tensor) -> Tensor:
-    """[rows, columns] -> float32 [rows]: the largest magnitude of a row becomes 127; a row of zeros has scale 1."""
-    scale = weight.detach().abs().amax(dim=1) / 127
+def weight_scale(weight: Tensor, row_lengths: Tensor | None = None) -> Tensor:
+    """[rows, columns] -> float32 [rows]: the largest magnitude of a row becomes 127; a row of zeros has scale 1.
+
+    row_lengths: int64 [rows], if `weight` has the non-zeros alone, row by row [non-zeros].
+    """
+    magnitudes = weight.detach().abs()
+    if row_lengths is None:
+        largest = magnitudes.amax(dim=1)
+    else:
+        largest = torch.segment_reduce(magnitudes, "max", lengths=row_lengths, initial=0.0)
+    scale = largest / 127
     return torch.where(scale > 1e-30, scale, torch.ones_like(scale))
 
 
-def whole_weight(weight: Tensor, scale: Tensor) -> Tensor:
-    """The whole numbers -127..127, as floats; ties to even."""
-    return torch.clamp(torch.round(weight / scale[:, None]), -127, 127)
+def whole_weight(weight: Tensor, scale: Tensor, row_lengths: Tensor | None = None) -> Tensor:
+    """The whole numbers -127..127, as floats; ties to even. row_lengths: as in `weight_scale`."""
+    return torch.clamp(torch.round(weight / _for_weights(scale, row_lengths)), -127, 127)
+
+
+def _for_weights(scale: Tensor, row_lengths: Tensor | None) -> Tensor:
+    """A scale per row, in a shape that multiplies the row's weights."""
+    return scale[:, None] if row_lengths is None else scale.repeat_interleave(row_lengths)
 
 
 def input_parameters(low: float, high: float) -> tuple[np.float32, int]:
@@ -139,66 +153,101 @@ class Tokens:
         return x[self.mask] if self.mask is not None and x.shape[:-1] == self.mask.shape else x
 
 
+class Rounding:
+    """What rounds a layer's weight, input and perhaps output, and the ranges that it has seen."""
+
+    def __init__(self, name: str, tokens: Tokens, *, output: bool, per_tensor: bool) -> None:
+        self.tokens = tokens
+        self.input_observer = Observer(f"the input of {name}")
+        self.output_observer = Observer(f"the output of {name}") if output else None
+        self.per_tensor = per_tensor
+        self.largest = 0.0  # magnitude of the weights so far; per-tensor scales never shrink
+        self.fixed_scale: Tensor | None = None  # of each row, from a file
+        self.observing = self.rounding = False  # take note of ranges; round
+
+    @property
+    def observers(self) -> list[Observer]:
+        return [self.input_observer, *([self.output_observer] if self.output_observer is not None else [])]
+
+    def of_input(self, x: Tensor) -> Tensor:
+        return self._passing(x, self.input_observer)
+
+    def of_output(self, x: Tensor) -> Tensor:
+        return x if self.output_observer is None else self._passing(x, self.output_observer)
+
+    def of_weight(self, weight: Tensor, row_lengths: Tensor | None = None) -> Tensor:
+        """The weight as the engine has it, with the gradient of the weight itself.
+
+        row_lengths: as in `weight_scale`.
+        """
+        if not self.rounding:
+            return weight
+        scale = self.scale(weight, row_lengths)
+        rounded = whole_weight(weight, scale, row_lengths) * _for_weights(scale, row_lengths)
+        return weight + (rounded - weight).detach() if torch.is_grad_enabled() else rounded
+
+    def scale(self, weight: Tensor, row_lengths: Tensor | None = None) -> Tensor:
+        """float32 [rows]"""
+        if self.fixed_scale is not None:
+            return self.fixed_scale
+        if not self.per_tensor:
+            return weight_scale(weight, row_lengths)
+        self.largest = max(self.largest, float(weight.detach().abs().max()) if weight.numel() else 0.0)
+        rows = len(weight) if row_lengths is None else len(row_lengths)
+        return torch.full((rows,), (self.largest or 127.5) / 127.5, device=weight.device)
+
+    def _passing(self, x: Tensor, observer: Observer) -> Tensor:
+        if self.observing:
+            observer.see(self.tokens.of(x))
+        # float: in mixed precision the codes would be rounded twice
+        return fake_quantize(x.float(), *observer.parameters) if self.rounding else x
+
+
+class SparseQuantLinear(SparseLinear):
+    """A layer of non-zeros alone that rounds them and its input. Made by changing a layer's class."""
+
+    rounds: Rounding
+
+    def forward(self, input: Tensor) -> Tensor:
+        values = self.rounds.of_weight(self.values, self.row_lengths)
+        return self.rounds.of_output(self.product(self.rounds.of_input(input), values))
+
+
 class QuantLinear(MaskedLinear):
     """A linear layer, masked or not, that rounds its weight and input. Made by changing a layer's class."""
 
-    tokens: Tokens
-    input_observer: Observer
-    output_observer: Observer | None
-    per_tensor: bool
-    largest: float  # magnitude of the weights so far; per-tensor scales never shrink
-    fixed_scale: Tensor | None  # of each row, from a file
-    observing: bool  # take note of ranges
-    rounding: bool
+    sparse_form = SparseQuantLinear
+    rounds: Rounding
 
     def forward(self, input: Tensor) -> Tensor:
-        weight = self.masked_weight()
-        if self.observing:
-            self.input_observer.see(self.tokens.of(input))
-        if self.rounding:
-            # float: in mixed precision the codes would be rounded twice
-            input = fake_quantize(input.float(), *self.input_observer.parameters)
-            rounded = whole_weight(weight, scale := self.scale(weight)) * scale[:, None]
-            weight = weight + (rounded - weight).detach() if torch.is_grad_enabled() else rounded
-        output = functional.linear(input, weight, self.bias)
-        if self.output_observer is not None:
-            if self.observing:
-                self.output_observer.see(self.tokens.of(output))
-            if self.rounding:
-                output = fake_quantize(output.float(), *self.output_observer.parameters)
-        return output
+        weight = self.rounds.of_weight(self.masked_weight())
+        return self.rounds.of_output(functional.linear(self.rounds.of_input(input), weight, self.bias))
 
     def masked_weight(self) -> Tensor:
         """The weight with its zeros."""
         return self.weight * self.mask if "mask" in self._buffers else self.weight
 
-    def scale(self, weight: Tensor) -> Tensor:
-        """float32 [rows]"""
-        if self.fixed_scale is not None:
-            return self.fixed_scale
-        if not self.per_tensor:
-            return weight_scale(weight)
-        self.largest = max(self.largest, float(weight.detach().abs().max()))
-        return torch.full((weight.shape[0],), (self.largest or 127.5) / 127.5, device=weight.device)
+
+SparseQuantLinear.masked_form = QuantLinear
 
 
 @dataclass
 class Quantizer:
     """The quantised layers of a model in training. `bake` ends it: weights are rounded, the layers plain again."""
 
-    layers: dict[str, QuantLinear]
+    layers: dict[str, QuantLinear | SparseQuantLinear]
     hook: RemovableHandle  # tells the layers which positions are padding
     begin_step: int = 0  # optimizer steps before rounding begins; ranges are observed from the first
 
     def update(self, step: int) -> None:
         """Before optimizer step `step` + 1."""
         for layer in self.layers.values():
-            layer.observing, layer.rounding = True, step >= self.begin_step
+            layer.rounds.observing, layer.rounds.rounding = True, step >= self.begin_step
 
     def end_step(self) -> None:
         """After an optimizer step."""
         for layer in self.layers.values():
-            for observer in _observers(layer):
+            for observer in layer.rounds.observers:
                 observer.end_step()
 
     def state(self) -> dict[str, Tensor]:
@@ -206,8 +255,8 @@ class Quantizer:
         return {
             name: torch.tensor(
                 [
-                    layer.largest,
-                    *(value for each in _observers(layer) for value in (each.low, each.high, each.started)),
+                    layer.rounds.largest,
+                    *(value for each in layer.rounds.observers for value in (each.low, each.high, each.started)),
                 ],
                 dtype=torch.float64,
             )
@@ -217,8 +266,8 @@ class Quantizer:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore `state()`."""
         for name, layer in self.layers.items():
-            layer.largest, *values = state[name].tolist()
-            for index, observer in enumerate(_observers(layer)):
+            layer.rounds.largest, *values = state[name].tolist()
+            for index, observer in enumerate(layer.rounds.observers):
                 observer.low, observer.high = values[3 * index : 3 * index + 2]
                 observer.started = bool(values[3 * index + 2])
 
@@ -226,12 +275,14 @@ class Quantizer:
     def bake(self) -> tuple[dict[str, LinearQuantization], int]:
         """Round the weights, undo the classes; returns what was done to each layer, and how many weights became 0.
 
-        Masks shrink by those weights: a zero of the mask stays one. PruneonceError if a weight is not finite.
+        Masks shrink by those weights: a zero of the mask stays one. Layers that were sparse must be dense again
+        (`Pruner.compute_dense`). PruneonceError if a weight is not finite.
         """
         found, vanished = {}, 0
         for name, layer in self.layers.items():
+            assert isinstance(layer, QuantLinear)
             weight = layer.masked_weight()
-            scale = layer.scale(weight)
+            scale = layer.rounds.scale(weight)
             if not bool(weight.isfinite().all() and (scale < LARGEST_SCALE).all()):
                 raise PruneonceError(f"{name}.weight holds what is no finite number, or is about to: it has no scale")
             whole = whole_weight(weight, scale)
@@ -249,13 +300,14 @@ def quantize_layers(
     model: nn.Module, names: Iterable[str], *, preset: Preset = "default", begin_step: int = 0
 ) -> Quantizer:
     """Turn linear layers (plain or masked) into `QuantLinear`s that neither observe nor round yet."""
-    layers, tokens = {}, Tokens()
+    layers: dict[str, QuantLinear | SparseQuantLinear] = {}
+    tokens = Tokens()
     for name in names:
         layer = model.get_submodule(name)
         if type(layer) not in (nn.Linear, MaskedLinear):
             raise TypeError(f"{name} is a {type(layer).__name__}: only linear layers can be quantised")
         output = preset == "paper" and name.endswith(OUTPUT_QUANTIZED)
-        layers[name] = _quantized(layer, name, tokens, output=output, per_tensor=preset == "paper")
+        layers[name] = _quantized(layer, Rounding(name, tokens, output=output, per_tensor=preset == "paper"))
     return Quantizer(layers, model.register_forward_pre_hook(tokens.note, with_kwargs=True), begin_step)
 
 
@@ -263,77 +315,76 @@ def quantize_layers(
 def observing(quantizer: Quantizer) -> Iterator[None]:
     """Within, forward passes only set the ranges: to the least and greatest values of all of them."""
     for layer in quantizer.layers.values():
-        layer.observing, layer.rounding = True, False
+        layer.rounds.observing, layer.rounds.rounding = True, False
     try:
         yield
     finally:
         quantizer.end_step()
         for layer in quantizer.layers.values():
-            layer.observing = False
+            layer.rounds.observing = False
 
 
 @contextlib.contextmanager
 def quantized(model: nn.Module, layers: Mapping[str, LinearQuantization]) -> Iterator[None]:
-    """Within, the named layers of a float model round as they do in the int8 engine. Their weights stay as they are.
+    """Within, the named layers of a float model, plain or of non-zeros alone, round as they do in the int8 engine.
 
-    PruneonceError if a layer is missing or its scales are not those of its rows.
+    Their weights stay as they are. PruneonceError if a layer is missing or its scales are not those of its rows.
     """
     changed = []
     try:
         for name, quantization in layers.items():
             layer = _linear(model, name, quantization)
-            changed.append(_quantized(layer, name, Tokens(), output=False, per_tensor=False))
-            _fix(changed[-1], quantization)
+            changed.append(_quantized(layer, _fixed(name, quantization, next(layer.parameters()).device)))
         yield
     finally:
         for layer in changed:
             _plain(layer)
 
 
-def _linear(model: nn.Module, name: str, quantization: LinearQuantization) -> nn.Module:
+def _linear(model: nn.Module, name: str, quantization: LinearQuantization) -> nn.Linear:
     try:
         layer = model.get_submodule(name)
     except AttributeError as error:
         raise PruneonceError(f"the quantised layer {name} is not in the model") from error
-    if type(layer) is not nn.Linear or quantization.weight_scale.shape != (layer.out_features,):
+    fits = isinstance(layer, nn.Linear) and quantization.weight_scale.shape == (layer.out_features,)
+    if not fits or type(layer) not in (nn.Linear, MaskedLinear, SparseLinear):
         raise PruneonceError(f"{name}: {quantization.weight_scale.size} scales do not fit the layer {layer}")
+    assert isinstance(layer, nn.Linear)
     return layer
 
 
-def _fix(layer: QuantLinear, quantization: LinearQuantization) -> None:
+def _fixed(name: str, quantization: LinearQuantization, device: torch.device) -> Rounding:
     """Everything as a file says."""
-    layer.fixed_scale = torch.from_numpy(quantization.weight_scale.copy()).to(layer.weight.device)
-    layer.input_observer.fixed = np.float32(quantization.input_scale[0]), int(quantization.input_zero_point[0])
-    if quantization.output_scale is not None and quantization.output_zero_point is not None:
-        layer.output_observer = Observer("")
-        layer.output_observer.fixed = np.float32(quantization.output_scale[0]), int(quantization.output_zero_point[0])
-    layer.rounding = True
+    rounds = Rounding(name, Tokens(), output=quantization.output_scale is not None, per_tensor=False)
+    rounds.fixed_scale = torch.from_numpy(quantization.weight_scale.copy()).to(device)
+    for observer, scale, zero_point in (
+        (rounds.input_observer, quantization.input_scale, quantization.input_zero_point),
+        (rounds.output_observer, quantization.output_scale, quantization.output_zero_point),
+    ):
+        if observer is not None and scale is not None and zero_point is not None:
+            observer.fixed = np.float32(scale[0]), int(zero_point[0])
+    rounds.rounding = True
+    return rounds
 
 
-def _quantized(layer: nn.Module, name: str, tokens: Tokens, *, output: bool, per_tensor: bool) -> QuantLinear:
-    layer.__class__ = QuantLinear
-    assert isinstance(layer, QuantLinear)
-    layer.tokens = tokens
-    layer.input_observer = Observer(f"the input of {name}")
-    layer.output_observer = Observer(f"the output of {name}") if output else None
-    layer.per_tensor, layer.largest, layer.fixed_scale = per_tensor, 0.0, None
-    layer.observing = layer.rounding = False
+def _quantized(layer: nn.Module, rounds: Rounding) -> QuantLinear | SparseQuantLinear:
+    layer.__class__ = SparseQuantLinear if isinstance(layer, SparseLinear) else QuantLinear
+    assert isinstance(layer, (QuantLinear, SparseQuantLinear))
+    layer.rounds = rounds
     return layer
 
 
-def _plain(layer: QuantLinear) -> None:
-    for name in QuantLinear.__annotations__:
-        layer.__dict__.pop(name, None)
-    layer.__class__ = MaskedLinear if "mask" in layer._buffers else nn.Linear  # type: ignore[assignment]
-
-
-def _observers(layer: QuantLinear) -> list[Observer]:
-    return [layer.input_observer, *([layer.output_observer] if layer.output_observer is not None else [])]
+def _plain(layer: QuantLinear | SparseQuantLinear) -> None:
+    del layer.rounds
+    if isinstance(layer, SparseQuantLinear):
+        layer.__class__ = SparseLinear  # type: ignore[assignment]
+    else:
+        layer.__class__ = MaskedLinear if "mask" in layer._buffers else nn.Linear  # type: ignore[assignment]
 
 
 def _quantization_of(layer: QuantLinear, scale: Tensor) -> LinearQuantization:
     parts: list[Any] = [scale.cpu().numpy().astype(np.float32)]
-    for observer in _observers(layer):
+    for observer in layer.rounds.observers:
         input_scale, zero_point = observer.parameters
         parts += [np.array([input_scale], np.float32), np.array([zero_point], np.uint8)]
     return LinearQuantization(*parts)

@@ -39,12 +39,10 @@ def score(
 ) -> dict[str, float]:
     """The task's metrics on its validation data; names carry a suffix where there are several splits (MNLI).
 
-    A pruned model on a CPU answers by its non-zeros alone: several times as fast, alike but for rounding.
     keep_in: folder that `predictions.json`, the answer to every example, is written to.
     """
     predict = torch_predict(model, task, special_token_ids(tokenizer)["pad"], on_progress)
-    with sparse_scoring(model):
-        return score_predictions(predict, task, data, tokenizer, keep_in=keep_in)
+    return score_predictions(predict, task, data, tokenizer, keep_in=keep_in)
 
 
 def score_predictions(
@@ -71,6 +69,7 @@ def score_predictions(
 def score_folder(model: str | Path, data: TaskData, on_progress: Advance | None = None) -> dict[str, float]:
     """Load a fine-tuned model and `score` it, rounding as its quantisation says if it has one.
 
+    A pruned model on a CPU answers by its non-zeros alone: several times as fast, alike but for rounding.
     Class names of one's own task are read from the model's config.
     UsageError if the model has no head for the task, or one with other labels.
     """
@@ -79,7 +78,7 @@ def score_folder(model: str | Path, data: TaskData, on_progress: Advance | None 
         data = replace(data, labels=tuple(str(config.id2label[index]) for index in range(config.num_labels)))
     task = task_of(data)
     loaded, _ = load_task_model(model, task, trained=True)
-    with quantized(loaded, read_quantization(model) or {}):
+    with sparse_scoring(loaded), quantized(loaded, read_quantization(model) or {}):
         return score(loaded, task, data, load_tokenizer(model), on_progress=on_progress)
 
 

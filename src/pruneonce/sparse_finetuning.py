@@ -59,13 +59,11 @@ def sparse_training(model: Any, kernel: TrainingKernel = "auto") -> Iterator[Pru
 
 @contextlib.contextmanager
 def sparse_scoring(model: Any) -> Iterator[None]:
-    """Within it a pruned model on a CPU multiplies its non-zeros alone; a dense or quantised one is left as it is.
+    """Within it a pruned model on a CPU multiplies its non-zeros alone; a dense one is left as it is.
 
-    Weights are the same afterwards, in new parameters.
+    Weights are the same afterwards, in new parameters. Layers that are to round are made to within it (`quantized`).
     """
-    names = names_with_zeros(model)
-    plain = all(type(model.get_submodule(name)) is nn.Linear for name in names)
-    if not names or not plain or torch.accelerator.is_available():
+    if torch.accelerator.is_available() or not names_with_zeros(model):
         yield
         return
     with sparse_training(model):

@@ -272,14 +272,13 @@ def accumulation_for(training: Training, processes: int) -> int:
 def choose_kernels(run: TrainingRun) -> None:
     """Let layers with locked zeros train their non-zeros alone where that is faster. A checkpoint overrules it."""
     pruner, kernel = run.pruner, run.training.kernel
-    locked = pruner is not None and pruner.schedule is None and run.quantizer is None
-    if kernel == "sparse" and not locked:
-        raise UsageError(
-            'training.kernel = "sparse" is for fine-tuning with locked zeros: this run has none, or they are yet to be '
-            'found, or it quantises; use "auto" or "dense"'
-        )
-    if pruner is not None and locked:
+    if pruner is not None and pruner.schedule is None:
         compute_faster(run.hub_model, pruner, kernel, autocast_of(run.training), agree=_first_process_says)
+    elif kernel == "sparse":
+        raise UsageError(
+            'training.kernel = "sparse" is for training with locked zeros: this run has none, or they are yet to be '
+            'found; use "auto" or "dense"'
+        )
 
 
 def _first_process_says(names: list[str]) -> list[str]:

@@ -18,6 +18,7 @@ from pruneonce.language_model import LanguageModel, load_config
 from pruneonce.pruning.pruner import MaskedLinear, Pruner
 from pruneonce.pruning.sparse_linear import SparseLinear
 from pruneonce.pruning.torch_threads import torch_threads
+from pruneonce.quantization import quantize_layers
 from pruneonce.recipe import FinetuneRecipe, QuantizeRecipe, Recipe, TeacherRecipe
 from pruneonce.sparse_finetuning import compute_faster, sparse_scoring
 from pruneonce.stages.lifecycle import set_dropout
@@ -86,7 +87,7 @@ def probe(recipe: Recipe, tokens: int, sparsity: float | None) -> Probe:
         patterns = sum(layer.pattern_bytes for layer in model.modules() if isinstance(layer, SparseLinear))
         # Weights, gradients and two moments; a mask and a masked copy, or patterns.
         memory = 16 * trained + 5 * masked + patterns + activations
-    with sparse_scoring(model.model) if isinstance(recipe, FinetuneRecipe) else contextlib.nullcontext():
+    with sparse_scoring(model.model):
         answers = _time_answers(model, inputs, None) / many
     return Probe(
         seconds_per_pass=max(one - per_example, 0.0),
@@ -131,11 +132,17 @@ def _as_trained(recipe: Recipe, model: LanguageModel, sparsity: float | None) ->
             for name in names:
                 linears[name].weight[torch.rand_like(linears[name].weight) < sparsity] = 0.0
     pruner = Pruner(model.model, names)
+    quantizer = quantize_layers(model.model, names) if isinstance(recipe, QuantizeRecipe) else None
     with contextlib.ExitStack() as settings:
-        if sparsity is not None and isinstance(recipe, FinetuneRecipe):
+        if sparsity is not None:
             settings.enter_context(torch_threads())
             compute_faster(model.model, pruner, recipe.training.kernel, autocast_of(recipe.training))
+        if quantizer is not None:
+            quantizer.update(quantizer.begin_step)
         yield
+        pruner.compute_dense()
+        if quantizer is not None:
+            quantizer.bake()
         pruner.bake()
 
 

@@ -7,7 +7,7 @@ its gradient is exactly zero, but weight decay and leftover Adam momentum still 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ class MaskedLinear(nn.Linear):
     """`nn.Linear` that multiplies by `weight * mask`. Same parameters, same names; made by changing a layer's class."""
 
     mask: Tensor  # bool, shape of weight; a buffer that is not part of the state dict
+    sparse_form: ClassVar[type[SparseLinear]] = SparseLinear  # what it is when it computes its non-zeros alone
 
     def forward(self, input: Tensor) -> Tensor:
         return functional.linear(input, self.weight * self.mask, self.bias)
@@ -97,7 +98,7 @@ class Pruner:
             if isinstance(layer, MaskedLinear):
                 mask = layer.mask
                 _forget_mask(layer)
-                make_sparse(layer, mask)
+                make_sparse(layer, mask, layer.sparse_form)
 
     @property
     def computes_sparse(self) -> bool:
@@ -109,8 +110,8 @@ class Pruner:
         for layer in self.layers.values():
             if isinstance(layer, SparseLinear):
                 mask = layer.mask
-                make_dense(layer)
-                _mask_layer(layer).mask.copy_(mask)
+                make_dense(layer, layer.masked_form or MaskedLinear)
+                _add_mask(layer).copy_(mask)
 
     def masked_state(self, state: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
         """`state` with the masks multiplied in: what a reader of the model should see. Other tensors are shared."""
@@ -158,6 +159,7 @@ class Pruner:
                 layer.weight[layer.mask & (layer.weight == 0)] = torch.finfo(layer.weight.dtype).tiny
                 layer.weight[~layer.mask] = 0.0
             _forget_mask(layer)
+            layer.__class__ = nn.Linear  # type: ignore[assignment]
 
 
 def _kept(layer: MaskedLinear | SparseLinear) -> int:
@@ -167,13 +169,18 @@ def _kept(layer: MaskedLinear | SparseLinear) -> int:
 def _mask_layer(layer: nn.Module) -> MaskedLinear:
     if type(layer) is not nn.Linear:
         raise TypeError(f"only plain nn.Linear layers can be masked, got {type(layer).__name__}")
-    layer.register_buffer("mask", torch.ones_like(layer.weight, dtype=torch.bool), persistent=False)
+    _add_mask(layer)
     layer.__class__ = MaskedLinear
     assert isinstance(layer, MaskedLinear)
     return layer
 
 
+def _add_mask(layer: nn.Linear) -> Tensor:
+    mask = torch.ones_like(layer.weight, dtype=torch.bool)
+    layer.register_buffer("mask", mask, persistent=False)
+    return mask
+
+
 def _forget_mask(layer: MaskedLinear) -> None:
     del layer._buffers["mask"]
     layer._non_persistent_buffers_set.discard("mask")
-    layer.__class__ = nn.Linear  # type: ignore[assignment]

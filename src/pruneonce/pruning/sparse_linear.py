@@ -6,7 +6,7 @@ one-dimensional, so that its gradient and Adam's moments have a tenth of the siz
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,10 +27,20 @@ class SparseLinear(nn.Linear):
     pattern: _native.SparseLinear
     columns: np.ndarray[Any, np.dtype[np.uint16]]  # [non-zeros]; the kernels take no more columns than that counts
     row_pointers: np.ndarray[Any, np.dtype[np.int64]]  # [rows + 1]
+    masked_form: ClassVar[type[nn.Linear] | None] = None  # of a subclass: what it is with a dense weight and a mask
 
     def forward(self, input: Tensor) -> Tensor:
-        product: Tensor = _Multiply.apply(input, self.values, self.bias, self.pattern)
+        return self.product(input, self.values)
+
+    def product(self, input: Tensor, values: Tensor) -> Tensor:
+        """What the layer computes with other values at the same places, [non-zeros]; differentiable in both."""
+        product: Tensor = _Multiply.apply(input, values, self.bias, self.pattern)
         return product
+
+    @property
+    def row_lengths(self) -> Tensor:
+        """Non-zeros of each row: int64 [out_features]."""
+        return torch.from_numpy(np.diff(self.row_pointers))
 
     @property
     def places(self) -> Tensor:
@@ -71,7 +81,7 @@ class SparseLinear(nn.Linear):
         super()._load_from_state_dict(state, prefix, *arguments)
 
 
-def make_sparse(layer: nn.Linear, mask: Tensor) -> None:
+def make_sparse(layer: nn.Linear, mask: Tensor, form: type[SparseLinear] = SparseLinear) -> None:
     """Turn a float32 layer on the CPU into a `SparseLinear`, in place. mask: bool, shape of the weight, True = kept."""
     rows, columns = np.nonzero(mask.numpy())
     pointers = np.zeros(layer.out_features + 1, np.int64)
@@ -79,7 +89,7 @@ def make_sparse(layer: nn.Linear, mask: Tensor) -> None:
     values = layer.weight.detach()[mask]
     bias = layer._parameters.pop("bias")
     del layer._parameters["weight"]
-    layer.__class__ = SparseLinear
+    layer.__class__ = form
     assert isinstance(layer, SparseLinear)
     layer.columns, layer.row_pointers = columns.astype(np.uint16), pointers
     layer.pattern = _native.SparseLinear(pointers, columns.astype(np.int32), cols=layer.in_features)
@@ -87,13 +97,13 @@ def make_sparse(layer: nn.Linear, mask: Tensor) -> None:
     layer.register_parameter("bias", bias)  # after the values, as in nn.Linear: the optimizer's order
 
 
-def make_dense(layer: nn.Linear) -> None:
-    """Turn a `SparseLinear` back into a plain layer with its dense weight, in place."""
+def make_dense(layer: nn.Linear, form: type[nn.Linear] = nn.Linear) -> None:
+    """Turn a `SparseLinear` back into a layer with its dense weight, in place; a plain one unless `form` says so."""
     assert isinstance(layer, SparseLinear)
     weight = layer.dense_weight()
     bias = layer._parameters.pop("bias")
     del layer._parameters["values"], layer.pattern, layer.columns, layer.row_pointers
-    layer.__class__ = nn.Linear  # type: ignore[assignment]
+    layer.__class__ = form  # type: ignore[assignment]
     layer.register_parameter("weight", nn.Parameter(weight))
     layer.register_parameter("bias", bias)
 

@@ -24,6 +24,7 @@ from pruneonce.pruning.pruner import Pruner
 from pruneonce.quantization import Quantizer, quantized
 from pruneonce.quantization_file import LinearQuantization, write_quantization
 from pruneonce.recipe import Recipe, Training, parse_recipe
+from pruneonce.sparse_finetuning import sparse_scoring
 from pruneonce.training import TrainingRun, is_main_process, train
 
 RUN_FILE = "run.json"  # what an unfinished folder is being made from
@@ -133,7 +134,7 @@ def save_outcome(
         layers, record.rounded_to_zero = outcome.quantizer.bake()
     if outcome.pruner is not None:
         _bake(outcome.pruner, outcome.hub_model, record)
-    with quantized(outcome.hub_model, layers):
+    with sparse_scoring(outcome.hub_model), quantized(outcome.hub_model, layers):
         record.metrics = score()
     record.timings = {"training": outcome.seconds, "evaluation": time.monotonic() - begun}
     if layers:
