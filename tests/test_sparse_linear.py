@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from torch import nn
 from pruneonce import _native
 from pruneonce.pruning import training_kernel
 from pruneonce.pruning.pruner import MaskedLinear, Pruner
-from pruneonce.pruning.sparse_linear import SparseLinear, make_dense, make_sparse
+from pruneonce.pruning.schedules import PruningSchedule
+from pruneonce.pruning.sparse_linear import SPARSE_BELOW, SparseLinear, make_dense, make_sparse
 from pruneonce.pruning.torch_threads import torch_threads
 
 ISAS = _native.available_isas()
@@ -265,12 +267,68 @@ def test_round_trip_through_sparse_keeps_every_bit_and_the_order_of_parameters()
     assert torch.equal(layer.weight, before)
 
 
-def test_masks_that_are_to_change_cannot_be_computed_sparse():
-    from pruneonce.pruning.schedules import PruningSchedule
+SCHEDULE = PruningSchedule(0.9, begin_step=0, end_step=16, policy_begin_step=0, policy_end_step=12, frequency_steps=2)
 
-    pruner = Pruner(nn.Sequential(nn.Linear(4, 4)), ["0"], PruningSchedule(0.5, 0, 8, 0, 4, 2))
-    with pytest.raises(ValueError, match="still to change"):
+
+def pruned_in_training(kernel, steps=20, stop_at=None):
+    """(outputs of every step, gradients, model, pruner) of a layer that is pruned while it trains."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(24, 20))
+    pruner = Pruner(model, ["0"], SCHEDULE)
+    if kernel == "sparse":
         pruner.compute_sparse(["0"])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02, weight_decay=0.1)
+    seen = []
+    for step in range(steps):
+        pruner.update(step)
+        optimizer.zero_grad()
+        x = torch.randn(7, 24, requires_grad=True)
+        y = model(x)
+        y.square().sum().backward()
+        seen.append((pruner.computes_sparse, y.detach(), x.grad, model[0].weight.grad.clone(), model[0].mask.clone()))
+        optimizer.step()
+        if step == stop_at:
+            break
+    return seen, model, pruner
+
+
+def test_a_layer_that_is_being_pruned_computes_what_it_keeps_once_that_is_little():
+    """Its masks are still to change: latent weights live on, and some come back."""
+    (dense, model, _), (sparse, twin, pruner) = (pruned_in_training(kernel) for kernel in ("dense", "sparse"))
+    shares = [float(mask.float().mean()) for *_, mask in sparse]
+    assert [used for used, *_ in sparse] == [share < SPARSE_BELOW for share in shares]
+    assert not any(used for used, *_ in dense)
+    masks = [mask for used, *_, mask in sparse if used]
+    assert any(bool((later & ~earlier).any()) for earlier, later in itertools.pairwise(masks)), "none came back"
+    for (_, *expected), (_, *found) in zip(dense, sparse, strict=True):
+        for a, b in zip(expected[:-1], found[:-1], strict=True):
+            torch.testing.assert_close(b, a, atol=1e-4, rtol=1e-4)
+        assert torch.equal(expected[-1], found[-1])
+        assert not found[2][~found[-1]].any(), "a pruned weight has no gradient"
+    torch.testing.assert_close(twin[0].weight, model[0].weight, atol=1e-5, rtol=1e-4)
+    assert float(twin[0].weight.detach()[~twin[0].mask].abs().min()) > 0
+    pruner.bake()
+    assert type(twin[0]) is nn.Linear
+    assert set(vars(twin[0])) == set(vars(nn.Linear(1, 1)))
+    assert int((twin[0].weight == 0).sum()) == int(0.9 * 480)
+
+
+def test_a_restored_pruner_goes_on_with_the_kernel_it_had():
+    seen, model, pruner = pruned_in_training("sparse", stop_at=14)
+    assert seen[-1][0]
+    state, weights = pruner.state(), pruner.masked_state(model.state_dict())
+    fresh = nn.Sequential(nn.Linear(24, 20))
+    other = Pruner(fresh, ["0"], SCHEDULE)
+    fresh.load_state_dict(weights)
+    other.load_state(state)
+    x = torch.randn(5, 24)
+    assert other.computes_sparse
+    assert torch.equal(fresh(x), model(x))
+    assert torch.equal(fresh[0].weight, model[0].weight)
+    other.compute_dense()
+    assert not other.computes_sparse
+    other.load_state(pruned_in_training("dense", stop_at=14)[2].state())
+    assert not other.computes_sparse
 
 
 def test_pruner_state_restores_values_and_kernel():

@@ -17,6 +17,7 @@ from test_training import (  # noqa: F401 - fixtures
     finetune_values,
     forkserver,
     pair_corpus,
+    prune_values,
     reviews,
     run,
     run_and_kill,
@@ -57,6 +58,36 @@ def test_a_hundred_steps_are_those_of_the_masked_dense_layers(sparse_bert, revie
     records = [read_provenance(tmp_path / kernel) for kernel in ("dense", "sparse")]
     assert records[0].masks == records[1].masks
     assert inspect_folder(tmp_path / "sparse").lock_intact
+
+
+def test_pruning_computes_what_it_keeps_and_prunes_as_masked_dense_layers_do(
+    tiny_bert,
+    pair_corpus,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    used, original = {"dense": [], "sparse": []}, training.StageTrainer.training_step
+
+    def step(self, *arguments, **options):
+        model = self.run.hub_model
+        used[self.run.training.kernel].append((self.run.pruner.computes_sparse, model.config._attn_implementation))
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(training.StageTrainer, "training_step", step)
+    for kernel in used:
+        values = prune_values(tiny_bert, pair_corpus, kernel=kernel, steps=20, log_steps=1, dropout=0.0)
+        run("prune", values, tmp_path / kernel)
+    assert {each for each, _ in used["dense"]} == {False}
+    assert used["sparse"][0] == (False, "sdpa")
+    assert used["sparse"][-1] == (True, "pruneonce")
+    np.testing.assert_allclose(losses(tmp_path / "sparse"), losses(tmp_path / "dense"), rtol=1e-3)
+    weights = [load_file(tmp_path / kernel / "model.safetensors") for kernel in used]
+    for name, dense in weights[0].items():
+        # Where two magnitudes are nearly equal, rounding may decide which one stays.
+        assert float(((dense == 0) == (weights[1][name] == 0)).float().mean()) > 0.995, name
+    assert inspect_folder(tmp_path / "sparse").prunable.zeros == inspect_folder(tmp_path / "dense").prunable.zeros
+    config = json.loads((tmp_path / "sparse" / "config.json").read_text())
+    assert "pruneonce" not in json.dumps(config)
 
 
 def test_every_locked_layer_is_sparse_while_it_trains(sparse_bert, reviews, tmp_path, monkeypatch):  # noqa: F811
@@ -134,7 +165,7 @@ def test_two_processes_train_like_one_with_the_doubled_batch(sparse_bert, review
 
 
 def test_kernel_for_zeros_without_zeros_is_one_line(tiny_bert, reviews, tmp_path, pruneonce):  # noqa: F811
-    with pytest.raises(UsageError, match=r'kernel = "sparse" is for training with locked zeros'):
+    with pytest.raises(UsageError, match=r'kernel = "sparse" is for training with zeros'):
         run("finetune", finetune_values(tiny_bert, reviews, kernel="sparse"), tmp_path / "out")
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('model = "m"\n[task]\nname = "sst2"\n[training]\nlearning_rate = 1e-4\nsteps = 1\n')

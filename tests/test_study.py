@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import subprocess
+import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -159,6 +164,47 @@ def test_runs_side_by_side_give_what_runs_one_by_one_give_and_note_failures_too(
     assert {n: r.masks for n, r in together.records.items()} == {n: r.masks for n, r in alone.records.items()}
     chain = next(cell.chain for cell in plan.cells if cell.method == "broken")
     assert list(together.failures) == list(chain[1:])
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
+def test_a_study_that_is_killed_leaves_no_worker_behind(study, data, tiny_bert, tmp_path):
+    study(STUDY)
+    command = [sys.executable, "-m", "pruneonce.cli", "study", str(tmp_path / "tiny.toml"), "--jobs", "2"]
+    command += ["--set", f"model={tiny_bert}", "--set", f"data={data}", "--out", str(tmp_path / "out")]
+    command += ["--set", "stages.teacher.training.steps=100000"]
+    mark = f"PRUNEONCE_TEST={tmp_path}"  # in the environment of whatever it starts
+    environment = os.environ | dict([mark.split("=")])
+    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    waited_for(lambda: list((tmp_path / "out").glob("teacher-*/run.json")))
+    workers = processes_with(mark) - {started.pid}
+    started.kill()
+    started.wait()
+    assert workers
+    waited_for(lambda: not any(alive(worker) for worker in workers))
+
+
+def waited_for(condition, seconds=60.0):
+    """What `condition` returns once that is true."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+    return found
+
+
+def processes_with(mark):
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (process / "environ").read_bytes():
+                found.add(int(process.name))
+    return found
+
+
+def alive(process):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 def test_another_learning_rate_is_another_run_beside_the_old_one(study):

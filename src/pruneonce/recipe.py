@@ -45,7 +45,8 @@ class Training:
     adam_epsilon: float = 1e-8
     dropout: float | None = None  # hidden and attention dropout; None: as the checkpoint's config says
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    # Of layers with locked zeros, on CPUs: sparse keeps and computes the non-zeros alone; auto: where that is faster.
+    # Of layers with zeros, on CPUs: sparse computes the non-zeros alone, and keeps no others if zeros are locked; while
+    # they are still being found, from 80 % of them on. auto: where that is faster.
     kernel: TrainingKernel = "auto"
     group_by_length: bool = True  # batches of similar lengths, so that little padding is computed
     log_steps: int | None = None  # optimizer steps between log lines; None: a hundredth of all

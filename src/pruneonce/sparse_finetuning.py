@@ -14,6 +14,7 @@ from pruneonce.architectures import architecture_of, prunable_linears
 from pruneonce.errors import UsageError
 from pruneonce.native_attention import use_native_attention
 from pruneonce.pruning.pruner import MaskedLinear, Pruner
+from pruneonce.pruning.sparse_linear import SPARSE_BELOW
 from pruneonce.pruning.torch_threads import torch_threads
 from pruneonce.pruning.training_kernel import layers_faster_sparse
 from pruneonce.recipe import TrainingKernel
@@ -87,8 +88,9 @@ def compute_faster(
     autocast: torch.dtype | None = None,
     agree: Callable[[list[str]], list[str]] = lambda names: names,
 ) -> None:
-    """Let layers of locked zeros, and attention, use the kernels that are faster here; nothing beside an accelerator.
+    """Let layers, and attention, use the kernels that are faster here; nothing beside an accelerator.
 
+    Layers whose zeros are locked change at once; those that are being pruned, once few weights are left.
     autocast: the lower precision of the training, if any. agree: what all processes of a run do, from what this one has
     measured. UsageError for "sparse" beside an accelerator.
     """
@@ -102,7 +104,10 @@ def compute_faster(
     names = list(pruner.layers)
     if kernel == "auto":
         masked = {name: layer for name, layer in pruner.layers.items() if isinstance(layer, MaskedLinear)}
-        names = layers_faster_sparse(masked, autocast)
+        if pruner.schedule is None:
+            names = layers_faster_sparse(masked, autocast)
+        elif autocast is not None:
+            names = layers_faster_sparse(masked, autocast, density=SPARSE_BELOW)
     pruner.compute_sparse(agree(names))
     match_attention(model, pruner)
 

@@ -270,14 +270,13 @@ def accumulation_for(training: Training, processes: int) -> int:
 
 
 def choose_kernels(run: TrainingRun) -> None:
-    """Let layers with locked zeros train their non-zeros alone where that is faster. A checkpoint overrules it."""
-    pruner, kernel = run.pruner, run.training.kernel
-    if pruner is not None and pruner.schedule is None:
-        compute_faster(run.hub_model, pruner, kernel, autocast_of(run.training), agree=_first_process_says)
-    elif kernel == "sparse":
+    """Let layers with zeros compute their non-zeros alone where that is faster. A checkpoint overrules it."""
+    if run.pruner is not None:
+        autocast = autocast_of(run.training)
+        compute_faster(run.hub_model, run.pruner, run.training.kernel, autocast, agree=_first_process_says)
+    elif run.training.kernel == "sparse":
         raise UsageError(
-            'training.kernel = "sparse" is for training with locked zeros: this run has none, or they are yet to be '
-            'found; use "auto" or "dense"'
+            'training.kernel = "sparse" is for training with zeros: this run has none; use "auto" or "dense"'
         )
 
 
@@ -378,8 +377,8 @@ class _StepCallback(TrainerCallback):
         self.note = ""
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.run.pruner is not None:
-            self.run.pruner.update(state.global_step)
+        if self.run.pruner is not None and self.run.pruner.update(state.global_step):
+            match_attention(self.run.hub_model, self.run.pruner)
         if self.run.quantizer is not None:
             self.run.quantizer.update(state.global_step)
 

@@ -24,7 +24,7 @@ from pruneonce.pruning.masks import (
     unpack_mask,
 )
 from pruneonce.pruning.schedules import PruningSchedule
-from pruneonce.pruning.sparse_linear import SparseLinear, make_dense, make_sparse
+from pruneonce.pruning.sparse_linear import SPARSE_BELOW, KeptWeights, SparseLinear, make_dense, make_sparse
 
 Pattern = Literal["unstructured", "1x4"]
 MASKS: dict[Pattern, Callable[[Tensor, float], Tensor]] = {
@@ -37,9 +37,14 @@ class MaskedLinear(nn.Linear):
     """`nn.Linear` that multiplies by `weight * mask`. Same parameters, same names; made by changing a layer's class."""
 
     mask: Tensor  # bool, shape of weight; a buffer that is not part of the state dict
-    sparse_form: ClassVar[type[SparseLinear]] = SparseLinear  # what it is when it computes its non-zeros alone
+    kept: KeptWeights | None = None  # to multiply no others, while the mask is still to change
+    sparse_form: ClassVar[type[SparseLinear]] = (
+        SparseLinear  # what it is when its mask is locked and zeros are not kept
+    )
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.kept is not None:
+            return self.kept.product(input, self.weight, self.bias)
         return functional.linear(input, self.weight * self.mask, self.bias)
 
 
@@ -47,7 +52,7 @@ class Pruner:
     """Masks for the named linear layers of `model`.
 
     With a schedule, `update(step)` recomputes them by magnitude in a pattern; without one they are locked at
-    construction to the zeros that the weights have, and `compute_sparse` lets layers train their non-zeros alone.
+    construction to the zeros that the weights have. `compute_sparse` lets layers compute their non-zeros alone.
     `bake()` ends it: zeros are written into the weights and the layers are plain again.
     """
 
@@ -59,6 +64,7 @@ class Pruner:
         pattern: Pattern = "unstructured",
     ) -> None:
         self.schedule, self.pattern = schedule, pattern
+        self._later_sparse: set[str] = set()  # layers that compute their kept weights alone once those are few
         masked = {name: _mask_layer(model.get_submodule(name)) for name in names}
         if schedule is None:
             for layer in masked.values():
@@ -76,6 +82,7 @@ class Pruner:
                 layer.mask.copy_(mask_of(layer.weight, sparsity))
             except ValueError as error:
                 raise PruneonceError(f"{name}.weight at step {step}: {error}. Lower the learning rate.") from error
+            self._choose_kept(name, layer)
         return True
 
     def sparsity(self) -> float:
@@ -89,29 +96,45 @@ class Pruner:
         return {name: mask_digest(layer.mask) for name, layer in self.layers.items()}
 
     def compute_sparse(self, names: Iterable[str]) -> None:
-        """These layers keep, multiply and train their non-zeros alone from now on; for locked masks, on CPUs."""
-        names = list(names)
-        if names and self.schedule is not None:
-            raise ValueError("masks that are still to change need dense weights")
+        """These layers multiply their non-zeros alone, on CPUs.
+
+        With locked masks they also keep and train no other weights, from now on. With a schedule they do it from the
+        update on that leaves less than SPARSE_BELOW of them, and keep the latent weights.
+        """
         for name in names:
             layer = self.layers[name]
-            if isinstance(layer, MaskedLinear):
+            if not isinstance(layer, MaskedLinear):
+                continue
+            if self.schedule is not None:
+                self._later_sparse.add(name)
+                self._choose_kept(name, layer)
+            else:
                 mask = layer.mask
                 _forget_mask(layer)
                 make_sparse(layer, mask, layer.sparse_form)
 
+    def _choose_kept(self, name: str, layer: MaskedLinear) -> None:
+        few = name in self._later_sparse and int(layer.mask.sum()) < SPARSE_BELOW * layer.mask.numel()
+        layer.kept = KeptWeights(layer.mask) if few else None
+
     @property
     def computes_sparse(self) -> bool:
-        """True if any layer trains its non-zeros alone."""
-        return any(isinstance(layer, SparseLinear) for layer in self.layers.values())
+        """True if any layer multiplies its non-zeros alone."""
+        return any(
+            isinstance(layer, SparseLinear) or (isinstance(layer, MaskedLinear) and layer.kept is not None)
+            for layer in self.layers.values()
+        )
 
     def compute_dense(self) -> None:
-        """Undo `compute_sparse`; the parameters of those layers are new objects."""
+        """Undo `compute_sparse`; the parameters of layers that kept their non-zeros alone are new objects."""
+        self._later_sparse.clear()
         for layer in self.layers.values():
             if isinstance(layer, SparseLinear):
                 mask = layer.mask
                 make_dense(layer, layer.masked_form or MaskedLinear)
                 _add_mask(layer).copy_(mask)
+            else:
+                layer.kept = None
 
     def masked_state(self, state: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
         """`state` with the masks multiplied in: what a reader of the model should see. Other tensors are shared."""
@@ -129,7 +152,7 @@ class Pruner:
         for name, layer in self.layers.items():
             bits = np.frombuffer(pack_mask(layer.mask), dtype=np.uint8)
             state[f"{name}.mask"] = torch.from_numpy(bits.copy())
-            state[f"{name}.sparse"] = torch.tensor(isinstance(layer, SparseLinear))
+            state[f"{name}.sparse"] = torch.tensor(isinstance(layer, SparseLinear) or name in self._later_sparse)
             if self.schedule is not None and isinstance(layer, MaskedLinear):
                 state[f"{name}.latent"] = layer.weight.detach()[~layer.mask].cpu()
         return state
@@ -184,3 +207,4 @@ def _add_mask(layer: nn.Linear) -> Tensor:
 def _forget_mask(layer: MaskedLinear) -> None:
     del layer._buffers["mask"]
     layer._non_persistent_buffers_set.discard("mask")
+    layer.__dict__.pop("kept", None)

@@ -15,6 +15,9 @@ from torch.autograd.function import once_differentiable
 
 from pruneonce import _native
 
+# Density below which the float32 kernels are plainly faster: dense layers do five times the arithmetic.
+SPARSE_BELOW = 0.2
+
 
 class SparseLinear(nn.Linear):
     """`nn.Linear` whose zeros are not there; made from a layer in place by `make_sparse`, undone by `make_dense`.
@@ -34,8 +37,7 @@ class SparseLinear(nn.Linear):
 
     def product(self, input: Tensor, values: Tensor) -> Tensor:
         """What the layer computes with other values at the same places, [non-zeros]; differentiable in both."""
-        product: Tensor = _Multiply.apply(input, values, self.bias, self.pattern)
-        return product
+        return multiply(input, values, self.bias, self.pattern)
 
     @property
     def row_lengths(self) -> Tensor:
@@ -83,16 +85,14 @@ class SparseLinear(nn.Linear):
 
 def make_sparse(layer: nn.Linear, mask: Tensor, form: type[SparseLinear] = SparseLinear) -> None:
     """Turn a float32 layer on the CPU into a `SparseLinear`, in place. mask: bool, shape of the weight, True = kept."""
-    rows, columns = np.nonzero(mask.numpy())
-    pointers = np.zeros(layer.out_features + 1, np.int64)
-    np.cumsum(np.bincount(rows, minlength=layer.out_features), out=pointers[1:])
+    pointers, columns = _places(mask)
     values = layer.weight.detach()[mask]
     bias = layer._parameters.pop("bias")
     del layer._parameters["weight"]
     layer.__class__ = form
     assert isinstance(layer, SparseLinear)
     layer.columns, layer.row_pointers = columns.astype(np.uint16), pointers
-    layer.pattern = _native.SparseLinear(pointers, columns.astype(np.int32), cols=layer.in_features)
+    layer.pattern = _native.SparseLinear(pointers, columns, cols=layer.in_features)
     layer.values = nn.Parameter(values)
     layer.register_parameter("bias", bias)  # after the values, as in nn.Linear: the optimizer's order
 
@@ -108,9 +108,57 @@ def make_dense(layer: nn.Linear, form: type[nn.Linear] = nn.Linear) -> None:
     layer.register_parameter("bias", bias)
 
 
-class _Multiply(torch.autograd.Function):
-    """input: [..., in_features]; values: [non-zeros]; bias: [out_features] or None -> [..., out_features], float32."""
+class KeptWeights:
+    """The kept weights of a dense matrix whose mask is still to change: they alone are multiplied.
 
+    mask: bool [out_features, in_features], on the CPU.
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        pointers, columns = _places(mask)
+        self._pattern = _native.SparseLinear(pointers, columns, cols=mask.shape[1])
+        self._flat = mask.flatten().nonzero().squeeze(1)
+
+    def product(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """As `linear(input, weight * mask, bias)`; the gradient of masked weights is 0."""
+        values: Tensor = _Take.apply(weight, self._flat)
+        return multiply(input, values, bias, self._pattern)
+
+
+def multiply(input: Tensor, values: Tensor, bias: Tensor | None, pattern: _native.SparseLinear) -> Tensor:
+    """input: [..., in_features]; values: [non-zeros]; bias: [out_features] or None -> float32 [..., out_features].
+
+    Differentiable in all three.
+    """
+    product: Tensor = _Multiply.apply(input, values, bias, pattern)
+    return product
+
+
+def _places(mask: Tensor) -> tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int32]]]:
+    """(row pointers [rows + 1], columns [non-zeros]) of a bool matrix."""
+    rows, columns = np.nonzero(mask.numpy())
+    pointers = np.zeros(len(mask) + 1, np.int64)
+    np.cumsum(np.bincount(rows, minlength=len(mask)), out=pointers[1:])
+    return pointers, columns.astype(np.int32)
+
+
+class _Take(torch.autograd.Function):
+    """weight: any shape; places: int64 [n], each once, in the flattened weight -> [n]."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, places: Tensor) -> Tensor:
+        ctx.places, ctx.shape = places, weight.shape
+        return weight.reshape(-1).index_select(0, places)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        whole = gradient.new_zeros(ctx.shape.numel())
+        whole.scatter_(0, ctx.places, gradient)
+        return whole.view(ctx.shape), None
+
+
+class _Multiply(torch.autograd.Function):
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx: Any, input: Tensor, values: Tensor, bias: Tensor | None, pattern: _native.SparseLinear) -> Tensor:

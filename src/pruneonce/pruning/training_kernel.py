@@ -11,39 +11,45 @@ import torch
 from torch import Tensor, nn
 
 from pruneonce.pruning.pruner import MaskedLinear
-from pruneonce.pruning.sparse_linear import make_sparse
+from pruneonce.pruning.sparse_linear import SPARSE_BELOW, make_sparse
 
-# Density below which float32 layers need not be measured: dense ones do five times the arithmetic. So the usual run
-# computes alike whenever it is started; what a measurement decides may be decided otherwise the next time.
-SPARSE_BELOW = 0.2
 MEASURED_TOKENS = 512
 MEASURED_RUNS = 3
 
 
-def layers_faster_sparse(layers: Mapping[str, MaskedLinear], autocast: torch.dtype | None = None) -> list[str]:
+def layers_faster_sparse(
+    layers: Mapping[str, MaskedLinear], autocast: torch.dtype | None = None, density: float | None = None
+) -> list[str]:
     """Names of the layers whose forward and backward pass take less time by `SparseLinear` than dense and masked.
 
-    autocast: the lower precision that the dense rival would compute in, if any.
+    autocast: the lower precision that the dense rival would compute in, if any. density: share of weights that masks
+    will leave; None: what they leave now. Float32 layers of a density below SPARSE_BELOW are not measured, so that the
+    usual run computes alike whenever it is started; what a measurement decides may be decided otherwise the next time.
     """
     faster: dict[tuple[int, int, int], bool] = {}
     names = []
     for name, layer in layers.items():
-        density = float(layer.mask.float().mean())
-        if autocast is None and density < SPARSE_BELOW:
+        share = float(layer.mask.float().mean()) if density is None else density
+        if autocast is None and share < SPARSE_BELOW:
             names.append(name)
             continue
-        key = (*layer.weight.shape, round(20 * density))
+        key = (*layer.weight.shape, round(20 * share))
         if key not in faster:
-            faster[key] = _seconds(_sparse(layer), autocast) < _seconds(layer, autocast)
+            mask = layer.mask if density is None else _random_mask(layer, density)
+            faster[key] = _seconds(_sparse(layer, mask), autocast) < _seconds(layer, autocast)
         if faster[key]:
             names.append(name)
     return names
 
 
-def _sparse(layer: MaskedLinear) -> nn.Linear:
+def _random_mask(layer: MaskedLinear, density: float) -> Tensor:
+    return torch.rand(layer.weight.shape, generator=torch.Generator().manual_seed(0)) < density
+
+
+def _sparse(layer: MaskedLinear, mask: Tensor) -> nn.Linear:
     plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
     plain.load_state_dict(copy.deepcopy(layer.state_dict()))
-    make_sparse(plain, layer.mask)
+    make_sparse(plain, mask)
     return plain
 
 

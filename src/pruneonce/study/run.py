@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
+import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import AbstractContextManager
@@ -109,6 +112,15 @@ def _side_by_side(plan: Plan, progress: Progress, outcome: Outcome, jobs: int) -
 def _begin_worker(threads: int) -> None:
     torch.set_num_threads(threads)
     quiet_transformers()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A study that is killed must not leave runs behind that nobody sees; what they have done is in checkpoints."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _run_node(stage: str, recipe: Recipe, out: Path) -> Provenance:
