@@ -1,4 +1,4 @@
-"""What a recipe would cost here: one real forward and backward pass of its model, scaled to the whole run."""
+"""What a recipe would cost here: real forward and backward passes of its model, scaled to the whole run."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from pruneonce.data.pretraining import Corpus
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.inspection import inspect_folder
 from pruneonce.objectives import round_up
-from pruneonce.recipe import FinetuneRecipe, PruneRecipe, QuantizeRecipe, Recipe, TeacherRecipe
+from pruneonce.pruning.sparse_linear import SPARSE_BELOW
+from pruneonce.recipe import FinetuneRecipe, PruneRecipe, Pruning, QuantizeRecipe, Recipe, TeacherRecipe, Training
 from pruneonce.sparse_finetuning import LOCKED_FROM
+from pruneonce.stages.pretraining import pruning_schedule
 from pruneonce.task_data import max_tokens_of, sample, task_of
 from pruneonce.teacher_logits import answers_pay
 from pruneonce.tokenization import load_tokenizer
 from pruneonce.training import CHECKPOINTS_KEPT, accumulation_for
-from pruneonce.training_probe import TASK_RECIPES, probe
+from pruneonce.training_probe import TASK_RECIPES, Probe, probe
 
 # Training examples of the public tasks, for recipes that count in epochs (GLUE and SQuAD 1.1 as distributed).
 KNOWN_TRAINING_EXAMPLES = {
@@ -62,15 +64,18 @@ def estimate(
     examples, tokens = _data_size(recipe, unbuilt_corpus_tokens)
     steps = training.steps or max(1, round((training.epochs or 0) * examples / training.batch_size))
     locked = _locked_sparsity(recipe, sparsity)
+    pruning = getattr(recipe, "pruning", None)
     found = probe(recipe, tokens, locked)
-    passes = accumulation_for(training, 1)
-    seconds = passes * found.seconds_per_pass + training.batch_size * found.seconds_per_example
-    seconds += found.seconds_per_update
+    seconds = _seconds_per_step(training, found)
+    if pruning is not None:
+        late = _late_share(pruning, steps)
+        pruned = probe(recipe, tokens, pruned=pruning.sparsity)
+        seconds = (1 - late) * seconds + late * _seconds_per_step(training, pruned)
     trained_on = steps * training.batch_size
     task = isinstance(recipe, TASK_RECIPES)
     taught = examples if task and examples and answers_pay(trained_on, examples) else trained_on
     seconds += taught * found.seconds_per_taught_example / steps
-    latent = found.masked_parameters if getattr(recipe, "pruning", None) is not None else 0
+    latent = found.masked_parameters if pruning is not None else 0
     how = f"{1e3 * found.seconds_per_example:.0f} ms for an example of {tokens} tokens"
     return Estimate(
         steps=steps,
@@ -83,6 +88,19 @@ def estimate(
         + CHECKPOINTS_KEPT * (4 * found.parameters + 8 * found.trained_parameters + 4 * latent),
         probe=how if locked is None else f"{how}, {locked:.0%} of the weights locked at 0",
     )
+
+
+def _seconds_per_step(training: Training, found: Probe) -> float:
+    passes = accumulation_for(training, 1)
+    examples = training.batch_size * found.seconds_per_example
+    return passes * found.seconds_per_pass + examples + found.seconds_per_update
+
+
+def _late_share(pruning: Pruning, steps: int) -> float:
+    """Share of the steps in which so few weights are left that layers may multiply them alone."""
+    schedule = pruning_schedule(pruning, steps)
+    late = [schedule.sparsity_at(step) > 1 - SPARSE_BELOW for step in range(0, steps, max(1, steps // 1000))]
+    return sum(late) / len(late)
 
 
 def _locked_sparsity(recipe: Recipe, known: float | None) -> float | None:

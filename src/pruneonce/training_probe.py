@@ -16,11 +16,12 @@ from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, BertConf
 from pruneonce.architectures import prunable_linears
 from pruneonce.language_model import LanguageModel, load_config
 from pruneonce.pruning.pruner import MaskedLinear, Pruner
+from pruneonce.pruning.schedules import PruningSchedule
 from pruneonce.pruning.sparse_linear import SparseLinear
 from pruneonce.pruning.torch_threads import torch_threads
 from pruneonce.quantization import quantize_layers
 from pruneonce.recipe import FinetuneRecipe, QuantizeRecipe, Recipe, TeacherRecipe
-from pruneonce.sparse_finetuning import compute_faster, sparse_scoring
+from pruneonce.sparse_finetuning import compute_faster, match_attention, sparse_scoring
 from pruneonce.stages.lifecycle import set_dropout
 from pruneonce.training import accumulation_for, autocast_of
 
@@ -59,10 +60,11 @@ class Probe:
     masked_parameters: int  # weights of layers that are multiplied by masks
 
 
-def probe(recipe: Recipe, tokens: int, sparsity: float | None) -> Probe:
+def probe(recipe: Recipe, tokens: int, locked: float | None = None, pruned: float | None = None) -> Probe:
     """Time the training of `recipe` on examples of `tokens`. Nothing is trained or written.
 
-    sparsity: share of zeros that the model comes with and that stay locked; None if it is dense, or to be pruned.
+    locked: share of zeros that the model comes with and keeps; None if it is dense, or to be pruned. pruned: share of
+    zeros that pruning has come to.
     """
     assert recipe.training is not None
     autocast = autocast_of(recipe.training)
@@ -75,7 +77,7 @@ def probe(recipe: Recipe, tokens: int, sparsity: float | None) -> Probe:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     inputs = _random_inputs(model, many, tokens, logits)
     taught = _time_answers(model, inputs, autocast) / many if distillation is not None else 0.0  # dense as yet
-    with _as_trained(recipe, model, sparsity):
+    with _as_trained(recipe, model, locked, pruned):
         model.train()
         one = _time_steps(model, _random_inputs(model, 1, tokens, logits), autocast)
         more = _time_steps(model, inputs, autocast)
@@ -118,25 +120,28 @@ def _config(model: str) -> Any:
 
 
 @contextlib.contextmanager
-def _as_trained(recipe: Recipe, model: LanguageModel, sparsity: float | None) -> Iterator[None]:
+def _as_trained(recipe: Recipe, model: LanguageModel, locked: float | None, pruned: float | None) -> Iterator[None]:
     """Within it the model's layers are what the recipe trains: plain, masked, or sparse. Zeros stay in the weights."""
-    dense = isinstance(recipe, FinetuneRecipe) and recipe.pruning is None and sparsity is None
+    dense = isinstance(recipe, FinetuneRecipe) and recipe.pruning is None and locked is None
     if isinstance(recipe, TeacherRecipe) or dense:
         yield
         return
     assert recipe.training is not None
     linears = {name: module for name, module in model.model.named_modules() if isinstance(module, nn.Linear)}
     names = prunable_linears(linears, model.architecture)
-    if sparsity is not None:
+    if locked is not None:
         with torch.no_grad():
             for name in names:
-                linears[name].weight[torch.rand_like(linears[name].weight) < sparsity] = 0.0
-    pruner = Pruner(model.model, names)
+                linears[name].weight[torch.rand_like(linears[name].weight) < locked] = 0.0
+    at_once = None if pruned is None else PruningSchedule(pruned, 0, 1, 0, 1, 1)
+    pruner = Pruner(model.model, names, at_once)
     quantizer = quantize_layers(model.model, names) if isinstance(recipe, QuantizeRecipe) else None
     with contextlib.ExitStack() as settings:
-        if sparsity is not None:
+        if locked is not None or pruned is not None:
             settings.enter_context(torch_threads())
             compute_faster(model.model, pruner, recipe.training.kernel, autocast_of(recipe.training))
+            pruner.update(1)
+            match_attention(model.model, pruner)
         if quantizer is not None:
             quantizer.update(quantizer.begin_step)
         yield

@@ -31,9 +31,9 @@ def plan_costs(plan: Plan) -> dict[str, Cost]:
             costs[node.name] = Cost(0, 0, 0.0, done)
             continue
         recipe, sparsity = node.recipe, _locked_sparsity(plan, node)
-        distilled, pruned = (getattr(recipe, name, None) is not None for name in ("distillation", "pruning"))
+        distilled, pruning = getattr(recipe, "distillation", None) is not None, getattr(recipe, "pruning", None)
         batch = (training.batch_size, training.micro_batch_size, training.precision, training.dropout)
-        key = (node.stage, node.task, batch, distilled, pruned, sparsity, training.kernel)
+        key = (node.stage, node.task, batch, distilled, pruning, sparsity, training.kernel)
         if key not in probes:
             probes[key] = _probe(plan, node, sparsity)
         probe = probes[key]

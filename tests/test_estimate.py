@@ -1,0 +1,57 @@
+"""What passes cost is measured; how a run is made up of them is checked here."""
+
+from __future__ import annotations
+
+import pytest
+
+from pruneonce import estimate as module
+from pruneonce.estimate import estimate
+from pruneonce.recipe import parse_recipe
+from pruneonce.training_probe import Probe
+
+
+@pytest.fixture
+def probes(monkeypatch):
+    """Passes that cost what they are called: 1 s per example dense, 0.25 s with few weights left, 10 s a teacher."""
+    asked = []
+
+    def probe(recipe, tokens, locked=None, pruned=None):
+        asked.append((tokens, locked, pruned))
+        example = 1.0 if locked is None and pruned is None else 0.25
+        distilled = recipe.distillation is not None
+        return Probe(0.0, example, 10.0 if distilled else 0.0, 0.0, 0.0, 1000, 100, 100, 80)
+
+    monkeypatch.setattr(module, "probe", probe)
+    return asked
+
+
+def finetune(**changes):
+    training = {"steps": 100, "batch_size": 4, "learning_rate": 1e-4}
+    values = {"model": "bert-base", "task": {"name": "sst2", "max_tokens": 8, "train_examples": 400}}
+    return parse_recipe(values | {"training": training} | changes, "finetune")
+
+
+def test_pruning_costs_less_from_the_step_on_that_leaves_a_fifth(probes):
+    """The cubic schedule passes 80 % of 90 % after 1 - (1/9)^(1/3) of its half of the steps."""
+    training = {"steps": 10_000, "batch_size": 4, "learning_rate": 1e-4}
+    recipe = parse_recipe(
+        {"model": "bert-base", "corpus": "none", "training": training, "distillation": False}, "prune"
+    )
+    early = 0.5 * (1 - (1 / 9) ** (1 / 3))
+    assert estimate(recipe).seconds_per_step == pytest.approx(4 * (early + (1 - early) * 0.25), rel=1e-3)
+    assert probes == [(512, None, None), (512, None, 0.9)]
+
+
+@pytest.mark.parametrize(("lock", "expected"), [("require", 0.9), ("auto", None), ("off", None)])
+def test_zeros_are_taken_for_granted_only_where_the_recipe_requires_them(probes, lock, expected):
+    found = estimate(finetune(lock=lock))
+    assert probes == [(8, expected, None)]
+    assert found.seconds_per_step == pytest.approx(4 * (1.0 if expected is None else 0.25))
+    assert estimate(finetune(lock="require"), sparsity=0.5).probe.endswith("50% of the weights locked at 0")
+
+
+@pytest.mark.parametrize(("steps", "taught"), [(100, 400), (149, 149 * 4), (150, 400), (1000, 400)])
+def test_a_task_teacher_is_paid_once_per_example_if_they_come_up_often_enough(probes, steps, taught):
+    training = {"steps": steps, "batch_size": 4, "learning_rate": 1e-4}
+    found = estimate(finetune(training=training, distillation={"teacher": "bert-base"}))
+    assert found.hours * 3600 == pytest.approx(4 * steps + 10 * taught)
