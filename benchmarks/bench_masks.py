@@ -1,35 +1,132 @@
-"""What masks cost: optimizer steps of the quickstart model with and without them, in turns, on the same batch.
+"""What a step of pruning costs: as it was without masks, with masks, and multiplying the kept weights alone.
 
-    python benchmarks/bench_masks.py [--model FOLDER] [--steps 10] [--json]
+    python benchmarks/bench_masks.py [--model FOLDER | --random bert-base] [--precision fp32] [--steps 10] [--json]
 
-Prints the median and the quartiles of the paired ratios. The model defaults to the quickstart's MiniLM.
+At 90 % zeros, on one batch, in turns. Prints medians, and the median and quartiles of the paired ratios to the masked
+step; beside them the forward pass of a teacher of the same shape. The model defaults to the quickstart's MiniLM.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import statistics
 import time
+from typing import Any
 
 import torch
+from transformers import AutoModelForPreTraining
 
 from pruneonce.architectures import prunable_linears
 from pruneonce.assets import fetch_assets
 from pruneonce.language_model import LanguageModel, load_language_model, quiet_transformers
 from pruneonce.pruning.pruner import Pruner
 from pruneonce.pruning.schedules import PruningSchedule
+from pruneonce.pruning.torch_threads import torch_threads
+from pruneonce.sparse_finetuning import compute_faster, match_attention
+from pruneonce.training_probe import KNOWN_SHAPES
 
-BATCH, TOKENS = 16, 128
+BATCH, TOKENS, SPARSITY = 16, 128, 0.9
 MASKED_TOKENS = round(0.15 * BATCH * TOKENS)
+SIDES = ("plain", "masked", "kept")
 
 
-def step(model: LanguageModel, optimizer: torch.optim.Optimizer, inputs: dict[str, torch.Tensor]) -> float:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=None)
+    parser.add_argument("--random", choices=sorted(KNOWN_SHAPES), help="a known shape with random weights")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of dense products")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    quiet_transformers()
+    result = measure(arguments.model, arguments.random, arguments.precision, arguments.steps)
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+        return
+    print(f"step of {result['batch']}, {result['precision']}, {result['threads']} threads, {arguments.steps} rounds")
+    for side in SIDES:
+        low, high = result["ratio_quartiles"][side]
+        ratio = f"masked / it {result['ratio_median'][side]:.2f} ({low:.2f} to {high:.2f})"
+        print(f"  {side:<8}{result['milliseconds'][side]:9.1f} ms   {ratio if side != 'masked' else ''}")
+    print(f"  teacher {result['teacher_milliseconds']:9.1f} ms, a forward pass")
+    print(f"  masks   {result['update_milliseconds']:9.1f} ms, every frequency_steps; kept: the patterns too")
+
+
+def measure(folder: str | None, shape: str | None, precision: str, steps: int) -> dict[str, Any]:
+    """Every side's steps in turn; ratios are the masked step's time over the side's."""
+    autocast = torch.bfloat16 if precision == "bf16" else None
+    models = {"plain": load(folder, shape)}
+    models |= {side: copy.deepcopy(models["plain"]) for side in SIDES[1:]}
+    at_once = PruningSchedule(SPARSITY, 0, 2, 0, 1, 1)
+    pruners = {side: Pruner(models[side].model, prunable(models[side]), at_once) for side in SIDES[1:]}
+    vocabulary = int(models["plain"].config.vocab_size)
+    inputs = {
+        "input_ids": torch.randint(min(1000, vocabulary // 2), vocabulary, (BATCH, TOKENS)),
+        "attention_mask": torch.ones(BATCH, TOKENS, dtype=torch.int64),
+        "token_type_ids": torch.zeros(BATCH, TOKENS, dtype=torch.int64),
+        "positions": torch.arange(MASKED_TOKENS),
+    }
+    with torch_threads():
+        compute_faster(models["kept"].model, pruners["kept"], "sparse", autocast)
+        pruners["masked"].update(2)
+        begun = time.perf_counter()
+        pruners["kept"].update(2)
+        update_seconds = time.perf_counter() - begun
+        match_attention(models["kept"].model, pruners["kept"])
+        optimizers = {
+            side: torch.optim.AdamW(model.train().parameters(), lr=1e-5, fused=True) for side, model in models.items()
+        }
+        for side in SIDES:
+            step(models[side], optimizers[side], inputs, autocast)  # warm-up
+        rounds = [
+            {side: step(models[side], optimizers[side], inputs, autocast) for side in SIDES} for _ in range(steps)
+        ]
+        teacher = statistics.median(answer(models["plain"], inputs, autocast) for _ in range(steps))
+    ratios = {side: [each["masked"] / each[side] for each in rounds] for side in SIDES}
+    return {
+        "model": shape or folder or "MiniLM",
+        "batch": f"{BATCH}x{TOKENS}",
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "milliseconds": {side: 1e3 * statistics.median(each[side] for each in rounds) for side in SIDES},
+        "ratio_median": {side: statistics.median(values) for side, values in ratios.items()},
+        "ratio_quartiles": {side: quartiles(values) for side, values in ratios.items()},
+        "teacher_milliseconds": 1e3 * teacher,
+        "update_milliseconds": 1e3 * update_seconds,
+    }
+
+
+def load(folder: str | None, shape: str | None) -> LanguageModel:
+    """A language model with fresh heads where it has none, without dropout."""
+    if shape is not None:
+        config = KNOWN_SHAPES[shape]()
+        model = LanguageModel(AutoModelForPreTraining.from_config(config), nsp=config.model_type == "bert")
+    else:
+        model, _ = load_language_model(folder or fetch_assets().model)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def prunable(model: LanguageModel) -> list[str]:
+    linears = [name for name, module in model.model.named_modules() if isinstance(module, torch.nn.Linear)]
+    return prunable_linears(linears, model.architecture)
+
+
+def step(
+    model: LanguageModel,
+    optimizer: torch.optim.Optimizer,
+    inputs: dict[str, torch.Tensor],
+    autocast: torch.dtype | None,
+) -> float:
     """Seconds of one optimizer step on masked-LM and next-sentence logits."""
     begun = time.perf_counter()
-    logits = model(**inputs)
-    loss = sum(value.logsumexp(dim=-1).mean() for value in logits.values())
+    with precision_of(autocast):
+        loss = sum(value.float().logsumexp(dim=-1).mean() for value in model(**inputs).values())
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
@@ -37,51 +134,22 @@ def step(model: LanguageModel, optimizer: torch.optim.Optimizer, inputs: dict[st
     return time.perf_counter() - begun
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=None)
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    quiet_transformers()
-    plain, _ = load_language_model(arguments.model or fetch_assets().model)
-    masked = copy.deepcopy(plain)
-    linears = [name for name, module in masked.model.named_modules() if isinstance(module, torch.nn.Linear)]
-    schedule = PruningSchedule(0.9, begin_step=0, end_step=2, policy_begin_step=0, policy_end_step=1, frequency_steps=1)
-    pruner = Pruner(masked.model, prunable_linears(linears, masked.architecture), schedule)
+@torch.no_grad()
+def answer(model: LanguageModel, inputs: dict[str, torch.Tensor], autocast: torch.dtype | None) -> float:
+    """Seconds of a forward pass."""
     begun = time.perf_counter()
-    pruner.update(2)
-    update_seconds = time.perf_counter() - begun
+    with precision_of(autocast):
+        model(**inputs)
+    return time.perf_counter() - begun
 
-    inputs = {
-        "input_ids": torch.randint(1000, plain.config.vocab_size, (BATCH, TOKENS)),
-        "attention_mask": torch.ones(BATCH, TOKENS, dtype=torch.int64),
-        "token_type_ids": torch.zeros(BATCH, TOKENS, dtype=torch.int64),
-        "positions": torch.arange(MASKED_TOKENS),
-    }
-    sides = [(model.train(), torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)) for model in (plain, masked)]
-    for side in sides:
-        step(*side, inputs)  # warm-up
-    times = [[step(*side, inputs) for side in sides] for _ in range(arguments.steps)]
-    ratios = sorted(masked_time / plain_time for plain_time, masked_time in times)
-    quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-    result = {
-        "batch": f"{BATCH}x{TOKENS}",
-        "threads": torch.get_num_threads(),
-        "plain_seconds": statistics.median(plain_time for plain_time, _ in times),
-        "masked_seconds": statistics.median(masked_time for _, masked_time in times),
-        "ratio_median": statistics.median(ratios),
-        "ratio_quartiles": [quartiles[0], quartiles[-1]],
-        "mask_update_seconds": update_seconds,
-    }
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-        return
-    print(f"step of {result['batch']} on {result['threads']} threads, {arguments.steps} pairs")
-    print(f"  without masks  {result['plain_seconds'] * 1e3:8.1f} ms")
-    print(f"  with masks     {result['masked_seconds'] * 1e3:8.1f} ms")
-    print(f"  ratio          {result['ratio_median']:8.3f}  (quartiles {quartiles[0]:.3f} to {quartiles[-1]:.3f})")
-    print(f"  mask update    {result['mask_update_seconds'] * 1e3:8.1f} ms, every frequency_steps")
+
+def precision_of(autocast: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext() if autocast is None else torch.autocast("cpu", autocast)
+
+
+def quartiles(values: list[float]) -> tuple[float, float]:
+    found = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return found[0], found[-1]
 
 
 if __name__ == "__main__":
