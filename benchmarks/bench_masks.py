@@ -25,7 +25,7 @@ from pruneonce.language_model import LanguageModel, load_language_model, quiet_t
 from pruneonce.pruning.pruner import Pruner
 from pruneonce.pruning.schedules import PruningSchedule
 from pruneonce.pruning.torch_threads import torch_threads
-from pruneonce.sparse_finetuning import compute_faster, match_attention
+from pruneonce.sparse_computation import compute_faster, match_attention
 from pruneonce.training_probe import KNOWN_SHAPES
 
 BATCH, TOKENS, SPARSITY = 16, 128, 0.9

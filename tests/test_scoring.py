@@ -14,7 +14,7 @@ from pruneonce.export import export_packed
 from pruneonce.pruning.sparse_linear import SparseLinear
 from pruneonce.recipe import TaskData
 from pruneonce.scoring import score, score_folder, score_packed
-from pruneonce.sparse_finetuning import sparse_scoring
+from pruneonce.sparse_computation import sparse_scoring
 from pruneonce.task_data import task_of
 from pruneonce.task_model import load_task_model, torch_predict
 from pruneonce.tokenization import load_tokenizer

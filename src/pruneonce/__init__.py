@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pruneonce.pruning.schedules import PruningSchedule, cubic_sparsity, rewinding_factor
     from pruneonce.recipe import load_recipe
     from pruneonce.scoring import score_folder, score_packed
-    from pruneonce.sparse_finetuning import sparse_training
+    from pruneonce.sparse_computation import sparse_training
     from pruneonce.stages import StageOptions, run_finetune, run_prune, run_teacher
     from pruneonce.tasks import get_task
 
@@ -47,7 +47,7 @@ _MODULE_OF = {
     "run_teacher": "stages",
     "score_folder": "scoring",
     "score_packed": "scoring",
-    "sparse_training": "sparse_finetuning",
+    "sparse_training": "sparse_computation",
 }
 
 __all__ = [

@@ -11,7 +11,7 @@ from pruneonce.inspection import inspect_folder
 from pruneonce.objectives import round_up
 from pruneonce.pruning.sparse_linear import SPARSE_BELOW
 from pruneonce.recipe import FinetuneRecipe, PruneRecipe, Pruning, QuantizeRecipe, Recipe, TeacherRecipe, Training
-from pruneonce.sparse_finetuning import LOCKED_FROM
+from pruneonce.sparse_computation import LOCKED_FROM
 from pruneonce.stages.pretraining import pruning_schedule
 from pruneonce.task_data import max_tokens_of, sample, task_of
 from pruneonce.teacher_logits import answers_pay

@@ -19,7 +19,7 @@ from pruneonce.progress import Advance
 from pruneonce.quantization import quantized
 from pruneonce.quantization_file import read_quantization
 from pruneonce.recipe import TaskData
-from pruneonce.sparse_finetuning import sparse_scoring
+from pruneonce.sparse_computation import sparse_scoring
 from pruneonce.task_data import max_tokens_of, sample, task_of, validation_sources
 from pruneonce.task_model import load_task_model, torch_predict
 from pruneonce.tasks import Task

@@ -32,7 +32,7 @@ from pruneonce.pruning.pruner import Pruner
 from pruneonce.pruning.torch_threads import torch_threads
 from pruneonce.quantization import Quantizer
 from pruneonce.recipe import Training
-from pruneonce.sparse_finetuning import compute_faster, match_attention
+from pruneonce.sparse_computation import compute_faster, match_attention
 
 PRUNER_FILE = "pruner.safetensors"
 QUANTIZER_FILE = "quantizer.safetensors"

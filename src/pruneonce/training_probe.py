@@ -21,7 +21,7 @@ from pruneonce.pruning.sparse_linear import SparseLinear
 from pruneonce.pruning.torch_threads import torch_threads
 from pruneonce.quantization import quantize_layers
 from pruneonce.recipe import FinetuneRecipe, QuantizeRecipe, Recipe, TeacherRecipe
-from pruneonce.sparse_finetuning import compute_faster, match_attention, sparse_scoring
+from pruneonce.sparse_computation import compute_faster, match_attention, sparse_scoring
 from pruneonce.stages.lifecycle import set_dropout
 from pruneonce.training import accumulation_for, autocast_of
 

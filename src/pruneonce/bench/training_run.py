@@ -156,7 +156,7 @@ def _describe(folder: Path, name: str, shape: str) -> tuple[TrainedModel, int]:
     path = require_folder(folder)
     matrices = [matrix for matrix in read_matrices(path) if matrix.prunable]
     model = TrainedModel(name, shape, sum(each.size for each in matrices), sum(each.zeros for each in matrices))
-    from pruneonce.sparse_finetuning import LOCKED_FROM
+    from pruneonce.sparse_computation import LOCKED_FROM
 
     if not any(matrix.sparsity >= LOCKED_FROM for matrix in matrices):
         raise UsageError(

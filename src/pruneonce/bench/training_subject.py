@@ -24,7 +24,7 @@ from pruneonce.pruning.pruner import MaskedLinear, Pruner
 from pruneonce.pruning.sparse_linear import SparseLinear
 from pruneonce.pruning.torch_threads import torch_threads
 from pruneonce.recipe import Training
-from pruneonce.sparse_finetuning import names_with_zeros
+from pruneonce.sparse_computation import names_with_zeros
 from pruneonce.stages.lifecycle import set_dropout
 from pruneonce.task_model import load_task_model, takes_token_types
 from pruneonce.tasks import get_task

@@ -1,4 +1,4 @@
-"""Which locked layers train faster by their non-zeros alone: plainly, or as measured for each shape and density."""
+"""Which layers with zeros train faster by their non-zeros alone: plainly, or as measured for each shape and density."""
 
 from __future__ import annotations
 

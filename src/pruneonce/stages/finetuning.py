@@ -18,7 +18,7 @@ from pruneonce.provenance import Provenance, check_masks, read_provenance
 from pruneonce.pruning.pruner import Pruner
 from pruneonce.recipe import FinetuneRecipe, QuantizeRecipe, Training
 from pruneonce.scoring import score
-from pruneonce.sparse_finetuning import LOCKED_FROM, names_with_zeros
+from pruneonce.sparse_computation import LOCKED_FROM, names_with_zeros
 from pruneonce.stages.lifecycle import (
     StageOptions,
     begin_stage,

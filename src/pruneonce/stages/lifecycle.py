@@ -24,7 +24,7 @@ from pruneonce.pruning.pruner import Pruner
 from pruneonce.quantization import Quantizer, quantized
 from pruneonce.quantization_file import LinearQuantization, write_quantization
 from pruneonce.recipe import Recipe, Training, parse_recipe
-from pruneonce.sparse_finetuning import sparse_scoring
+from pruneonce.sparse_computation import sparse_scoring
 from pruneonce.training import TrainingRun, is_main_process, train
 
 RUN_FILE = "run.json"  # what an unfinished folder is being made from

@@ -1,4 +1,4 @@
-"""A model whose zeros are locked trains and answers by its non-zeros alone: in `finetune`, or in one's own loop."""
+"""Models with zeros train and answer by their non-zeros alone: in every stage, and in training loops of one's own."""
 
 from __future__ import annotations
 
