@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measures what docs/results.md shows: some thirty minutes on two cores with nothing else running.
 #   bash benchmarks/run_results.sh [DEEPSPARSE_PYTHON]     # without one, DeepSparse is left out
-#   pruneonce report benchmarks/results/*.json --markdown docs/results.md --html runs/results.html
+#   pruneonce report runs/studies/minilm/*.study.json benchmarks/results/*.json --markdown docs/results.md --html runs/results.html
+# The study is that of docs/fidelity.md. STUDY=its folder measures some of its models as well, with their accuracy.
 # A record that is there already is kept; delete it to measure again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -47,3 +48,7 @@ done
 measure_step step-base-90 --random bert-base --grid 16x128 --rounds 10
 measure_step step-base-90-spans --random bert-base --task question_answering --grid 8x384 --rounds 7
 measure_step step-minilm-90 --random minilm --grid 16x128 --rounds 20
+# Accuracy by latency and size: models of the study, dense, pruned and quantised; the file has the name of the run.
+for run in ${STUDY:+finetune-sst2-seed1-96485b2a locked-85-sst2-seed1-5da5db20 locked-90-sst2-seed1-d1760470 int8-90-sst2-seed1-0c532592}; do
+  measure $run "$STUDY/$run" --task sst2 --data "${SST2_DEV:?the dev.tsv of SST-2}" --grid 1x128 --rounds 9 --against onnxruntime,openvino
+done
