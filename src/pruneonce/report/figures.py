@@ -13,6 +13,7 @@ from pruneonce.report.collect import Group, Material, Run, is_percent
 from pruneonce.report.crossover import crossover
 from pruneonce.report.tables import spread, zeros
 
+NAMED = 3  # benchmarks of other models that a note names
 MARK_MB = 1.1  # px of radius per square root of a megabyte
 
 
@@ -128,18 +129,18 @@ def accuracy_by_latency(material: Material) -> tuple[Figure | None, str]:
     if not material.benches:
         return None, "no record of `pruneonce bench --json` was given"
     runs = {run.name: (group, run) for group in material.groups for run in group.runs}
-    shared = set.intersection(*({case["name"] for case in record["cases"]} for record in material.benches))
-    wanted = next((case["name"] for case in material.benches[0]["cases"] if case["name"] in shared), "")
+    ours = [record for record in material.benches if record["model"]["name"] in runs]
+    strangers = dict.fromkeys(name for record in material.benches if (name := record["model"]["name"]) not in runs)
+    if not ours:
+        return None, f"the benchmarks are of other models ({', '.join(strangers)})"
+    shared = set.intersection(*({case["name"] for case in record["cases"]} for record in ours))
+    wanted = next((case["name"] for case in ours[0]["cases"] if case["name"] in shared), "")
     if not wanted:
-        return None, "the benchmarks have no batch in common"
+        return None, "the benchmarks of these runs have no batch in common"
     points: dict[str, list[Point]] = {}
-    strangers, unscored, sizeless = [], set(), set()
-    for record in material.benches:
-        name = record["model"]["name"]
-        if name not in runs:
-            strangers.append(name)
-            continue
-        group, run = runs[name]
+    unscored, sizeless = set(), set()
+    for record in ours:
+        group, run = runs[record["model"]["name"]]
         case = next(case for case in record["cases"] if case["name"] == wanted)
         for engine, seconds in case["seconds"].items():
             accuracy = _engine_accuracy(record, run, engine)
@@ -152,7 +153,7 @@ def accuracy_by_latency(material: Material) -> tuple[Figure | None, str]:
             kind = f"{engine}, {'dense' if group.sparsity is None else 'sparse'}"
             points.setdefault(kind, []).append(_latency_point(material, group, engine, accuracy, seconds, size))
     if not points:
-        return None, f"the benchmarks are of other models ({', '.join(strangers)}), or of engines without accuracy"
+        return None, f"no accuracy is known of the engines that were measured: {', '.join(sorted(unscored))}"
     series = [Series(kind, tuple(each), number, line=False) for number, (kind, each) in enumerate(points.items())]
     x = Axis(f"latency of a batch of {wanted}, median, ms", logarithmic=True)
     y = Axis("main metric, %")
@@ -164,7 +165,8 @@ def accuracy_by_latency(material: Material) -> tuple[Figure | None, str]:
     if sizeless:
         note.append(f"Least mark, for their file is not known: {', '.join(sorted(sizeless))}.")
     if strangers:
-        note.append(f"Of other models: {', '.join(strangers)}.")
+        more = f" and {len(strangers) - NAMED} more" if len(strangers) > NAMED else ""
+        note.append(f"Of other models: {', '.join(list(strangers)[:NAMED])}{more}.")
     legend = tuple((each.name, each.colour) for each in series)
     return Figure("Accuracy by latency and size", (("", figure),), legend, " ".join(note)), ""
 
