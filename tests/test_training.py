@@ -343,33 +343,66 @@ def test_full_disk_while_saving_is_one_line_and_the_run_goes_on_later(tiny_bert,
 
 # --------------------------------------------------------------------------------------------------- two processes
 
+# The command line, and the threads that are left when Python's own end begins: what is registered first runs last.
+COMMAND_AND_THREADS = """
+import atexit, os, sys
+from pathlib import Path
 
-def test_two_processes_train_like_one_with_the_doubled_batch(tiny_bert, pair_corpus, tmp_path):
+from pruneonce.cli import main
+
+def write_threads():
+    names = sorted((task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir())
+    Path(f"{sys.argv[0]}.threads-{os.environ['RANK']}").write_text("\\n".join(names))
+
+atexit.register(write_threads)
+main()
+"""
+
+
+@pytest.fixture(scope="session")
+def two_processes(tiny_bert, pair_corpus, tmp_path_factory):
+    """A folder with a run `out` of two processes, the values of its recipe, and the threads each ended with."""
+    folder = tmp_path_factory.mktemp("two-processes")
     values = prune_values(tiny_bert, pair_corpus, dropout=0.0, log_steps=1)
-    one = run("prune", values, tmp_path / "one", keep_checkpoints=True)
-    recipe = tmp_path / "recipe.toml"
     training = "\n".join(f"{key} = {value}" for key, value in values["training"].items())
-    recipe.write_text(
+    (folder / "recipe.toml").write_text(
         f'model = "{tiny_bert}"\ncorpus = "{pair_corpus}"\nvalidation_examples = 20\n[training]\n{training}\n'
     )
+    script = folder / "command.py"
+    script.write_text(COMMAND_AND_THREADS)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "pruneonce.cli", "prune", str(recipe), "--out", str(tmp_path / "two"), "--keep-checkpoints"]
+    command += [str(script), "prune", str(folder / "recipe.toml"), "--out", str(folder / "out"), "--keep-checkpoints"]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    two = read_provenance(tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    threads = [(folder / f"command.py.threads-{rank}").read_text().splitlines() for rank in (0, 1)]
+    return folder, values, threads
+
+
+def test_two_processes_train_like_one_with_the_doubled_batch(two_processes, tmp_path):
+    folder, values, _ = two_processes
+    out, one = tmp_path / "one", run("prune", values, tmp_path / "one", keep_checkpoints=True)
+    two = read_provenance(folder / "out")
     # Ranks compare their masks with each other and stop if any differs; here they are compared with one process.
-    masks = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
+    masks = [load_file(each / "model.safetensors") for each in (out, folder / "out")]
     weights = [torch.cat([tensors[f"bert.{layer}.weight"].flatten() for layer in one.masks]) for tensors in masks]
     assert ((weights[0] == 0) == (weights[1] == 0)).float().mean() > 0.999, "rounding may swap a few equal magnitudes"
     assert two.sparsity == one.sparsity
     losses = [
-        [entry["loss"] for entry in json.loads((tmp_path / name / "training_log.json").read_text())]
-        for name in ("one", "two")
+        [entry["loss"] for entry in json.loads((each / "training_log.json").read_text())]
+        for each in (out, folder / "out")
     ]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
     assert two.metrics["mlm_loss"] == pytest.approx(one.metrics["mlm_loss"], rel=1e-4)
+
+
+def test_no_thread_of_the_process_group_outlives_python(two_processes):
+    # One that does aborts its process now and then, and torchrun takes the finished run for a failed one.
+    _, _, threads = two_processes
+    for names in threads:
+        assert names
+        assert not [name for name in names if "gloo" in name]
 
 
 # ------------------------------------------------------------------------------------------------------ bad input

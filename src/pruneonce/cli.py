@@ -562,9 +562,9 @@ def _export_onnx(model: Path, out: Path, as_json: bool) -> None:
 
 def _run_stage(stage: str, path: Path, overrides: list[str] | None, out: Path | None, keep: bool) -> None:
     from pruneonce.language_model import quiet_transformers
+    from pruneonce.processes import is_main_process
     from pruneonce.recipe import load_recipes
     from pruneonce.stages import RUNNERS, StageOptions
-    from pruneonce.training import is_main_process
 
     quiet_transformers()
     recipe, *others = load_recipes(path, stage, overrides or [])
@@ -581,8 +581,8 @@ def _run_stage(stage: str, path: Path, overrides: list[str] | None, out: Path | 
 
 
 def _run_seeds(stage: str, recipes: list[Any], folder: Path, keep: bool) -> None:
+    from pruneonce.processes import is_main_process
     from pruneonce.seeds import run_seeds
-    from pruneonce.training import is_main_process
 
     summary = run_seeds(stage, recipes, folder, progress_bar, keep_checkpoints=keep)
     if is_main_process():

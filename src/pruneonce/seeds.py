@@ -10,10 +10,10 @@ from typing import Any
 
 from pruneonce.aggregate import Summary, summarise_metrics
 from pruneonce.files import write_json
+from pruneonce.processes import is_main_process
 from pruneonce.progress import Advance
 from pruneonce.provenance import Provenance
 from pruneonce.stages import RUNNERS, StageOptions
-from pruneonce.training import is_main_process
 
 FILE_NAME = "seeds.json"
 FORMAT_VERSION = 1

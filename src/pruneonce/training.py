@@ -7,7 +7,6 @@ weights, latents, masks and optimizer moments, and nothing about where the data 
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from pruneonce.checkpoints import PREFIX, latest_complete, mark_complete, remove
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import cannot_write
 from pruneonce.objectives import Batch, Objective
+from pruneonce.processes import everyone_says, first_process_says, is_main_process, leave_in_order, world_size
 from pruneonce.progress import Advance
 from pruneonce.pruning.pruner import Pruner
 from pruneonce.pruning.torch_threads import torch_threads
@@ -82,6 +82,7 @@ def _train(run: TrainingRun, arguments: TrainingArguments, checkpoints: Path) ->
         run.pruner.compute_dense()
         match_attention(run.hub_model, run.pruner)
         _check_same_masks(run.pruner.digests())
+    leave_in_order()
     log: list[dict[str, float]] = [entry for entry in trainer.state.log_history if "loss" in entry]
     return log
 
@@ -94,16 +95,6 @@ def checkpoints_folder(folder: Path) -> Path:
 def autocast_of(training: Training) -> torch.dtype | None:
     """The lower precision of forward and backward passes, if any."""
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training.precision)
-
-
-def world_size() -> int:
-    """Processes that train together (set by torchrun or accelerate)."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def is_main_process() -> bool:
-    """True in the process that writes files and speaks."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 class StageTrainer(Trainer):
@@ -273,32 +264,20 @@ def choose_kernels(run: TrainingRun) -> None:
     """Let layers with zeros compute their non-zeros alone where that is faster. A checkpoint overrules it."""
     if run.pruner is not None:
         autocast = autocast_of(run.training)
-        compute_faster(run.hub_model, run.pruner, run.training.kernel, autocast, agree=_first_process_says)
+        compute_faster(run.hub_model, run.pruner, run.training.kernel, autocast, agree=first_process_says)
     elif run.training.kernel == "sparse":
         raise UsageError(
             'training.kernel = "sparse" is for training with zeros: this run has none; use "auto" or "dense"'
         )
 
 
-def _first_process_says(names: list[str]) -> list[str]:
-    """Measurements differ, parameters of the processes of a run must not."""
-    if world_size() == 1:
-        return names
-    said = [names]
-    torch.distributed.broadcast_object_list(said, src=0)
-    return said[0]
-
-
 def _check_same_masks(digests: dict[str, str]) -> None:
     """Processes compute their masks by themselves: make sure that they are one."""
-    if world_size() == 1:
-        return
-    everyone: list[Any] = [None] * world_size()
-    torch.distributed.all_gather_object(everyone, digests)
-    for name, digest in digests.items():
-        if any(other[name] != digest for other in everyone):
+    for said in everyone_says(digests):
+        different = [name for name in digests if said[name] != digests[name]]
+        if different:
             raise PruneonceError(
-                f"processes ended with different masks of {name}.weight: their weights have drifted apart"
+                f"processes ended with different masks of {different[0]}.weight: their weights have drifted apart"
             )
 
 

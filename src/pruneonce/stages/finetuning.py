@@ -14,6 +14,7 @@ from pruneonce.errors import UsageError
 from pruneonce.files import sha256_file
 from pruneonce.model_folder import folder_digest
 from pruneonce.objectives import TaskObjective
+from pruneonce.processes import world_size
 from pruneonce.provenance import Provenance, check_masks, read_provenance
 from pruneonce.pruning.pruner import Pruner
 from pruneonce.recipe import FinetuneRecipe, QuantizeRecipe, Training
@@ -32,7 +33,7 @@ from pruneonce.task_model import load_task_model, match_vocabulary, takes_token_
 from pruneonce.tasks import Task
 from pruneonce.teacher_logits import answers_pay, teacher_logits
 from pruneonce.tokenization import load_tokenizer, special_token_ids
-from pruneonce.training import TrainingRun, autocast_of, checkpoints_folder, world_size
+from pruneonce.training import TrainingRun, autocast_of, checkpoints_folder
 
 
 def run_finetune(recipe: FinetuneRecipe, options: StageOptions) -> Provenance:

@@ -18,6 +18,7 @@ from pruneonce.errors import OtherInputsError, UsageError
 from pruneonce.files import read_json, write_json
 from pruneonce.model_card import write_model_card
 from pruneonce.model_folder import save_model_folder
+from pruneonce.processes import is_main_process
 from pruneonce.progress import Advance
 from pruneonce.provenance import Provenance, library_versions, read_provenance
 from pruneonce.pruning.pruner import Pruner
@@ -25,7 +26,7 @@ from pruneonce.quantization import Quantizer, quantized
 from pruneonce.quantization_file import LinearQuantization, write_quantization
 from pruneonce.recipe import Recipe, Training, parse_recipe
 from pruneonce.sparse_computation import sparse_scoring
-from pruneonce.training import TrainingRun, is_main_process, train
+from pruneonce.training import TrainingRun, train
 
 RUN_FILE = "run.json"  # what an unfinished folder is being made from
 LOG_FILE = "training_log.json"

@@ -9,6 +9,7 @@ from typing import Any
 
 from pruneonce.architectures import architecture_of
 from pruneonce.errors import UsageError
+from pruneonce.processes import world_size
 from pruneonce.provenance import Provenance
 from pruneonce.quantization import Quantizer, observing, quantizable_linears, quantize_layers
 from pruneonce.recipe import QuantizeRecipe
@@ -26,7 +27,6 @@ from pruneonce.task_data import max_tokens_of, sample, task_of, train_source
 from pruneonce.task_model import load_task_model, torch_predict
 from pruneonce.tasks import Task
 from pruneonce.tokenization import load_tokenizer, special_token_ids
-from pruneonce.training import world_size
 
 
 def run_quantize(recipe: QuantizeRecipe, options: StageOptions) -> Provenance:
