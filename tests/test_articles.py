@@ -90,6 +90,33 @@ def test_interrupted_run_leaves_nothing_readable_and_is_started_afresh(tmp_path)
     assert sorted(snapshot(out)) == ["articles-00000.parquet", "manifest.json"]
 
 
+def test_own_files_in_the_folder_are_refused_and_kept(tmp_path):
+    own = tmp_path / "articles-2024.parquet"
+    pq.write_table(pa.table({"text": ["mine"]}), own)
+    before = own.read_bytes()
+    with pytest.raises(UsageError, match=r"holds other files \(articles-2024\.parquet\)"):
+        text.collect([own], tmp_path)
+    assert snapshot(tmp_path) == {own.name: before}
+
+
+def test_only_what_the_killed_run_made_is_deleted(tmp_path):
+    def interrupted():
+        yield "1", "x"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        articles.make(tmp_path, interrupted, source={}, skipped={})
+    (tmp_path / "articles-mine.parquet").write_bytes(b"put here since")
+    make(tmp_path, [("new", "text")])
+    assert (tmp_path / "articles-mine.parquet").read_bytes() == b"put here since"
+
+
+def test_folder_that_something_else_is_being_made_in_is_refused(tmp_path):
+    (tmp_path / "building.json").write_text('{"format": "pruneonce-corpus"}')
+    with pytest.raises(UsageError, match="being filled with something else"):
+        make(tmp_path, [("T", "text")])
+
+
 def test_no_articles_is_an_error_not_an_empty_folder(tmp_path):
     with pytest.raises(PruneonceError, match="no articles"):
         make(tmp_path / "a", [("T", "  ")], skipped={"redirects": 3})
@@ -106,11 +133,26 @@ def test_manifest_of_another_kind_or_version_is_refused(tmp_path, change, messag
         list(articles.read(tmp_path / "a"))
 
 
+def test_manifest_without_its_shards_is_refused(tmp_path):
+    manifest = make(tmp_path / "a", [("T", "text")]).manifest
+    del manifest["shards"]
+    (tmp_path / "a" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match="has no 'shards'"):
+        list(articles.read(tmp_path / "a"))
+
+
 def test_damaged_shard_is_an_error_that_names_it(tmp_path):
     make(tmp_path / "a", [("T", "text")])
-    (tmp_path / "a" / "articles-00000.parquet").write_bytes(b"PAR1 not really")
-    with pytest.raises(PruneonceError, match=r"articles-00000\.parquet cannot be read"):
-        list(articles.read(tmp_path / "a"))
+    shard = tmp_path / "a" / "articles-00000.parquet"
+    broken_text = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff"))
+    for damage in (
+        lambda: shard.write_bytes(b"PAR1 not really"),
+        lambda: pq.write_table(pa.table({"title": ["T"]}), shard),
+        lambda: pq.write_table(pa.table({"title": ["T"], "text": broken_text}), shard),
+    ):
+        damage()
+        with pytest.raises(PruneonceError, match=r"articles-00000\.parquet cannot be read"):
+            list(articles.read(tmp_path / "a"))
 
 
 def test_a_file_in_the_place_of_the_folder_is_one_line(tmp_path):

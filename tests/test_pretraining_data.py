@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -377,6 +378,15 @@ def test_impossible_parameters_are_usage_errors(tmp_path, model, options, messag
         build(tmp_path / "a", tmp_path / "c", **{"tokenizer": model, "layout": LAYOUTS[0], **options})
 
 
+def test_own_files_in_the_corpus_folder_are_refused_and_kept(tmp_path, model):
+    write_articles(tmp_path / "a", unique_documents(5, 4, 5))
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "train-mine.arrow").write_bytes(b"mine")
+    with pytest.raises(UsageError, match=r"holds other files \(train-mine\.arrow\)"):
+        build(tmp_path / "a", tmp_path / "c", tokenizer=model, layout=LAYOUTS[0])
+    assert snapshot(tmp_path / "c") == {"train-mine.arrow": b"mine"}
+
+
 def test_no_articles_folder_and_no_corpus_are_usage_errors(tmp_path, model):
     with pytest.raises(UsageError, match="not a finished articles folder"):
         build(tmp_path, tmp_path / "c", tokenizer=model, layout=LAYOUTS[0])
@@ -395,6 +405,42 @@ def test_shard_that_was_cut_or_lost_is_named(pairs, tmp_path):
             Corpus(tmp_path, "train")
     (tmp_path / "train-00000.arrow").unlink()
     with pytest.raises(PruneonceError, match="has 0 bytes"):
+        Corpus(tmp_path, "train")
+
+
+def test_lengths_that_a_shard_claims_are_not_believed(pairs, tmp_path):
+    # Views of the mapped file reach as far as these numbers say: past its end, the process would be killed.
+    for name, data in snapshot(pairs).items():
+        (tmp_path / name).write_bytes(data)
+    shard = tmp_path / "train-00000.arrow"
+    whole = shard.read_bytes()
+    blocks = Corpus(pairs, "train")._blocks
+    lengths = {blocks[0].ids.size, blocks[0].ids.nbytes, blocks[0].offsets.nbytes, len(blocks[0].labels)}
+    places = [at for at in range(0, len(whole) - 8, 8) if int.from_bytes(whole[at : at + 8], "little") in lengths]
+    assert places
+    refused = 0
+    for at in places:
+        shard.write_bytes(whole[:at] + (1 << 30).to_bytes(8, "little") + whole[at + 8 :])
+        try:
+            corpus = Corpus(tmp_path, "train")
+        except PruneonceError:
+            refused += 1
+        else:
+            assert [corpus[i].input_ids.sum() for i in range(len(corpus))]
+    assert refused
+
+
+def test_shard_with_other_columns_is_refused(pairs, tmp_path):
+    manifest = json.loads((pairs / "manifest.json").read_text())
+    for name, data in snapshot(pairs).items():
+        (tmp_path / name).write_bytes(data)
+    shard = tmp_path / "train-00000.arrow"
+    table = pa.table({"input_ids": ["a"], "segment_b_start": [1], "next_sentence_label": [0]})
+    with pa.ipc.new_file(str(shard), table.schema) as writer:
+        writer.write_table(table)
+    manifest["shards"][0].update(bytes=shard.stat().st_size, examples=1)
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(PruneonceError, match="its columns are input_ids: string"):
         Corpus(tmp_path, "train")
 
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pruneonce import files
+from pruneonce.data import building
 from pruneonce.errors import OtherInputsError, PruneonceError, UsageError
 
 FORMAT = "pruneonce-articles"
@@ -29,6 +30,8 @@ ROW_GROUP_BYTES = 4 << 20  # of text; what the writer holds in memory
 Progress = Callable[[int, "int | None", str], None]
 """`on_progress(done, total, unit)`: `done` never falls; `total` is None when unknown; `unit` is a plural noun."""
 
+_KEYS = ("source", "articles", "shards")
+_MADE = ("articles-[0-9][0-9][0-9][0-9][0-9].parquet", "manifest.json")
 _SCHEMA = pa.schema([("title", pa.string()), ("text", pa.string())])
 
 
@@ -77,7 +80,8 @@ def make(
     """Fill the folder `out` with the (title, text) pairs of `articles()`, unless it already holds them.
 
     source: everything the articles depend on; a finished folder with an equal source is left alone, one with
-        another source is a UsageError, and an unfinished folder is started afresh.
+        another source is a UsageError, and an unfinished folder is started afresh; one that holds anything else is
+        a UsageError and stays as it is.
     skipped: counts by reason of what did not become an article, read once `articles()` is exhausted.
     shard_bytes: a shard is closed when its UTF-8 text reaches this size, so shards depend on the content alone.
     """
@@ -87,7 +91,7 @@ def make(
     manifest = _finished(out, source)
     if manifest is not None:
         return Outcome(manifest, time.perf_counter() - started, reused=True)
-    remove_leftovers(out, "articles-*.parquet")
+    building.claim(out, {"format": FORMAT, "version": VERSION, "source": source}, _MADE, resumable=False)
     with contextlib.closing(articles()) as pairs:  # closed at once on failure, which ends its worker processes
         shards = _write_shards(out, pairs, shard_bytes)
     if not shards:
@@ -102,14 +106,8 @@ def make(
         "shards": shards,
     }
     files.write_json(out / "manifest.json", manifest)
+    building.release(out)
     return Outcome(manifest, time.perf_counter() - started, reused=False)
-
-
-def remove_leftovers(out: Path, *patterns: str) -> None:
-    """Delete what a killed run left in `out`: files that match, and the temporaries of files.replacing."""
-    for pattern in patterns:
-        for leftover in itertools.chain(out.glob(pattern), out.glob(f".{pattern}.*.tmp")):
-            leftover.unlink()
 
 
 def _finished(out: Path, source: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -180,15 +178,18 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
             f"{folder} is not a finished articles folder: it has no manifest.json. Make one with "
             "`pruneonce data wikipedia` or `pruneonce data text`"
         )
-    return check_manifest(files.read_json(path), path, format_name=FORMAT, version=VERSION)
+    return check_manifest(files.read_json(path), path, format_name=FORMAT, version=VERSION, keys=_KEYS)
 
 
-def check_manifest(manifest: Any, path: Path, *, format_name: str, version: int) -> dict[str, Any]:
-    """`manifest` if it is a `format_name` of a version that this code reads; else UsageError."""
+def check_manifest(manifest: Any, path: Path, *, format_name: str, version: int, keys: Sequence[str]) -> dict[str, Any]:
+    """`manifest` if it is a `format_name` of a version that this code reads and has the `keys`; else UsageError."""
     if not isinstance(manifest, dict) or manifest.get("format") != format_name:
         raise UsageError(f"{path} is not the manifest of a {format_name} folder")
     if manifest.get("version") != version:
         raise UsageError(f"{path} is version {manifest.get('version')}; this pruneonce reads version {version}")
+    missing = [key for key in keys if key not in manifest]
+    if missing:
+        raise UsageError(f"{path} has no '{missing[0]}': delete the folder and make it again")
     return manifest
 
 
@@ -204,7 +205,7 @@ def read_shard(path: Path) -> Iterator[tuple[str, str]]:
         with pq.ParquetFile(path) as shard:
             for batch in shard.iter_batches(columns=_SCHEMA.names):
                 yield from zip(batch["title"].to_pylist(), batch["text"].to_pylist(), strict=True)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, KeyError, UnicodeDecodeError) as error:
         raise PruneonceError(
             f"{path} cannot be read ({error}): delete the articles folder and make it again"
         ) from error

@@ -32,6 +32,7 @@ from tokenizers import Tokenizer
 
 from pruneonce import files
 from pruneonce.data import articles as articles_folder
+from pruneonce.data import building
 from pruneonce.data.parallel import ordered_map
 from pruneonce.data.sentences import split_sentences
 from pruneonce.errors import OtherInputsError, PruneonceError, UsageError
@@ -40,6 +41,8 @@ from pruneonce.tokenization import load_tokenizer, special_token_ids
 FORMAT = "pruneonce-corpus"
 VERSION = 1
 SPLITS = ("train", "validation")
+_KEYS = ("parameters", "vocab_size", "splits", "shards")
+_MADE = (*(f"{split}-[0-9][0-9][0-9][0-9][0-9].arrow" for split in SPLITS), "token_counts.npy", "manifest.json")
 EXAMPLES_PER_BATCH = 1024  # of an Arrow record batch: about 1 MB at 512 tokens
 NO_LABEL = -1
 
@@ -102,7 +105,7 @@ def build(
 
     A finished folder with the same parameters is left alone; one with other parameters is a UsageError that names the
     first that differs. An unfinished one goes on from its finished shards when the parameters are the same, and starts
-    afresh when not. Progress is in documents.
+    afresh when not; a folder that holds anything else is a UsageError and stays as it is. Progress is in documents.
     """
     started = time.perf_counter()
     source, out = Path(articles), Path(out)
@@ -123,7 +126,7 @@ def build(
     finished = _finished(out, identity)
     if finished is not None:
         return articles_folder.Outcome(finished, time.perf_counter() - started, reused=True)
-    _prepare(out, identity)
+    building.claim(out, identity, _MADE, resumable=True)
     vocabulary = _Vocabulary.of(loaded)
     threshold = _validation_threshold(source, validation_fraction, seed)
     jobs = (
@@ -137,7 +140,7 @@ def build(
     with files.replacing(out / "token_counts.npy") as temporary, open(temporary, "wb") as stream:
         np.save(stream, token_counts)
     files.write_json(out / "manifest.json", manifest)
-    (out / "building.json").unlink()
+    building.release(out)
     return articles_folder.Outcome(manifest, time.perf_counter() - started, reused=False)
 
 
@@ -146,7 +149,9 @@ def _finished(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     path = out / "manifest.json"
     if not path.exists():
         return None
-    manifest = articles_folder.check_manifest(files.read_json(path), path, format_name=FORMAT, version=VERSION)
+    manifest = articles_folder.check_manifest(
+        files.read_json(path), path, format_name=FORMAT, version=VERSION, keys=_KEYS
+    )
     for name, wanted in identity["parameters"].items():
         found = manifest["parameters"][name]
         if found != wanted:
@@ -155,15 +160,6 @@ def _finished(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
                 "delete this one"
             )
     return manifest
-
-
-def _prepare(out: Path, identity: dict[str, Any]) -> None:
-    """Leave in `out` only shards that a killed run with the same parameters finished."""
-    building = out / "building.json"
-    if not building.exists() or files.read_json(building) != identity:
-        articles_folder.remove_leftovers(out, *(f"{split}-*.arrow" for split in SPLITS))
-        files.write_json(building, identity)
-    articles_folder.remove_leftovers(out, ".*.tmp")
 
 
 def _run(
@@ -436,14 +432,8 @@ def _examples(job: _Job, documents: Sequence[_Document]) -> Iterator[tuple[NDArr
 
 
 def _write_split(job: _Job, split: str, documents: Sequence[_Document]) -> None:
-    schema = pa.schema(
-        [
-            ("input_ids", pa.list_(pa.from_numpy_dtype(job.vocabulary.dtype))),
-            ("segment_b_start", pa.int32()),
-            ("next_sentence_label", pa.int8()),
-        ],
-        metadata={"documents": str(len(documents))},  # so that a shard can be listed without being rebuilt
-    )
+    # The count is there so that a shard can be listed without being rebuilt.
+    schema = _schema(job.vocabulary.dtype).with_metadata({"documents": str(len(documents))})
     examples = _examples(job, documents)
     with files.replacing(job.target(split)) as temporary, pa.ipc.new_file(str(temporary), schema) as writer:
         while rows := list(itertools.islice(examples, EXAMPLES_PER_BATCH)):
@@ -475,10 +465,24 @@ def _read_blocks(path: Path) -> tuple[list[_Block], dict[bytes, bytes]]:
     """Views of a shard's record batches, and its schema's metadata. The views keep the mapping alive."""
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        if reader.schema.remove_metadata() not in (_schema(np.uint16), _schema(np.int32)):
+            raise pa.ArrowInvalid(f"its columns are {', '.join(map(str, reader.schema))}")
         batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        for batch in batches:
+            batch.validate(full=True)  # lengths and offsets in the file are believed by everything else
     except (OSError, pa.ArrowException) as error:
         raise PruneonceError(f"{path} cannot be read ({error}): delete the corpus folder and build it again") from error
     return [_block(batch) for batch in batches], reader.schema.metadata
+
+
+def _schema(token_type: Any) -> pa.Schema:
+    return pa.schema(
+        [
+            ("input_ids", pa.list_(pa.from_numpy_dtype(token_type))),
+            ("segment_b_start", pa.int32()),
+            ("next_sentence_label", pa.int8()),
+        ]
+    )
 
 
 def _block(batch: Any) -> _Block:
@@ -571,12 +575,18 @@ class Corpus:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.exists():
-        unfinished = (folder / "building.json").exists()
+        unfinished = (folder / building.FILE_NAME).exists()
         raise UsageError(
             f"{folder} is {'an unfinished' if unfinished else 'not a'} corpus: it has no manifest.json. "
             f"{'Run the command that was building it again' if unfinished else 'Make one with `pruneonce data`'}"
         )
-    return articles_folder.check_manifest(files.read_json(path), path, format_name=FORMAT, version=VERSION)
+    return _checked(path)
+
+
+def _checked(manifest: Path) -> dict[str, Any]:
+    return articles_folder.check_manifest(
+        files.read_json(manifest), manifest, format_name=FORMAT, version=VERSION, keys=_KEYS
+    )
 
 
 def _checked_blocks(folder: Path, entry: dict[str, Any]) -> list[_Block]:

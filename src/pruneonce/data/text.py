@@ -128,7 +128,7 @@ def _read_jsonl(path: Path, text_column: str, title_column: str | None) -> Itera
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PruneonceError(f"{path}, line {number} is not JSON: {error}") from error
         if not isinstance(row, dict):
             raise PruneonceError(f"{path}, line {number} is not a JSON object")
@@ -153,7 +153,7 @@ def _read_parquet(path: Path, text_column: str, title_column: str | None) -> Ite
                 for title, text in zip(titles, batch[text_column].to_pylist(), strict=True):
                     number += 1
                     yield number, title, text or ""
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise PruneonceError(f"{path} cannot be read as Parquet: {error}") from error
 
 
