@@ -23,6 +23,7 @@ from test_training import (  # noqa: F401 - fixtures
     run_and_kill,
     sparse_bert,
 )
+from transformers import AutoConfig, BertLMHeadModel
 
 import pruneonce
 from pruneonce import training
@@ -236,6 +237,31 @@ def test_a_loop_that_fails_leaves_an_ordinary_model_too(sparse_bert, batches):  
         raise RuntimeError("out of batches")
     assert all(type(module) is not SparseLinear for module in model.modules())
     torch.testing.assert_close(model(**batches[0]).logits, expected)
+
+
+def test_a_decoder_sees_nothing_of_what_comes_after(sparse_bert):  # noqa: F811
+    config = AutoConfig.from_pretrained(sparse_bert, is_decoder=True)
+    model = BertLMHeadModel.from_pretrained(sparse_bert, config=config).eval()
+    ids = torch.arange(5, 17)[None]
+    with torch.no_grad(), pruneonce.sparse_training(model, "sparse") as pruner:
+        assert pruner.computes_sparse
+        whole, begun = (model(tokens, use_cache=False).logits for tokens in (ids, ids[:, :6]))
+    torch.testing.assert_close(whole[:, :6], begun)
+
+
+def test_a_model_in_bfloat16_stays_as_it_is_or_is_refused(sparse_bert, batches):  # noqa: F811
+    model = load(sparse_bert).to(torch.bfloat16)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pruneonce.sparse_training(model) as pruner:
+        assert not pruner.computes_sparse
+        model(**batches[0]).loss.backward()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with (
+        pytest.raises(UsageError, match=r'kernel "sparse" computes in float32, .* does not'),
+        pruneonce.sparse_training(model, "sparse"),
+    ):
+        pass
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_a_model_without_zeros_is_refused(tiny_bert):

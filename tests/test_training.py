@@ -21,8 +21,9 @@ from pruneonce.data import pretraining, text
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.inspection import inspect_folder
 from pruneonce.provenance import read_provenance
-from pruneonce.recipe import parse_recipe
-from pruneonce.stages import RUNNERS, StageOptions, plan_pruning
+from pruneonce.recipe import TaskData, parse_recipe
+from pruneonce.scoring import score_folder
+from pruneonce.stages import RUNNERS, StageOptions, lifecycle, plan_pruning
 
 STEPS = 12
 # Workers are forked from a clean server that has everything imported: seconds saved, and no thread pool is forked.
@@ -429,6 +430,79 @@ def test_broken_lock_of_the_parent_names_the_matrix(sparse_bert, reviews, tmp_pa
     assert inspect_folder(broken).lock_intact is False
 
 
+def test_matrix_that_has_lost_all_its_zeros_is_found_by_the_record(sparse_bert, reviews, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(sparse_bert, broken)
+    tensors = load_file(broken / "model.safetensors")
+    name = "bert.encoder.layer.1.output.dense.weight"
+    tensors[name] = torch.where(tensors[name] == 0, 1e-3, tensors[name])
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(PruneonceError, match=r"zeros of encoder\.layer\.1\.output\.dense\.weight are not the recorded"):
+        run("finetune", finetune_values(broken, reviews), tmp_path / "out")
+
+
+def test_zeros_of_a_model_that_was_never_pruned_are_not_locked(tiny_bert, reviews, tmp_path):
+    dense = tmp_path / "dense"
+    run("finetune", finetune_values(tiny_bert, reviews, epochs=1), dense)
+    tensors = load_file(dense / "model.safetensors")
+    for name, tensor in tensors.items():
+        if name.endswith("dense.weight"):
+            tensor.view(-1)[::50] = 0.0  # as int8 rounding makes them
+    save_file(tensors, dense / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UsageError, match=r"no zeros to lock \(it was never pruned\)"):
+        run("finetune", finetune_values(dense, reviews) | {"lock": "require"}, tmp_path / "required")
+    assert run("finetune", finetune_values(dense, reviews, epochs=1), tmp_path / "auto").masks == {}
+
+
+def test_wrong_validation_data_is_told_before_training(tiny_bert, reviews, articles, tmp_path, monkeypatch):
+    def train(run):
+        raise AssertionError("trained first")
+
+    unknown = tmp_path / "unknown.jsonl"
+    unknown.write_text(reviews.read_text() + json.dumps({"text": "the film", "label": "maybe"}) + "\n")
+    values = finetune_values(tiny_bert, reviews, epochs=1)
+    unscored = tmp_path / "unscored"
+    pretraining.build(
+        articles, unscored, tokenizer=tiny_bert, layout="segment_pair_nsp", max_tokens=32, validation_fraction=0.0
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(lifecycle, "train", train)
+        for validation, message in ((tmp_path / "nowhere.jsonl", "does not exist"), (unknown, "maybe")):
+            values["task"]["validation"] = str(validation)
+            for stage in ("finetune", "quantize"):
+                with pytest.raises(UsageError if validation != unknown else PruneonceError, match=message):
+                    run(stage, values, tmp_path / "out")
+        with pytest.raises(UsageError, match="no validation examples"):
+            run("teacher", prune_values(tiny_bert, unscored), tmp_path / "teacher")
+    values["task"]["validation"] = str(reviews)
+    run("finetune", values, tmp_path / "out")  # the folder was not taken by the wrong name
+
+
+def test_model_that_is_no_run_is_never_overwritten(tiny_bert, reviews, tmp_path):
+    mine = tmp_path / "mine"
+    shutil.copytree(tiny_bert, mine)
+    before = {file.name: file.read_bytes() for file in mine.iterdir()}
+    with pytest.raises(UsageError, match="holds a model that is no run of pruneonce"):
+        run("finetune", finetune_values(mine, reviews), mine)
+    assert {file.name: file.read_bytes() for file in mine.iterdir()} == before
+
+
+def test_labels_in_another_order_are_refused_when_their_head_is_trained_further(tiny_bert, reviews, tmp_path):
+    run("finetune", finetune_values(tiny_bert, reviews, epochs=1), tmp_path / "no-yes")
+    values = finetune_values(tmp_path / "no-yes", reviews, epochs=1)
+    values["task"]["labels"] = ["yes", "no"]
+    for stage in ("finetune", "quantize"):
+        with pytest.raises(UsageError, match="labels in another order"):
+            run(stage, values, tmp_path / stage)
+
+
+def test_weights_that_are_not_finite_after_the_last_line_of_the_log_stop_the_run(tiny_bert, pair_corpus, tmp_path):
+    values = prune_values(tiny_bert, pair_corpus, learning_rate=1e30, max_grad_norm=1e30, log_steps=1000)
+    with pytest.raises(PruneonceError, match=r"not finite after the last step: lower training\.learning_rate"):
+        run("teacher", values, tmp_path / "out")
+    assert not (tmp_path / "out" / "pruneonce.json").exists()
+
+
 def test_diverged_loss_stops_the_run(tiny_bert, pair_corpus, tmp_path):
     with pytest.raises(PruneonceError, match=r"lower training\.learning_rate|Lower the learning rate"):
         run("teacher", prune_values(tiny_bert, pair_corpus, learning_rate=1e30, max_grad_norm=1e30), tmp_path / "out")
@@ -468,6 +542,44 @@ def test_regression_learns_and_reports_correlations(tiny_bert, tmp_path):
     record = run("finetune", values, tmp_path / "out")
     assert set(record.metrics) == {"pearson", "spearman"}
     assert record.metrics["pearson"] > 0.8
+
+
+def similar_values(model, tmp_path):
+    """STS-B over numbers that a model can only come near to: its correlation tells small differences of scores."""
+    rng = np.random.default_rng(0)
+    rows = ["sentence1\tsentence2\tscore"]
+    for _ in range(100):
+        a, b = rng.integers(1, 5, 2)
+        rows.append(f"{'good ' * a}film\t{'good ' * b}story\t{a + rng.random():.2f}")
+    file = tmp_path / "similar.tsv"
+    file.write_text("\n".join(rows) + "\n")
+    data = {"name": "stsb", "train": str(file), "validation": str(file), "max_tokens": 32}
+    return finetune_values(model, file, epochs=3, precision="bf16") | {"task": data}
+
+
+def test_what_is_scored_after_bf16_training_is_what_is_saved(tiny_bert, sparse_bert, tmp_path):
+    for model in (tiny_bert, sparse_bert):
+        values = similar_values(model, tmp_path)
+        out = tmp_path / model.parent.name
+        record = run("finetune", values, out)
+        folder = score_folder(out, TaskData(**values["task"]))
+        assert record.metrics == pytest.approx(folder, abs=1e-6)
+
+
+def test_language_model_is_scored_in_float32_after_bf16_training(tiny_bert, pair_corpus, tmp_path):
+    record = run("teacher", prune_values(tiny_bert, pair_corpus, precision="bf16"), tmp_path / "bf16")
+    values = prune_values(tmp_path / "bf16", pair_corpus, steps=1, learning_rate=1e-30)
+    again = run("teacher", values, tmp_path / "again")
+    assert again.metrics["mlm_loss"] == pytest.approx(record.metrics["mlm_loss"], abs=1e-6)
+
+
+def test_float32_is_not_overruled_by_the_launcher(tiny_bert, reviews, tmp_path, monkeypatch):
+    values = finetune_values(tiny_bert, reviews, epochs=1)
+    run("finetune", values, tmp_path / "plain")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    run("finetune", values, tmp_path / "launched")
+    plain, launched = (tmp_path / name / "model.safetensors" for name in ("plain", "launched"))
+    assert plain.read_bytes() == launched.read_bytes()
 
 
 def test_question_answering_learns_across_windows(tiny_bert, tmp_path):

@@ -24,7 +24,11 @@ HEAD_SIZE_MULTIPLE = 16  # of the kernels
 
 
 def use_native_attention(model: Any, native: bool) -> None:
-    """Let a transformers model attend by our kernels, or as it did before. Its folder will not show it."""
+    """Let a transformers model attend by our kernels, or as it did before. Its folder will not show it.
+
+    A decoder stays as it is: every token of ours sees all of its sequence.
+    """
+    native = native and not getattr(model.config, "is_decoder", False)
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, _lengths_or_mask)
     now = model.config._attn_implementation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,10 @@ from pruneonce.quantization import quantized
 from pruneonce.quantization_file import read_quantization
 from pruneonce.recipe import TaskData
 from pruneonce.sparse_computation import sparse_scoring
-from pruneonce.task_data import max_tokens_of, sample, task_of, validation_sources
+from pruneonce.task_data import max_tokens_of, task_of, validation_examples
 from pruneonce.task_model import load_task_model, torch_predict
 from pruneonce.tasks import Task
 from pruneonce.tokenization import load_tokenizer, special_token_ids, tokenizer_from_text
-
-VALIDATION_SEED = 42  # draws task.validation_examples; not the run's seed, so that runs are scored on the same examples
 
 
 def score(
@@ -34,15 +32,17 @@ def score(
     data: TaskData,
     tokenizer: Tokenizer,
     *,
+    examples: Mapping[str, Sequence[Any]] | None = None,
     keep_in: Path | None = None,
     on_progress: Advance | None = None,
 ) -> dict[str, float]:
     """The task's metrics on its validation data; names carry a suffix where there are several splits (MNLI).
 
+    examples: what `validation_examples` gives, where it was read before.
     keep_in: folder that `predictions.json`, the answer to every example, is written to.
     """
     predict = torch_predict(model, task, special_token_ids(tokenizer)["pad"], on_progress)
-    return score_predictions(predict, task, data, tokenizer, keep_in=keep_in)
+    return score_predictions(predict, task, data, tokenizer, examples=examples, keep_in=keep_in)
 
 
 def score_predictions(
@@ -50,16 +50,16 @@ def score_predictions(
     task: Task,
     data: TaskData,
     tokenizer: Tokenizer,
-    seed: int = VALIDATION_SEED,
+    *,
+    examples: Mapping[str, Sequence[Any]] | None = None,
     keep_in: Path | None = None,
 ) -> dict[str, float]:
-    """The metrics of whatever `predict` answers to the task's validation data. keep_in: as in `score`."""
+    """The metrics of whatever `predict` answers to the task's validation data. examples, keep_in: as in `score`."""
     metrics: dict[str, float] = {}
     splits = {}
-    for suffix, source in validation_sources(data, task).items():
-        examples = sample(task.read(source), data.validation_examples, seed)
-        features = task.features(examples, tokenizer, max_tokens_of(data))
-        split = splits[suffix] = evaluate_task(task, examples, features, predict)
+    for suffix, asked in (examples or validation_examples(data, task)).items():
+        features = task.features(asked, tokenizer, max_tokens_of(data))
+        split = splits[suffix] = evaluate_task(task, asked, features, predict)
         metrics |= {f"{name}{suffix}": split.metric(name) for name in split.metrics}
     if keep_in is not None:
         write_predictions(keep_in, task.name, splits)

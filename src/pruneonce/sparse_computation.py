@@ -92,7 +92,7 @@ def compute_faster(
 
     Layers whose zeros are locked change at once; those that are being pruned, once few weights are left.
     autocast: the lower precision of the training, if any. agree: what all processes of a run do, from what this one has
-    measured. UsageError for "sparse" beside an accelerator.
+    measured. Layers of a lower precision stay as they are. UsageError for "sparse" beside them or an accelerator.
     """
     if kernel == "dense":
         return
@@ -101,9 +101,14 @@ def compute_faster(
             raise UsageError('kernel "sparse" runs on CPUs: hide the accelerator, or use "auto"')
         return
     _native.keep_freed_memory()
-    names = list(pruner.layers)
+    fit = {name: layer for name, layer in pruner.layers.items() if next(layer.parameters()).dtype == torch.float32}
+    if kernel == "sparse" and (unfit := pruner.layers.keys() - fit.keys()):
+        raise UsageError(
+            f'kernel "sparse" computes in float32, {min(unfit)} does not: load the model with dtype=float32'
+        )
+    names = list(fit)
     if kernel == "auto":
-        masked = {name: layer for name, layer in pruner.layers.items() if isinstance(layer, MaskedLinear)}
+        masked = {name: layer for name, layer in fit.items() if isinstance(layer, MaskedLinear)}
         if pruner.schedule is None:
             names = layers_faster_sparse(masked, autocast)
         elif autocast is not None:

@@ -11,6 +11,7 @@ from pruneonce.errors import UsageError
 from pruneonce.recipe import TaskData
 from pruneonce.tasks import Task, get_task
 
+VALIDATION_SEED = 42  # draws task.validation_examples; not the run's seed, so that runs are scored on the same examples
 OWN_TASKS = ("classification", "regression", "question_answering")  # no data of their own on the Hub
 
 
@@ -43,6 +44,14 @@ def validation_sources(data: TaskData, task: Task) -> dict[str, str]:
     if len(task.dev_splits) == 1:
         return {"": task.dev_splits[0]}
     return {f"_{split.removeprefix('validation_')}": split for split in task.dev_splits}
+
+
+def validation_examples(data: TaskData, task: Task) -> dict[str, list[Any]]:
+    """Suffix of the metric names -> the examples to score on."""
+    return {
+        suffix: sample(task.read(source), data.validation_examples, VALIDATION_SEED)
+        for suffix, source in validation_sources(data, task).items()
+    }
 
 
 def max_tokens_of(data: TaskData) -> int:

@@ -34,8 +34,8 @@ def load_task_model(path: str | Path, task: Task, *, trained: bool = False) -> t
         model, info = AutoModelForQuestionAnswering.from_pretrained(path, **options)
     else:
         labels = task.labels or ("score",)
-        if trained:
-            _check_labels(path, config, labels)
+        if trained and config.num_labels != len(labels):
+            raise UsageError(f"{path} has {config.num_labels} labels, the task has {len(labels)} ({', '.join(labels)})")
         model, info = AutoModelForSequenceClassification.from_pretrained(
             path,
             num_labels=len(labels),
@@ -48,6 +48,8 @@ def load_task_model(path: str | Path, task: Task, *, trained: bool = False) -> t
     missing = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
     if trained and missing:
         raise UsageError(f"{path} was not fine-tuned for {task.kind.replace('_', ' ')}: it has no {missing[0]}")
+    if task.labels and not missing:
+        _check_order_of_labels(path, config, task.labels)
     return model, missing
 
 
@@ -106,11 +108,8 @@ def _similar_lengths(lengths: Sequence[int]) -> list[list[int]]:
     return groups
 
 
-def _check_labels(path: str | Path, config: Any, labels: Sequence[str]) -> None:
-    found = config.num_labels
-    if found != len(labels):
-        raise UsageError(f"{path} has {found} labels, the task has {len(labels)} ({', '.join(labels)})")
-    names = [str(config.id2label.get(index, index)).lower() for index in range(found)]
+def _check_order_of_labels(path: str | Path, config: Any, labels: Sequence[str]) -> None:
+    names = [str(config.id2label.get(index, index)).lower() for index in range(len(labels))]
     generic = all(name == f"label_{index}" for index, name in enumerate(names))
     if not generic and sorted(names) == sorted(map(str.lower, labels)) and names != [label.lower() for label in labels]:
         raise UsageError(

@@ -78,6 +78,9 @@ def _train(run: TrainingRun, arguments: TrainingArguments, checkpoints: Path) ->
     trainer.accelerator.wait_for_everyone()
     resume_from = latest_complete(checkpoints)
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    # accelerate has put autocast around `forward`: what is scored must be what is saved, in float32.
+    trainer.accelerator.unwrap_model(run.model, keep_fp32_wrapper=False)
+    _check_finite(run)
     if run.pruner is not None:
         run.pruner.compute_dense()
         match_attention(run.hub_model, run.pruner)
@@ -177,10 +180,7 @@ class StageTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if not math.isfinite(logs.get("loss", 0.0)):
-            raise PruneonceError(
-                f"the loss is {logs['loss']} at step {self.state.global_step}: lower training.learning_rate and start "
-                "again in another folder"
-            )
+            raise _diverged(f"the loss is {logs['loss']} at step {self.state.global_step}")
         if self.run.pruner is not None:
             logs["sparsity"] = self.run.pruner.sparsity()
         super().log(logs, start_time)
@@ -271,6 +271,17 @@ def choose_kernels(run: TrainingRun) -> None:
         )
 
 
+def _check_finite(run: TrainingRun) -> None:
+    """Steps after the last line of the log are seen by nobody else."""
+    for name, parameter in run.hub_model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise _diverged(f"{name} is not finite after the last step")
+
+
+def _diverged(what: str) -> PruneonceError:
+    return PruneonceError(f"{what}: lower training.learning_rate and start again in another folder")
+
+
 def _check_same_masks(digests: dict[str, str]) -> None:
     """Processes compute their masks by themselves: make sure that they are one."""
     for said in everyone_says(digests):
@@ -284,7 +295,7 @@ def _check_same_masks(digests: dict[str, str]) -> None:
 def _arguments(run: TrainingRun, checkpoints: Path) -> TrainingArguments:
     training = run.training
     accumulation = accumulation_for(training, world_size())
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(checkpoints),
         max_steps=run.steps,
         per_device_train_batch_size=-(-training.batch_size // (world_size() * accumulation)),
@@ -310,6 +321,11 @@ def _arguments(run: TrainingRun, checkpoints: Path) -> TrainingArguments:
         use_cpu=not torch.accelerator.is_available(),
         ddp_backend="gloo" if world_size() > 1 and not torch.cuda.is_available() else None,
     )
+    if training.precision == "fp32":
+        arguments.mixed_precision = "no"  # else `accelerate launch` decides by an environment variable
+    # More GPUs want more processes: nn.DataParallel would hand each a slice of tensors that are about the whole batch.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _tensorboard(folder: Path) -> TrainerCallback:

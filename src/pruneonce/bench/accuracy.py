@@ -39,5 +39,5 @@ def score_engines(
                 answers.append(rows(output, [len(ids)])[0])
             return answers
 
-        metrics[engine.name] = score_predictions(predict, task, data, tokenizer, seed=42)
+        metrics[engine.name] = score_predictions(predict, task, data, tokenizer)
     return metrics

@@ -466,7 +466,8 @@ def _read_blocks(path: Path) -> tuple[list[_Block], dict[bytes, bytes]]:
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         if reader.schema.remove_metadata() not in (_schema(np.uint16), _schema(np.int32)):
-            raise pa.ArrowInvalid(f"its columns are {', '.join(map(str, reader.schema))}")
+            columns = ", ".join(f"{field.name}: {field.type}" for field in reader.schema)
+            raise pa.ArrowInvalid(f"its columns are {columns}")
         batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         for batch in batches:
             batch.validate(full=True)  # lengths and offsets in the file are believed by everything else

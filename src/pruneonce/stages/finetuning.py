@@ -24,11 +24,12 @@ from pruneonce.stages.lifecycle import (
     StageOptions,
     begin_stage,
     complete_stage,
+    linear_names,
     set_dropout,
     total_steps,
 )
 from pruneonce.stages.pretraining import learning_rate_factor, scheduled_pruner
-from pruneonce.task_data import max_tokens_of, sample, task_of, train_source, validation_sources
+from pruneonce.task_data import max_tokens_of, sample, task_of, train_source, validation_examples, validation_sources
 from pruneonce.task_model import load_task_model, match_vocabulary, takes_token_types
 from pruneonce.tasks import Task
 from pruneonce.teacher_logits import answers_pay, teacher_logits
@@ -39,6 +40,7 @@ from pruneonce.training import TrainingRun, autocast_of, checkpoints_folder
 def run_finetune(recipe: FinetuneRecipe, options: StageOptions) -> Provenance:
     """Fine-tune, distilling from a task teacher if the recipe names one, and score on the validation data."""
     task = task_of(recipe.task)
+    examples = validation_examples(recipe.task, task)  # before anything else: hours later is late for a wrong name
     inputs = task_inputs(recipe, task)
     if (done := begin_stage("finetune", recipe, inputs, options.out)) is not None:
         return done
@@ -46,7 +48,7 @@ def run_finetune(recipe: FinetuneRecipe, options: StageOptions) -> Provenance:
     run, tokenizer = prepare_run(recipe, recipe.training, task, options)
 
     def score_validation() -> dict[str, float]:
-        return score(run.hub_model, task, recipe.task, tokenizer, keep_in=options.out)
+        return score(run.hub_model, task, recipe.task, tokenizer, examples=examples, keep_in=options.out)
 
     return complete_stage("finetune", recipe, inputs, run, options, score_validation)
 
@@ -115,19 +117,22 @@ def lock_zeros(model: Any, recipe: FinetuneRecipe | QuantizeRecipe) -> Pruner | 
     """Masks over the matrices that have zeros, checked against the parent's record; None for a dense model."""
     if recipe.lock == "off":
         return None
-    names = names_with_zeros(model)
+    parent = read_provenance(recipe.model)
+    architecture = architecture_of(model.config.model_type)
+    # A matrix that has lost its zeros must be found, and zeros by rounding (int8) are not for keeping.
+    recorded = {name: encoder_name(name, architecture) for name in linear_names(model)}
+    names = names_with_zeros(model) if parent is None else [name for name in recorded if recorded[name] in parent.masks]
     if not names:
         if recipe.lock == "require":
+            why = f"less than {LOCKED_FROM:.0%} in every prunable matrix" if parent is None else "it was never pruned"
             raise UsageError(
-                f"{recipe.model} has no zeros to lock (less than {LOCKED_FROM:.0%} in every prunable matrix): give a "
-                'pruned model, or set lock = "auto" to fine-tune it dense'
+                f'{recipe.model} has no zeros to lock ({why}): give a pruned model, or set lock = "auto" to fine-tune '
+                "it dense"
             )
         return None
     pruner = Pruner(model, names)
-    parent = read_provenance(recipe.model)
     if parent is not None:
-        architecture = architecture_of(model.config.model_type)
-        digests = {encoder_name(name, architecture): digest for name, digest in pruner.digests().items()}
+        digests = {recorded[name]: digest for name, digest in pruner.digests().items()}
         check_masks(parent.masks, digests, where=str(recipe.model))
     return pruner
 

@@ -61,7 +61,7 @@ class StageOptions:
 def begin_stage(stage: str, recipe: Recipe, inputs: dict[str, str], out: Path) -> Provenance | None:
     """The record of an identical finished run in `out`; else None, with `out` reserved for this one.
 
-    UsageError if `out` holds another run, finished or not: nothing is ever overwritten.
+    UsageError if `out` holds another run, finished or not, or a model of elsewhere: nothing is ever overwritten.
     """
     wanted = {"stage": stage, "recipe": asdict(recipe), "inputs": inputs}
     done = read_provenance(out)
@@ -72,6 +72,8 @@ def begin_stage(stage: str, recipe: Recipe, inputs: dict[str, str], out: Path) -
     running = out / RUN_FILE
     if running.is_file():
         _refuse_other_run(read_json(running), wanted, out, "an unfinished run")
+    elif model := [path.name for path in (out / "config.json", *out.glob("*.safetensors")) if path.exists()]:
+        raise OtherInputsError(f"{out} holds a model that is no run of pruneonce ({model[0]}): choose another --out")
     elif is_main_process():
         write_json(running, wanted)
     return None

@@ -158,13 +158,13 @@ def _run_pretraining(stage: str, recipe: TeacherRecipe | PruneRecipe, options: S
     distillation = recipe.distillation if isinstance(recipe, PruneRecipe) else None
     if distillation is not None and not distillation.teacher:
         distillation = replace(distillation, teacher=recipe.model)
-    inputs = {"model": folder_digest(recipe.model), "corpus": Corpus(recipe.corpus, "train").digest}
+    corpus, held_out = Corpus(recipe.corpus, "train"), Corpus(recipe.corpus, "validation")
+    inputs = {"model": folder_digest(recipe.model), "corpus": corpus.digest}
     if distillation is not None:
         inputs["teacher"] = folder_digest(distillation.teacher)
     if (done := begin_stage(stage, recipe, inputs, options.out)) is not None:
         return done
 
-    corpus = Corpus(recipe.corpus, "train")
     nsp = corpus.layout == "segment_pair_nsp"
     special_ids = _corpus_special_ids(recipe.model, corpus)
     torch.manual_seed(recipe.seed)
@@ -200,8 +200,8 @@ def _run_pretraining(stage: str, recipe: TeacherRecipe | PruneRecipe, options: S
     )
 
     def score() -> dict[str, float]:
-        held_out = replace(objective, corpus=Corpus(recipe.corpus, "validation"), teacher=None, distillation=None)
-        return evaluate_language_model(model, held_out, examples=recipe.validation_examples)
+        questions = replace(objective, corpus=held_out, teacher=None, distillation=None)
+        return evaluate_language_model(model, questions, examples=recipe.validation_examples)
 
     return complete_stage(stage, recipe, inputs, run, options, score)
 

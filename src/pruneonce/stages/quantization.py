@@ -23,7 +23,7 @@ from pruneonce.stages.lifecycle import (
     linear_names,
     save_outcome,
 )
-from pruneonce.task_data import max_tokens_of, sample, task_of, train_source
+from pruneonce.task_data import max_tokens_of, sample, task_of, train_source, validation_examples
 from pruneonce.task_model import load_task_model, torch_predict
 from pruneonce.tasks import Task
 from pruneonce.tokenization import load_tokenizer, special_token_ids
@@ -34,24 +34,30 @@ def run_quantize(recipe: QuantizeRecipe, options: StageOptions) -> Provenance:
     if world_size() > 1:
         raise UsageError("quantize runs in one process: the ranges of others would not be its own")
     task = task_of(recipe.task)
+    examples = validation_examples(recipe.task, task)
     inputs = task_inputs(recipe, task)
     if (done := begin_stage("quantize", recipe, inputs, options.out)) is not None:
         return done
     features = _calibration_features(recipe, task)
     if recipe.training is None:
-        return _after_training(recipe, task, inputs, features, options)
+        return _after_training(recipe, task, inputs, features, examples, options)
     run, tokenizer = prepare_run(recipe, recipe.training, task, options)
     quantizer = _calibrated(run.hub_model, recipe, task, features)
     run = replace(run, quantizer=quantizer)
 
     def score_validation() -> dict[str, float]:
-        return score(run.hub_model, task, recipe.task, tokenizer, keep_in=options.out)
+        return score(run.hub_model, task, recipe.task, tokenizer, examples=examples, keep_in=options.out)
 
     return complete_stage("quantize", recipe, inputs, run, options, score_validation)
 
 
 def _after_training(
-    recipe: QuantizeRecipe, task: Task, inputs: dict[str, str], features: Sequence[Any], options: StageOptions
+    recipe: QuantizeRecipe,
+    task: Task,
+    inputs: dict[str, str],
+    features: Sequence[Any],
+    examples: dict[str, list[Any]],
+    options: StageOptions,
 ) -> Provenance:
     begun = time.monotonic()
     model, _ = load_task_model(recipe.model, task, trained=True)
@@ -65,7 +71,7 @@ def _after_training(
         inputs,
         outcome,
         options,
-        lambda: score(model, task, recipe.task, tokenizer, keep_in=options.out),
+        lambda: score(model, task, recipe.task, tokenizer, examples=examples, keep_in=options.out),
     )
 
 
