@@ -43,3 +43,11 @@ def test_frozen_teacher_has_no_trainable_parameter_and_no_dropout():
     teacher = freeze_teacher(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)))
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert not teacher.training
+
+
+def test_teacher_in_lower_precision_computes_in_it_and_answers_in_float32():
+    teacher = freeze_teacher(nn.Sequential(nn.Linear(2, 2)), torch.bfloat16)
+    within = []
+    teacher[0].register_forward_hook(lambda module, inputs, output: within.append(output.dtype))
+    assert teacher(torch.ones(1, 2)).dtype == torch.float32
+    assert within == [torch.bfloat16]

@@ -5,7 +5,6 @@ A dense teacher's forward pass takes longer than the whole training step of a st
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,20 +34,17 @@ def teacher_logits(
     features: Sequence[Any],
     pad_id: int,
     folder: Path,
-    autocast: torch.dtype | None = None,
     on_progress: Advance | None = None,
 ) -> list[np.ndarray]:
     """One float32 array per feature: logits [labels], or [tokens, 2] for spans.
 
     They are read from `folder` if a run that was interrupted left them there, so that it goes on with the same bits;
-    else computed, in `autocast`'s precision, and written. PruneonceError if the file there is damaged.
+    else computed and written. PruneonceError if the file there is damaged.
     """
     file = folder / FILE_NAME
     if file.is_file():
         return _read(file, features)
-    context = torch.autocast("cpu", autocast) if autocast is not None else contextlib.nullcontext()
-    with context:
-        logits = torch_predict(teacher, task, pad_id, on_progress)(features)
+    logits = torch_predict(teacher, task, pad_id, on_progress)(features)
     logits = [np.ascontiguousarray(each, np.float32) for each in logits]
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(file) as temporary:

@@ -72,7 +72,7 @@ def prepare_run(
     distillation = recipe.distillation
     teacher = None
     if distillation is not None:
-        teacher = freeze_teacher(load_task_model(distillation.teacher, task, trained=True)[0])
+        teacher = freeze_teacher(load_task_model(distillation.teacher, task, trained=True)[0], autocast_of(training))
         match_vocabulary(model, teacher, distillation.teacher)
     pad_id = special_token_ids(tokenizer)["pad"]
     taught = None
@@ -83,7 +83,6 @@ def prepare_run(
             features,
             pad_id,
             checkpoints_folder(options.out),
-            autocast=autocast_of(training),
             on_progress=options.on_progress,
         )
         teacher = None

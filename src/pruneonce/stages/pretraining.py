@@ -31,7 +31,7 @@ from pruneonce.stages.lifecycle import (
     total_steps,
 )
 from pruneonce.tokenization import load_tokenizer, special_token_ids
-from pruneonce.training import TrainingRun
+from pruneonce.training import TrainingRun, autocast_of
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,9 @@ def _run_pretraining(stage: str, recipe: TeacherRecipe | PruneRecipe, options: S
     torch.manual_seed(recipe.seed)
     model, new_parameters = load_language_model(recipe.model, nsp=nsp, token_counts=corpus.token_counts)
     set_dropout(model, recipe.training.dropout)
-    teacher = _load_pretraining_teacher(distillation.teacher, nsp) if distillation is not None else None
+    teacher = None
+    if distillation is not None:
+        teacher = _load_pretraining_teacher(distillation.teacher, nsp, autocast_of(recipe.training))
     objective = PretrainingObjective(
         corpus=corpus,
         special_ids=special_ids,
@@ -206,13 +208,13 @@ def _run_pretraining(stage: str, recipe: TeacherRecipe | PruneRecipe, options: S
     return complete_stage(stage, recipe, inputs, run, options, score)
 
 
-def _load_pretraining_teacher(path: str, nsp: bool) -> LanguageModel:
+def _load_pretraining_teacher(path: str, nsp: bool, autocast: torch.dtype | None) -> LanguageModel:
     teacher, missing = load_language_model(path, nsp=nsp)
     if missing:
         raise UsageError(
             f"the teacher {path} has no pre-training heads (missing {missing[0]}): run `pruneonce teacher` on it first"
         )
-    return freeze_teacher(teacher)
+    return freeze_teacher(teacher, autocast)
 
 
 def _corpus_special_ids(model: str, corpus: Corpus) -> dict[str, int]:
