@@ -245,6 +245,40 @@ def test_export_to_an_unknown_kind_is_wrong_usage(pruneonce, save, tmp_path):
     assert "--to cannot be 'gguf'" in err
 
 
+def test_labels_and_stages_cannot_write_to_the_terminal(pruneonce, save, tmp_path):
+    hostile = "\x1b[2J\x9b31m\x07\r\n[/b]é"
+    folder, file = save(config={"id2label": {0: hostile, 1: hostile}}), tmp_path / "m.pruneonce"
+    record_masks(folder)
+    record = json.loads((folder / "pruneonce.json").read_text())
+    (folder / "pruneonce.json").write_text(json.dumps(record | {"stage": hostile}))
+    export_packed(folder, file)
+    shown = r"\u001b[2J\u009b31m\u0007\u000d\u000a[/b]é"
+    for command in (["inspect", folder], ["inspect", file], ["predict", file, "a"]):
+        code, out, _ = pruneonce(*command)
+        assert code == 0
+        assert shown in out
+    for command in (["inspect", folder, "--json"], ["inspect", file, "--json"], ["predict", file, "a", "--json"]):
+        code, out, _ = pruneonce(*command)
+        assert code == 0
+        assert out.replace("\n", "").isprintable()
+        answer = json.loads(out)
+        assert hostile in (answer.get("stage"), answer.get("answer", {}).get("label"))
+
+
+def test_half_a_character_in_a_config_or_record_is_one_line(pruneonce, save, tmp_path):
+    folder = save()
+    record_masks(folder)
+    record = json.loads((folder / "pruneonce.json").read_text())
+    (folder / "pruneonce.json").write_text(json.dumps(record | {"stage": "\ud800"}))
+    code, out, _ = pruneonce("inspect", folder)
+    assert code == 0
+    assert r"stage \ud800;" in out
+    code, _, err = pruneonce("export", folder, "--to", "packed", "--out", tmp_path / "m")
+    assert code == 1
+    assert "pruneonce.json cannot be written as JSON" in err
+    assert err.count("\n") == 1
+
+
 def test_export_never_imports_torch(save, tmp_path):
     code = (
         "import sys; from pruneonce.export import export_packed; export_packed(*sys.argv[1:]); "

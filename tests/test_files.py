@@ -41,6 +41,12 @@ def test_broken_json_names_the_file(tmp_path):
         read_json(tmp_path / "x.json")
 
 
+def test_lists_in_lists_without_end_are_broken_json_not_a_traceback(tmp_path):
+    (tmp_path / "x.json").write_text("[" * 100_000)
+    with pytest.raises(PruneonceError, match=r"x\.json cannot be read as JSON: .*nested too deeply"):
+        read_json(tmp_path / "x.json")
+
+
 def make_checkpoint(folder, step, *, complete=True):
     checkpoint = folder / f"checkpoint-{step}"
     checkpoint.mkdir(parents=True)

@@ -408,6 +408,8 @@ def test_a_model_that_breaks_a_rule_is_not_written(tmp_path):
         write_packed(file, model_of(**{"w": pack(np.zeros((99, 99), np.float32)), "w.values": dense(np.ones(1))}))
     with pytest.raises(PruneonceError, match=r"config.json cannot be written as JSON"):
         write_packed(file, PackedModel({"dropout": float("nan")}, "{}", {}))
+    with pytest.raises(PruneonceError, match=r"config.json cannot be written as JSON: .*surrogates"):
+        write_packed(file, PackedModel({"id2label": {"0": "\ud800"}}, "{}", {}))
     assert same_model(read_packed(file), good)
     assert [entry.name for entry in tmp_path.iterdir()] == [file.name]
 
@@ -592,6 +594,21 @@ def test_metadata_key_missing_or_no_object(sound, refused, key):
     refused(with_header(with_metadata(header, **{key: "[]"}), data), f"{key} is not a JSON object")
     refused(with_header(with_metadata(header, **{key: '{"a":1,"a":2}'}), data), f"{key} is not valid JSON: .*twice")
     refused(with_header(with_metadata(header, **{key: '{"a":' + "[" * 200_000}), data), f"{key} is n")
+
+
+@pytest.mark.parametrize("key", ["config.json", "tokenizer.json", "tensors", "pruneonce.json"])
+@pytest.mark.parametrize("text", ['{"id2label":{"0":"\\ud800"}}', '{"\\uDFFF":1}', '{"a":"\\udc00\\ud800"}'])
+def test_half_a_character_in_the_metadata(sound, refused, key, text):
+    header, data = sound
+    refused(with_header(with_metadata(header, **{key: text}), data), f"{key} is not valid Unicode")
+
+
+def test_escaped_characters_beyond_16_bits_are_read(tmp_path, sound):
+    header, data = sound
+    file = tmp_path / "m.pruneonce"
+    config = json.dumps({"id2label": {"0": "\U0001f600", "1": "\\ud800"}})  # a whole pair; a backslash and letters
+    file.write_bytes(with_header(with_metadata(header, **{"config.json": config}), data))
+    assert read_packed(file).labels == ["\U0001f600", "\\ud800"]
 
 
 def test_unknown_metadata_key(sound, refused):

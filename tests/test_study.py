@@ -246,6 +246,8 @@ def test_only_the_wanted_cells_cost_anything_when_a_task_or_method_is_switched_o
         (("sparsities = [0.5, 0.8]", "sparsities = [80.0]"), "0.9 for 90 %"),
         (("seeds = [1, 2]", "seeds = [1, 1]"), "names a seed twice"),
         (('stage = "teacher",', 'stage = "teach",'), "must be one of teacher, prune"),
+        (('stage = "teacher",', 'stage = ["teacher"],'), "must be one of teacher, prune"),
+        (("seeds = [1, 2]", "seeds = [1, -2]"), "'seeds' must be at least 0"),
         (("[methods.dense]", "[methods.dense]\nset.finetun = {}"), "names 'finetun'"),
         (('title = "Prune Once"', 'equal_steps = "once"'), "methods need each other"),
         (('title = "Prune Once"', 'like = "later"'), "a method above it"),

@@ -117,6 +117,10 @@ def test_answer_not_in_context_is_dropped_from_training_with_a_count_but_still_s
         ([{"question": 3, "context": "x", "answers": []}], r"item 1: 'question' and 'context' must be text"),
         ([{"question": "Who?", "context": "x", "answers": "x"}], r"item 1: 'answers' must be a list"),
         ([{"question": "Who?", "context": "x", "answers": None}], r"item 1: 'answers' must be a list"),
+        (
+            [{"question": "Q", "context": "x", "answers": [{"text": "x", "answer_start": float("inf")}]}],
+            r"item 1: 'answers' must be a list",
+        ),
         ([{"question": "Who?", "context": "x", "answers": {"text": ["x"], "answer_start": []}}], r"must be a list"),
         ([{"question": "Q", "context": "x", "answers": [], "id": 1}] * 2, r"item 2: id '1' appears a second time"),
     ],

@@ -92,6 +92,16 @@ def test_parquet_equals_jsonl(write, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_parquet_strings_that_are_not_utf_8_name_the_file(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="parquet needs pyarrow")
+    pyarrow = pytest.importorskip("pyarrow")
+    offsets = pyarrow.array([0, 1, 2], pyarrow.int32()).buffers()[1]
+    text = pyarrow.StringArray.from_buffers(2, offsets, pyarrow.py_buffer(b"\xffa"))
+    parquet.write_table(pyarrow.table({"text": text}), tmp_path / "a.parquet")
+    with pytest.raises(PruneonceError, match=r"a\.parquet cannot be read as parquet: .*utf-8"):
+        read_records(tmp_path / "a.parquet")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -108,7 +118,10 @@ def test_parquet_equals_jsonl(write, tmp_path):
         ("a.jsonl", '{"text": "x"}\n[1]\n', r"a\.jsonl, line 2: expected a JSON object, found list"),
         ("a.json", '[{"text": "x"}, 3]', r"a\.json, item 2: expected a JSON object, found int"),
         ("a.json", "[{", r"a\.json is not JSON"),
+        ("a.json", "[" * 100_000, r"a\.json is not JSON: .*nested too deeply"),
+        ("a.jsonl", '{"text": ' + "[" * 100_000, r"a\.jsonl, line 1: expected one JSON object per line: .*too deeply"),
     ],
+    ids=lambda value: str(value)[:40],
 )
 def test_malformed_file_names_the_place_on_one_line(write, name, content, message):
     with pytest.raises(PruneonceError, match=message) as caught:

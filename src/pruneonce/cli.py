@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -33,6 +34,9 @@ app = typer.Typer(
 data_app = typer.Typer(help="Turn raw text into pre-training examples.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
+# Control characters, separators of lines and lone surrogates: what could rewrite a terminal, or not be printed at all.
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON for a machine instead of a table.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write; default runs/RECIPE.")]
@@ -47,7 +51,7 @@ def main() -> None:
     except PruneonceError as error:
         if os.environ.get("PRUNEONCE_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_plain(error)}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         print("interrupted: the same command continues from the last checkpoint", file=sys.stderr)
@@ -210,7 +214,7 @@ def study(
         )
     print(f"{len(outcome.records)} of {len(plan.nodes)} runs are done: pruneonce report {folder}")
     for name, reason in outcome.failures.items():
-        print(f"  {name}: {reason}")
+        print(f"  {name}: {_plain(reason)}")
     if outcome.failures:
         raise PruneonceError(f"{len(outcome.failures)} runs have no result; the same command tries them again")
 
@@ -368,9 +372,10 @@ def predict(
         answers = answer(texts, **options)
         answers = [answers] if answer.task == "fill-mask" and len(texts) == 1 else answers
     for text, each in zip(texts, answers, strict=True):
-        print(
-            json.dumps({"text": text, "answer": each}, ensure_ascii=False) if as_json else f"{text}\n  {_shown(each)}"
-        )
+        if as_json:
+            print(_plain(json.dumps({"text": text, "answer": each}, ensure_ascii=False)))
+        else:
+            print(f"{_plain(text)}\n  {_shown(each)}")
 
 
 def _lines_of(file: Path) -> list[str]:
@@ -387,9 +392,9 @@ def _shown(answer: Any) -> str:
         return " ".join(f"{value:.4f}" for value in answer)
     if isinstance(answer, list):
         return "\n  ".join(_shown(each) for each in answer) or "nothing found"
-    name = next(str(answer[key]) for key in ("label", "answer", "entity_group", "token_str") if key in answer)
+    name = next(_plain(answer[key]) for key in ("label", "answer", "entity_group", "token_str") if key in answer)
     where = f"  ({answer['start']}–{answer['end']})" if "start" in answer else ""
-    found = f"{answer['word']}: " if "word" in answer else ""
+    found = f"{_plain(answer['word'])}: " if "word" in answer else ""
     return f"{found}{name or 'no answer'}  {answer['score']:.3f}{where}"
 
 
@@ -683,7 +688,7 @@ def _print_inspection(report: Inspection) -> None:
     console.print(table)
     if report.lock_intact is not None:
         state = "are the recorded ones" if report.lock_intact else "ARE NOT the recorded ones"
-        console.print(f"stage {report.stage}; the zeros {state}")
+        console.print(f"stage {_plain(report.stage)}; the zeros {state}", markup=False)
 
 
 def _print_packed(report: PackedInspection) -> None:
@@ -700,7 +705,7 @@ def _print_packed(report: PackedInspection) -> None:
     _print_packed_totals(report)
     if report.lock_intact is not None:
         state = "are the recorded ones" if report.lock_intact else "ARE NOT the recorded ones"
-        print(f"stage {report.stage}; the zeros {state}")
+        print(f"stage {_plain(report.stage)}; the zeros {state}")
 
 
 def _print_packed_totals(report: PackedInspection) -> None:
@@ -756,7 +761,7 @@ def _print_rate(counts: dict[str, int], outcome: Any, out: Path) -> None:
 
 def _print_metrics(metrics: dict[str, float]) -> None:
     for name, value in metrics.items():
-        print(f"  {name:<24}{value:.4f}")
+        print(f"  {_plain(name):<24}{value:.4f}")
 
 
 def _console() -> Console:
@@ -765,7 +770,13 @@ def _console() -> Console:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    for line in json.dumps(value, indent=2, ensure_ascii=False).split("\n"):
+        print(_plain(line))
+
+
+def _plain(text: object) -> str:
+    """Text that may come from a file, on one line, its unprintable characters escaped as JSON does."""
+    return UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", str(text))
 
 
 def _cores() -> int:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from pruneonce.errors import PruneonceError
+from pruneonce.files import parse_json
 
 Array = np.ndarray[Any, Any]
 
@@ -28,6 +29,7 @@ MAX_TENSOR_BYTES = 1 << 47  # the address space of a process; also keeps numpy f
 NAME = re.compile(
     r"[A-Za-z0-9_.\-]{1,256}"
 )  # what PyTorch modules are called; printable, unlike what an attacker sends
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # escaped, lone or one of a pair
 
 # bfloat16 has no numpy type: its bits are held as uint16.
 _STORAGE = "F64 <f8, F32 <f4, F16 <f2, BF16 <u2, I64 <i8, I32 <i4, I16 <i2, I8 |i1, U64 <u8, U32 <u4, U16 <u2, U8 |u1"
@@ -114,13 +116,21 @@ def write_container(path: Path, tensors: Mapping[str, tuple[str, Array]], metada
 
 
 def strict_json(text: str, what: str) -> Any:
-    """Parse JSON without duplicate keys, NaN or Infinity; a ValueError says what is wrong with `what`."""
+    """Parse JSON without duplicate keys, NaN, Infinity or lone surrogates; a ValueError says what is wrong with `what`.
+
+    A lone surrogate ("\\ud800") is half of a character: no file can hold it, no terminal show it.
+    """
     try:
-        return json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
-    except RecursionError:
+        parsed = parse_json(text, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
+        if SURROGATE.search(text):  # escaped: `text` itself has none, as it was UTF-8
+            json.dumps(parsed, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} is not valid Unicode: it has a lone surrogate") from None
+    except RecursionError:  # writing may need a deeper stack than reading
         raise ValueError(f"{what} is nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"{what} is not valid JSON: {error}") from error
+    return parsed
 
 
 def _map(path: Path) -> Array:
@@ -148,8 +158,6 @@ def _parse_header(path: Path, header: bytes) -> dict[str, Any]:
 def _check_metadata(path: Path, metadata: Any) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         _refuse(path, "the header's __metadata__ must map strings to strings")
-    if any(_has_lone_surrogate(text) for item in metadata.items() for text in item):
-        _refuse(path, "the header's __metadata__ is not valid Unicode")
     return metadata
 
 
@@ -210,14 +218,6 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
-
-
-def _has_lone_surrogate(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def _short(value: Any) -> str:

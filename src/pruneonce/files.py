@@ -88,11 +88,19 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON; a file that is missing or not JSON is a PruneonceError that names it."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise PruneonceError(f"{path} does not exist") from error
     except (OSError, ValueError) as error:
         raise PruneonceError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def parse_json(text: str, **hooks: Any) -> Any:
+    """`json.loads` that answers lists in lists without end with a ValueError too. hooks: keywords of `json.loads`."""
+    try:
+        return json.loads(text, **hooks)
+    except RecursionError:
+        raise ValueError("lists or objects are nested too deeply") from None
 
 
 def sha256_file(path: Path) -> str:

@@ -120,7 +120,8 @@ def _metadata(path: Path, model: PackedModel) -> dict[str, str]:
     for key, value in objects.items():
         try:
             texts[key] = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        except ValueError as error:
+            texts[key].encode()
+        except ValueError as error:  # UnicodeEncodeError, of half a surrogate pair, is one
             raise PruneonceError(f"{path}: {key} cannot be written as JSON: {error}") from error
     return dict(sorted(texts.items()))
 

@@ -87,7 +87,7 @@ def lineage(record: Provenance) -> list[Provenance]:
             parent = read_provenance(str(records[-1].recipe.get("model", "")))
         except PruneonceError:
             break  # a parent that cannot be read was no hindrance to training from it
-        if parent is None or not all(isinstance(each, dict) for each in (parent.recipe, parent.inputs, parent.masks)):
+        if parent is None:
             break
         records.append(parent)
     return records

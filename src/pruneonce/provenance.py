@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import typing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,10 @@ class Provenance:
 
 
 def read_provenance(folder: str | Path) -> Provenance | None:
-    """The record of a folder; None where there is none (a foreign checkpoint, a Hub id, an unfinished run)."""
+    """The record of a folder; None where there is none (a foreign checkpoint, a Hub id, an unfinished run).
+
+    PruneonceError if the file is no such record. What a record says is not checked, only of which types it is.
+    """
     file = Path(folder) / FILE_NAME
     if not file.is_file():
         return None
@@ -51,9 +55,34 @@ def read_provenance(folder: str | Path) -> Provenance | None:
             f"{file} has format version {version}, this pruneonce reads up to {FORMAT_VERSION}: upgrade pruneonce"
         )
     try:
-        return Provenance(**record)
+        found = Provenance(**record)
+        _check_types(found)
+        return found
     except TypeError as error:
         raise PruneonceError(f"{file} is not a record of pruneonce: {error}") from error
+
+
+def _check_types(record: Provenance) -> None:
+    """TypeError, which names the field, unless every value is of its field's type: the file may be anyone's."""
+    for name, hint in typing.get_type_hints(Provenance).items():
+        value = getattr(record, name)
+        if typing.get_origin(hint) is not dict:
+            if not _is_of(value, hint):
+                raise TypeError(f"'{name}' must be of type {hint.__name__}, got {ascii(value)[:40]}")
+            continue
+        if not isinstance(value, dict):
+            raise TypeError(f"'{name}' must be an object, got {ascii(value)[:40]}")
+        inner = typing.get_args(hint)[1]
+        for key, item in value.items():
+            if not _is_of(item, inner):
+                raise TypeError(f"'{name}.{key}' must be of type {inner.__name__}, got {ascii(item)[:40]}")
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether a value from JSON is of a type; integers that a float can hold exactly are floats too."""
+    if hint is float and type(value) is int:
+        return abs(value) <= 1 << 53
+    return hint is Any or type(value) is hint
 
 
 def check_masks(expected: dict[str, str], actual: dict[str, str], *, where: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import sys
 import types
 import typing
@@ -25,6 +26,7 @@ else:
 
 Section = TypeVar("Section")
 TrainingKernel = Literal["auto", "dense", "sparse"]
+SEEDS = 1 << 32  # numpy's old generator, which transformers seeds too, takes 32 bits
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,9 @@ class TeacherRecipe:
     published: dict[str, float] = field(default_factory=dict)  # results this run should reach, if any are known
     source: str = ""  # where the hyper-parameters come from
 
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
 
 @dataclass(frozen=True)
 class PruneRecipe:
@@ -154,6 +159,9 @@ class PruneRecipe:
     validation_examples: int = 1000
     published: dict[str, float] = field(default_factory=dict)
     source: str = ""
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -171,6 +179,7 @@ class FinetuneRecipe:
     source: str = ""
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if self.pruning is not None and self.lock == "require":
             raise UsageError('lock = "require" keeps the zeros of a pruned model, [pruning] makes others: choose one')
 
@@ -193,6 +202,7 @@ class QuantizeRecipe:
     source: str = ""
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if self.calibration_examples < 1:
             raise UsageError(f"calibration_examples must be above 0, got {self.calibration_examples}")
         if (self.training is None) != (self.method == "ptq"):
@@ -229,18 +239,29 @@ def load_recipes(path: str | Path, stage: str, overrides: Sequence[str] = ()) ->
 
 
 def checked_seeds(seeds: Any, where: str) -> list[int]:
-    """`seeds` if it is a list of different integers; else a UsageError."""
+    """`seeds` if it is a list of different seeds; else a UsageError."""
     if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds):
         raise UsageError(f"{where}: 'seeds' must be a list of integers such as [1, 2, 3], got {seeds!r}")
+    for seed in seeds:
+        try:
+            check_seed(seed, "seeds")
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from error
     if len(set(seeds)) < len(seeds):
         raise UsageError(f"{where}: 'seeds' names a seed twice: {seeds}")
     return seeds
 
 
+def check_seed(seed: int, key: str = "seed") -> None:
+    """UsageError unless every generator of random numbers takes `seed`."""
+    if not 0 <= seed < SEEDS:
+        raise UsageError(f"'{key}' must be at least 0 and below {SEEDS:,}, got {seed}")
+
+
 def stage_of(path: str | Path) -> str:
     """The stage that a recipe file is for."""
     stage = read_toml(Path(path)).get("stage")
-    if stage not in STAGES:
+    if not isinstance(stage, str) or stage not in STAGES:
         raise UsageError(f"{path}: 'stage' must be one of {', '.join(STAGES)}, got {stage!r}")
     return str(stage)
 
@@ -265,7 +286,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UsageError(f"recipe {path} does not exist") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except RecursionError:
+        raise UsageError(f"recipe {path} cannot be read: lists or tables are nested too deeply") from None
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, not TOML, or an integer of thousands of digits
         raise UsageError(f"recipe {path} cannot be read: {error}") from error
 
 
@@ -289,7 +312,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
 def _toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text  # a bare word: --set model=runs/teacher needs no quotes
 
 
@@ -339,17 +362,21 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
         if not isinstance(value, Mapping):
             raise UsageError(f"'{key}' must be a section [{key}], got {value!r}")
         return {name: _convert(item, options[1], f"{key}.{name}") for name, item in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if type(value) is int and not -1 << 63 <= value < 1 << 63:
+        raise UsageError(f"'{key}' does not fit 64 bits: {str(value)[:40]}")
+    if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
         raise UsageError(f"'{key}' must be of type {hint.__name__}, got {value!r}")
+    if hint is float and not math.isfinite(value):
+        raise UsageError(f"'{key}' must be a finite number, got {value}")
     return value
 
 
 def _positive(section: Any, *names: str) -> None:
     for name in names:
         value = getattr(section, name)
-        if value is not None and value <= 0:
+        if value is not None and not value > 0:  # NaN neither
             raise UsageError(f"{type(section).__name__.lower()}.{name} must be above 0, got {value}")
 
 

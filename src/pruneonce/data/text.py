@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 
 from pruneonce.data import articles
 from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.files import parse_json
 
 DOCUMENTS = ("blank-line", "line", "file")
 PARQUET_ROWS = 256  # read at a time; documents may be whole books
@@ -127,8 +127,8 @@ def _read_jsonl(path: Path, text_column: str, title_column: str | None) -> Itera
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = parse_json(line)
+        except ValueError as error:
             raise PruneonceError(f"{path}, line {number} is not JSON: {error}") from error
         if not isinstance(row, dict):
             raise PruneonceError(f"{path}, line {number} is not a JSON object")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pruneonce.errors import UsageError
-from pruneonce.recipe import STAGES, apply_overrides, build, checked_seeds, read_toml
+from pruneonce.recipe import STAGES, apply_overrides, build, check_seed, checked_seeds, read_toml
 
 # Names become parts of folder names.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -34,6 +34,9 @@ class CorpusData:
     max_tokens: int = 128
     validation_fraction: float = 0.05
     seed: int = 42
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ def _checked(study: Study) -> Study:
             if not NAME.fullmatch(name):
                 raise UsageError(f"'{name}' in [{key}] cannot be part of a folder name: use letters, digits, - _ and .")
     for stage, recipe in study.stages.items():
-        if recipe.get("stage") not in STAGES:
+        if not isinstance(recipe.get("stage"), str) or recipe["stage"] not in STAGES:
             raise UsageError(f"stages.{stage}.stage must be one of {', '.join(STAGES)}, got {recipe.get('stage')!r}")
     for task, recipe in study.tasks.items():
         if not isinstance(recipe.get("task"), Mapping):

@@ -345,7 +345,7 @@ def _examples(records: Records) -> list[QuestionExample]:
             raise PruneonceError(f"{records.where(index)}: 'question' and 'context' must be text")
         try:
             texts, starts = _answer_lists(answers)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:  # the last: int() of Infinity
             raise PruneonceError(
                 f"{records.where(index)}: 'answers' must be a list of texts or of {{text, answer_start}}"
             ) from error

@@ -6,7 +6,6 @@ import contextlib
 import csv
 import difflib
 import io
-import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.files import parse_json
 
 Row = dict[str, Any]
 
@@ -215,7 +215,7 @@ def _json_records(path: Path) -> Records:
     text = _read_text(path)
     if text.lstrip().startswith("["):
         try:
-            return _ordinal_records(str(path), json.loads(text), unit="item")
+            return _ordinal_records(str(path), parse_json(text), unit="item")
         except ValueError as error:
             raise PruneonceError(f"{path} is not JSON: {error}") from error
     numbers, rows = [], []
@@ -228,7 +228,7 @@ def _json_records(path: Path) -> Records:
 
 def _parse_line(path: Path, number: int, line: str) -> Any:
     try:
-        return json.loads(line)
+        return parse_json(line)
     except ValueError as error:
         raise PruneonceError(f"{path}, line {number}: expected one JSON object per line: {error}") from error
 
@@ -240,7 +240,7 @@ def _parquet_records(path: Path) -> Records:
         raise UsageError(f"reading {path} needs `pip install pruneonce[train]`; .csv and .jsonl do not") from error
     try:
         rows = parquet.read_table(path).to_pylist()
-    except (OSError, ArrowException) as error:
+    except (OSError, ArrowException, UnicodeDecodeError) as error:  # the last: a string column that is not UTF-8
         raise PruneonceError(f"{path} cannot be read as parquet: {_first_line(error)}") from error
     return _ordinal_records(str(path), rows, unit="row")
 
