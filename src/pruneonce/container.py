@@ -148,7 +148,7 @@ def _parse_header(path: Path, header: bytes) -> dict[str, Any]:
 def _check_metadata(path: Path, metadata: Any) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         _refuse(path, "the header's __metadata__ must map strings to strings")
-    if any(_has_lone_surrogate(text) for item in metadata.items() for text in item):
+    if any(has_lone_surrogate(text) for item in metadata.items() for text in item):
         _refuse(path, "the header's __metadata__ is not valid Unicode")
     return metadata
 
@@ -212,7 +212,8 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _has_lone_surrogate(text: str) -> bool:
+def has_lone_surrogate(text: str) -> bool:
+    """Whether `text` has half of a pair, which JSON and badly decoded bytes can spell, UTF-8 and libraries cannot."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
