@@ -1,11 +1,17 @@
 // Runs every kernel on every instruction set without Python, for the sanitizers: `make sanitize`. Results are compared
 // with plain loops, so that what is checked is known to have been computed.
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <new>
 #include <random>
 #include <thread>
 #include <vector>
+
+#if defined(__GLIBC__)
+#include <pthread.h>
+#endif
 
 #include "attention.h"
 #include "attention_training.h"
@@ -305,12 +311,53 @@ void lend_threads(void (*task)(void*), void* data, unsigned threads, unsigned) {
   for (std::thread& thread : team) thread.join();
 }
 
+// Tasks that throw, on every thread in turn: the caller gets the exception, and the next job runs as ever.
+void check_failing_tasks() {
+  for (std::size_t failing = 0; failing < 64; ++failing) {
+    std::atomic<std::size_t> running{0};
+    bool caught = false;
+    try {
+      parallel_for(64, [&](std::size_t i) {
+        ++running;
+        std::this_thread::yield();
+        --running;
+        if (i % 32 == failing % 32) throw std::bad_alloc();
+      });
+    } catch (const std::bad_alloc&) {
+      caught = true;
+    }
+    require(caught && running == 0, "a task's exception is lost, or the caller goes on before all threads are done");
+    std::atomic<std::size_t> done{0};
+    parallel_for(64, [&](std::size_t) { ++done; });
+    require(done == 64, "after a task's exception, tasks are left out");
+  }
+}
+
+// Where the system grants no thread, the caller does the tasks.
+void check_no_threads() {
+#if defined(__GLIBC__)
+  pthread_attr_t before, huge;
+  pthread_getattr_default_np(&before);
+  pthread_getattr_default_np(&huge);
+  pthread_attr_setstacksize(&huge, std::size_t{1} << 47);  // no address space has room for it
+  pthread_setattr_default_np(&huge);
+  set_num_threads(3);
+  std::size_t done = 0;
+  for (int job = 0; job < 2; ++job) parallel_for(64, [&](std::size_t) { ++done; });
+  pthread_setattr_default_np(&before);
+  require(done == 128, "without threads, tasks are left out");
+#endif
+}
+
 int main() {
+  check_no_threads();
   for (std::size_t threads : {1u, 2u, 5u}) {
     set_num_threads(threads);
+    check_failing_tasks();
     check_everything(static_cast<unsigned>(threads));
   }
   borrow_threads(lend_threads);
+  check_failing_tasks();
   Random random(7);
   for (Isa isa : available_isas()) check_sparse_linear(isa, 97, 193, 400, 0.1f, random);
   borrow_threads(nullptr);

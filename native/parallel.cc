@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <mutex>
 #include <stdexcept>
 #include <string>
@@ -26,10 +27,37 @@ void pause() {
 #endif
 }
 
+// Tasks that several threads share out among themselves.
+struct Job {
+  const std::function<void(std::size_t)>* task;
+  std::size_t count;
+  std::atomic<std::size_t> next{0};
+  std::atomic_flag failed{};
+  std::exception_ptr failure{};  // the first that a task threw; to be read when all threads are done
+
+  void take_tasks() noexcept {
+    try {
+      for (std::size_t i = next++; i < count; i = next++) (*task)(i);
+    } catch (...) {
+      next = count;
+      if (!failed.test_and_set()) failure = std::current_exception();
+    }
+  }
+
+  void finish() const {
+    if (failure) std::rethrow_exception(failure);
+  }
+};
+
 class Pool {
  public:
-  explicit Pool(std::size_t threads) {
-    for (std::size_t i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+  // With fewer workers where the system grants no more threads.
+  explicit Pool(std::size_t threads) : threads_(threads) {
+    workers_.reserve(threads - 1);
+    try {
+      while (workers_.size() < threads - 1) workers_.emplace_back([this] { work(); });
+    } catch (const std::exception&) {  // no thread, or no memory for one
+    }
   }
 
   ~Pool() {
@@ -38,15 +66,13 @@ class Pool {
     for (std::thread& worker : workers_) worker.join();
   }
 
-  std::size_t threads() const { return workers_.size() + 1; }
+  std::size_t threads() const { return threads_; }  // that it was asked for
 
-  void run(std::size_t count, const std::function<void(std::size_t)>& task) {
-    task_ = &task;
-    count_ = count;
-    next_ = 0;
+  void run(Job& job) {
+    job_ = &job;
     busy_ = workers_.size();
     announce();
-    take_tasks();
+    job.take_tasks();
     for (int spins = 0; busy_ != 0; ++spins) {
       if (spins < kSpins) {
         pause();
@@ -58,30 +84,24 @@ class Pool {
 
  private:
   void announce() {
-    ++job_;
-    job_.notify_all();
-  }
-
-  void take_tasks() {
-    for (std::size_t i = next_++; i < count_; i = next_++) (*task_)(i);
+    ++jobs_;
+    jobs_.notify_all();
   }
 
   void work() {
     for (unsigned seen = 0;; ++seen) {
-      for (int spins = 0; job_ == seen && spins < kSpins; ++spins) pause();
-      job_.wait(seen);
+      for (int spins = 0; jobs_ == seen && spins < kSpins; ++spins) pause();
+      jobs_.wait(seen);
       if (stop_) return;
-      take_tasks();
+      job_->take_tasks();
       if (--busy_ == 0) busy_.notify_one();
     }
   }
 
-  // Plain members are written before `job_` rises and read after it was seen to rise.
-  const std::function<void(std::size_t)>* task_ = nullptr;
-  std::size_t count_ = 0;
-  std::atomic<std::size_t> next_{0};
+  const std::size_t threads_;
+  Job* job_ = nullptr;                // written before `jobs_` rises, read after it was seen to rise
   std::atomic<std::size_t> busy_{0};  // workers that have not finished the job
-  std::atomic<unsigned> job_{0};
+  std::atomic<unsigned> jobs_{0};
   std::atomic<bool> stop_{false};
   std::vector<std::thread> workers_;
 };
@@ -105,17 +125,6 @@ const int fork_handler = pthread_atfork(nullptr, nullptr, [] {
 });
 #endif
 
-struct Job {
-  const std::function<void(std::size_t)>* task;
-  std::size_t count;
-  std::atomic<std::size_t> next{0};
-
-  static void take_tasks(void* data) {
-    auto& job = *static_cast<Job*>(data);
-    for (std::size_t i = job.next++; i < job.count; i = job.next++) (*job.task)(i);
-  }
-};
-
 }  // namespace
 
 std::size_t num_threads() { return state->threads; }
@@ -132,7 +141,9 @@ void borrow_threads(OpenMpParallel parallel) { state->lender = parallel; }
 void parallel_for(std::size_t count, const std::function<void(std::size_t)>& task) {
   if (const OpenMpParallel borrowed = state->lender; borrowed && count > 1 && state->threads > 1) {
     Job job{&task, count};
-    borrowed(&Job::take_tasks, &job, static_cast<unsigned>(std::min<std::size_t>(count, state->threads)), 0);
+    const auto take_tasks = [](void* data) { static_cast<Job*>(data)->take_tasks(); };
+    borrowed(take_tasks, &job, static_cast<unsigned>(std::min<std::size_t>(count, state->threads)), 0);
+    job.finish();
     return;
   }
   std::unique_lock lock(state->mutex, std::defer_lock);
@@ -142,7 +153,9 @@ void parallel_for(std::size_t count, const std::function<void(std::size_t)>& tas
       state->pool = nullptr;
     }
     if (!state->pool) state->pool = new Pool(state->threads);
-    state->pool->run(count, task);
+    Job job{&task, count};
+    state->pool->run(job);
+    job.finish();
     return;
   }
   for (std::size_t i = 0; i < count; ++i) task(i);

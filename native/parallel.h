@@ -6,12 +6,14 @@
 
 namespace pruneonce {
 
-// Threads that parallel_for uses, the calling one included. At first: as many as there are processors.
+// Threads that parallel_for uses, the calling one included: fewer where the system grants no more. At first: as many as
+// there are processors.
 std::size_t num_threads();
 void set_num_threads(std::size_t count);  // throws std::invalid_argument unless 1 <= count <= 1024
 
-// Calls task(0) ... task(count - 1), each once, in any order and on any thread; returns when all are done. `task` must
-// not throw. A second caller, while the pool is busy, runs its tasks on its own thread.
+// Calls task(0) ... task(count - 1), each once, in any order and on any thread; returns when all are done. When a
+// task throws, no other is begun, and its exception (of several, the first) is the caller's once every thread is done.
+// A second caller, while the pool is busy, runs its tasks on its own thread.
 void parallel_for(std::size_t count, const std::function<void(std::size_t)>& task);
 
 // GOMP_parallel of an OpenMP library, as compilers call it: task(data) on each thread of a team of `threads`.

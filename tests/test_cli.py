@@ -6,8 +6,10 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoTokenizer, BertConfig, BertForPreTraining
 
+from pruneonce.model_folder import WEIGHTS_FILE as WEIGHTS
 from pruneonce.pruning.masks import magnitude_mask
 from pruneonce.recipe_files import recipes_folder
 
@@ -78,6 +80,36 @@ def test_inspect_prints_totals_with_and_without_embeddings(pruneonce, wide_spars
     assert code == 0
     assert "all but the embeddings" in out
     assert "90.00%" in out
+
+
+def weights_folder(folder, **weights):
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    save_file({f"bert.encoder.layer.0.{name}.dense.weight": each for name, each in weights.items()}, folder / WEIGHTS)
+    return folder
+
+
+def test_inspect_measures_bfloat16_by_what_is_zero(pruneonce, tmp_path):
+    weight = torch.randn(8, 8).bfloat16() * (torch.rand(8, 8) < 0.5)  # with zeros of both signs
+    assert (weight.view(torch.int16) == -(2**15)).any()
+    reports = []
+    for name, each in ("bf16", weight), ("fp32", weight.float()):
+        code, out, err = pruneonce("inspect", weights_folder(tmp_path / name, output=each), "--json")
+        assert code == 0, err
+        reports.append([(m["zeros"], m["mask_digest"]) for m in json.loads(out)["matrices"]])
+    assert reports[0] == reports[1]
+
+
+def test_inspect_refuses_what_it_cannot_measure_in_one_line(pruneonce, tmp_path):
+    (weights_folder(tmp_path / "folder", output=torch.ones(2, 2)) / "model-x.safetensors").mkdir()
+    weights_folder(tmp_path / "float8", output=torch.ones(2, 2).to(torch.float8_e4m3fn))
+    for name, message in [
+        ("folder", "model-x.safetensors: it is not a file"),
+        ("float8", "tensor bert.encoder.layer.0.output.dense.weight: dtype 'F8_E4M3' is not one of"),
+    ]:
+        code, _, err = pruneonce("inspect", tmp_path / name)
+        assert (code, len(err.splitlines())) == (1, 1)
+        assert message in err
 
 
 def test_dry_run_lists_targets_and_trains_nothing(pruneonce, tiny_bert, tmp_path):

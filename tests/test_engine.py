@@ -18,6 +18,8 @@ from pruneonce.engine import Model, load_model
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.export import export_packed
 from pruneonce.format import read_packed, write_packed
+from pruneonce.packing import FLOAT_TYPES, SparseMatrix, dense
+from pruneonce.positions import Positions
 
 ISAS = _native.available_isas()
 HEADS = ["ForSequenceClassification", "ForQuestionAnswering", "ForTokenClassification", "ForMaskedLM", "Model"]
@@ -260,6 +262,47 @@ def test_a_tensor_of_the_wrong_shape_is_refused_before_native_code_sees_it(class
         tensors = packed.tensors | {name: packed.tensors[other]}
         with pytest.raises(ValueError, match=r"tensor .* has shape|stored sparse"):
             Model(replace(packed, tensors=tensors))
+
+
+@pytest.mark.parametrize("part", ["word", "position", "token_type"])
+def test_embeddings_that_few_bytes_make_huge_are_refused(part, classifier_file):
+    packed = read_packed(classifier_file)
+    empty = Positions("rice", np.zeros(0, np.uint8), 8)
+    huge = SparseMatrix((2**24 // 48, 48), np.zeros(0, "<f4"), FLOAT_TYPES["fp32"], empty)
+    huge.check()
+    name = f"bert.embeddings.{part}_embeddings.weight"
+    with pytest.raises(ValueError, match=f"{name} is stored sparse: embeddings are dense or int8"):
+        Model(replace(packed, tensors=packed.tensors | {name: huge}))
+
+
+@pytest.mark.parametrize("head", ["ForSequenceClassification", "ForTokenClassification"])
+def test_labels_are_as_many_as_the_classifier_has_rows_and_numbered_where_they_have_no_names(head, pack):
+    packed = read_packed(pack(make_model("Bert", head)))
+    assert Model(packed).labels == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    assert Model(replace(packed, config=packed.config | {"id2label": None})).labels == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    with pytest.raises(ValueError, match=r"id2label names 2 classes, classifier\.weight has 3 rows"):
+        Model(replace(packed, config=packed.config | {"id2label": {"0": "no", "1": "yes"}}))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_layers_of_different_widths(isa, classifier_file):
+    packed = read_packed(classifier_file)
+    up, bias, down = (
+        f"bert.encoder.layer.1.{part}"
+        for part in ("intermediate.dense.weight", "intermediate.dense.bias", "output.dense.weight")
+    )
+    arrays = {name: packed.tensors[name].to_dense().copy() for name in (up, bias, down)}
+    wide = {up: arrays[up], bias: arrays[bias], down: arrays[down]}
+    wide[up][50:], wide[bias][50:] = 0, 0  # gelu(0) = 0: these units add nothing
+    narrow = {up: arrays[up][:50], bias: arrays[bias][:50], down: arrays[down][:, :50]}
+    batch = random_batch()
+    answers = [
+        Model(replace(packed, tensors=packed.tensors | {name: dense(array) for name, array in each.items()}), isa=isa)(
+            *batch
+        )
+        for each in (wide, narrow)
+    ]
+    np.testing.assert_allclose(answers[1], answers[0], rtol=0, atol=1e-5)
 
 
 def test_a_folder_or_an_unknown_instruction_set(classifier_file):

@@ -33,6 +33,7 @@ from pruneonce.packing import (
 )
 from pruneonce.positions import (
     ENCODINGS,
+    MAX_RICE_TAIL,
     Positions,
     best_rice_bits,
     bitmask_bytes,
@@ -224,6 +225,19 @@ def test_the_file_has_the_lowest_version_that_can_say_it(tmp_path):
 def test_rice_codes_that_lie(data, size, count, bits, message):
     with pytest.raises(ValueError, match=message):
         Positions("rice", np.array(data, np.uint8), bits).check(min(size, 12000), count)
+
+
+def test_a_few_rice_bytes_cannot_claim_a_huge_matrix():
+    last = np.array([7], np.int64)
+    for tail, positions in ((0, last[:0]), (8, last)):
+        codes = Positions("rice", encode_rice(positions, 8, 3), 3)
+        codes.check(tail + MAX_RICE_TAIL, len(positions))
+        with pytest.raises(ValueError, match=f"cover {tail} of .*: only the last 16,777,216 may be left out"):
+            codes.check(tail + MAX_RICE_TAIL + 1, len(positions))
+        assert smallest(positions, tail + MAX_RICE_TAIL).encoding == "rice"
+        other = smallest(positions, tail + MAX_RICE_TAIL + 1)
+        assert other.encoding == "delta"
+        other.check(tail + MAX_RICE_TAIL + 1, len(positions))
 
 
 def test_native_decoding_of_too_little_data_is_an_error_not_a_read_beyond_it():

@@ -209,6 +209,18 @@ def test_whatever_one_part_holds_the_rest_is_checked_against_it(data):
 # ------------------------------------------------------------------------------------------------- what is refused
 
 
+def test_a_matrix_of_no_columns_cannot_claim_rows_that_the_file_does_not_have():
+    rows = 2**31 - 1
+    nothing = np.zeros(0, np.int64)
+    with pytest.raises(ValueError, match=f"row_offsets is int64 .0.; int64 .{rows}. is expected"):
+        decode(
+            shape=np.array([rows, 0]),
+            compressed=np.zeros(0, np.float32),
+            bitmask=np.zeros((rows, 0), np.uint8),
+            row_offsets=nothing,
+        )
+
+
 def put(part, value):
     def change(tensors):
         tensors[f"{LAYER}.{part}"] = value(tensors[f"{LAYER}.{part}"])

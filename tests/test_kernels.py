@@ -110,6 +110,80 @@ def test_a_result_has_the_same_bits_for_any_threads_and_companions(isa):
             assert np.array_equal(array(out), expected[:, 64:91])
 
 
+EMBED_UNDER_A_LIMIT = """
+import os, resource, numpy as np
+from pruneonce import _native
+
+def limit(more):
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + more, resource.RLIM_INFINITY))
+
+def embed(features, tokens=64):
+    ones, zeros = np.ones((1, features), np.float32), np.zeros(tokens, np.int64)
+    where = {"positions": ones, "token_ids": zeros, "position_ids": zeros, "token_types": zeros}
+    outs.setdefault(features, _native.Activations(features))
+    _native.embed(ones, "fp32", out=outs[features], **where)
+
+def check(features):
+    embed(features)
+    rows = np.empty((64, features), np.float32)
+    outs[features].store(rows)
+    assert (rows == 2).all()
+
+outs = {}
+"""
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the address space is limited as on Linux")
+
+
+def run_python(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@linux
+def test_a_thread_that_cannot_be_started_is_done_without_and_not_asked_for_again():
+    run_python(
+        EMBED_UNDER_A_LIMIT
+        + """
+_native.set_num_threads(1024)
+limit(256 << 20)
+try:
+    embed(64)
+except MemoryError:
+    pass
+limit(1 << 30)
+threads = sorted(os.listdir("/proc/self/task"))
+assert len(threads) < 1000
+check(64)
+assert sorted(os.listdir("/proc/self/task")) == threads
+"""
+    )
+
+
+@linux
+def test_no_memory_on_one_of_the_threads_is_a_memory_error_and_the_next_call_is_right():
+    run_python(
+        EMBED_UNDER_A_LIMIT
+        + """
+features = 1 << 18
+_native.set_num_threads(1)
+check(features)  # this thread has its space now
+_native.set_num_threads(4)
+embed(64)
+limit(8 << 20)
+for _ in range(500):
+    try:
+        embed(features)
+    except MemoryError:
+        break
+else:
+    raise AssertionError("no thread but the first ever took a task")
+limit(1 << 30)
+check(features)
+"""
+    )
+
+
 def stored(table, kind):
     """(words as stored, scale or None, what they mean as float32)."""
     if kind == "int8":

@@ -16,7 +16,7 @@ import transformers
 
 import pruneonce
 from pruneonce.cli import main
-from pruneonce.engine import load_model
+from pruneonce.engine import Model, load_model
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.export import export_packed
 from pruneonce.format import read_packed, write_packed
@@ -317,6 +317,90 @@ def test_unusable_questions_are_refused(make):
     ]:
         with pytest.raises(UsageError, match=message):
             ask(**arguments)
+
+
+HALF = "a\ud800b"  # of a surrogate pair
+
+
+@pytest.mark.parametrize("task", HEADS)
+def test_text_that_is_not_unicode_is_refused_by_name(pair, make, task):
+    if task == "question-answering":
+        ask = pipeline(task, make(task)[1])
+        for arguments, name in [
+            ({"question": HALF, "context": "a"}, "question"),
+            ({"question": "a", "context": HALF}, "context"),
+        ]:
+            with pytest.raises(UsageError, match=f"{name} is not Unicode"):
+                ask(**arguments)
+        return
+    ours = pair(task)[1]
+    calls = [{}] if task == "fill-mask" else [{}, {"truncation": True}]
+    for options in calls:
+        with pytest.raises(UsageError, match="text 1 is not Unicode"):
+            ours(["a [MASK]", HALF], **options)
+
+
+def test_unusable_targets_of_masks_are_refused(pair):
+    for target, message in [(HALF, r"target 'a.ud800b' is not Unicode"), (5, "target 5 is int: a word is expected")]:
+        with pytest.raises(UsageError, match=message):
+            pair("fill-mask")[1]("a [MASK]", targets=[target])
+
+
+def test_predict_of_an_argument_that_is_not_utf8_is_one_line(make, monkeypatch, capsys):
+    code, _, err = run_predict(
+        monkeypatch, capsys, make("text-classification")[1], b"caf\xe9".decode("utf-8", "surrogateescape")
+    )
+    assert code == 2
+    assert "text 0 is not Unicode" in err
+    assert len(err.splitlines()) == 1
+
+
+def with_tokenizer(file, change):
+    packed = read_packed(file)
+    tokenizer = json.loads(packed.tokenizer)
+    change(tokenizer)
+    return Model(replace(packed, tokenizer=json.dumps(tokenizer)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tokenizer: tokenizer.clear(),
+        lambda tokenizer: tokenizer.update(
+            normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+        ),  # a panic
+    ],
+)
+def test_a_tokenizer_that_the_library_cannot_read_is_refused(make, change):
+    model = with_tokenizer(make("text-classification")[1], change)
+    with pytest.raises(UsageError, match="the tokenizer cannot be read"):
+        pipeline(None, model)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tokenizer: tokenizer["model"].update(unk_token="[NONE]"),  # plain Exception
+        lambda tokenizer: tokenizer.update(pre_tokenizer={"type": "FixedLength", "length": 0}),  # a panic
+    ],
+)
+def test_a_tokenizer_that_fails_at_a_text_is_an_error_of_ours(make, change):
+    text = "\u2713 \u2714"
+    model = with_tokenizer(make("token-classification")[1], change)
+    label = pipeline(None, model)
+    for options in {}, {"truncation": True}:
+        with pytest.raises(UsageError, match="the texts cannot be tokenised"):
+            label(text, **options)
+    with pytest.raises(UsageError, match="the texts cannot be tokenised"):  # not that there is no room for windows
+        label.text_model.windows(text, max_tokens=16, stride=2, question=False)
+
+
+def test_a_folder_with_a_broken_tokenizer_is_named(make, tmp_path):
+    folder = make("text-classification")[0]
+    for content, message in [(b"{}", "the tokenizer cannot be read"), (b"\xff", "utf-8")]:
+        (folder / "tokenizer.json").write_bytes(content)
+        with pytest.raises(UsageError, match=f"tokenizer.json: .*{message}"):
+            export_packed(folder, tmp_path / "out.pruneonce")
 
 
 def test_wrong_tasks_and_heads_are_refused(make):

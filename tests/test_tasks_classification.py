@@ -197,6 +197,19 @@ def test_regression_label_that_is_no_number_names_the_line(tmp_path):
             get_task("regression").read(path)
 
 
+def test_text_that_is_not_unicode_names_the_line(tmp_path):
+    path = tmp_path / "dev.jsonl"
+    path.write_text('{"text": "x", "label": 1}\n{"text": "\\ud800", "label": 1}\n')
+    with pytest.raises(PruneonceError, match=r"line 2: the text is not Unicode"):
+        get_task("regression").read(path)
+
+
+def test_a_tokenizer_that_fails_at_a_text_is_an_error_of_ours():
+    tokenizer = Tokenizer(models.WordPiece({"a": 0}, unk_token="[NONE]"))
+    with pytest.raises(UsageError, match=r"cannot be tokenised: .*\[UNK\]"):
+        get_task("sst2").features([TextExample("b", 1)], tokenizer, 16)
+
+
 def test_text_that_is_not_text_names_the_line(tmp_path):
     path = tmp_path / "dev.jsonl"
     path.write_text('{"text": null, "label": 1}\n')

@@ -115,6 +115,7 @@ def test_answer_not_in_context_is_dropped_from_training_with_a_count_but_still_s
         ({"data": []}, r"holds no questions"),
         ([{"question": "Who?", "context": "x"}], r"no column 'answers'"),
         ([{"question": 3, "context": "x", "answers": []}], r"item 1: 'question' and 'context' must be text"),
+        ([{"question": "x", "context": "\ud800", "answers": []}], r"item 1: the text is not Unicode"),
         ([{"question": "Who?", "context": "x", "answers": "x"}], r"item 1: 'answers' must be a list"),
         ([{"question": "Who?", "context": "x", "answers": None}], r"item 1: 'answers' must be a list"),
         (

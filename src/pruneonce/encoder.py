@@ -131,23 +131,24 @@ class Encoder:
         up, down = layer.up, layer.down
         if isinstance(up.weight, Int8Weight) and isinstance(down.weight, Int8Weight):
             space.codes.quantize(x, up.weight)
-            between = space.intermediate_codes
+            codes = space.intermediate_codes
             multiply_to_codes(
                 up.weight,
                 space.codes,
-                out=between,
+                out=codes,
                 next=down.weight,
                 bias=up.bias,
                 nonlinearity=self.nonlinearity,
             )
-            multiply(down.weight, between, out=out, bias=down.bias, residual=x)
+            multiply(down.weight, codes, out=out, bias=down.bias, residual=x)
         else:
-            up(x, space.intermediate, space.codes, nonlinearity=self.nonlinearity)
-            down(space.intermediate, out, space.codes, residual=x)
+            between = space.intermediate[up.weight.rows]
+            up(x, between, space.codes, nonlinearity=self.nonlinearity)
+            down(between, out, space.codes, residual=x)
 
     def _workspace(self) -> _Workspace:
         if not hasattr(self._of_thread, "workspace"):
-            intermediate = max((layer.up.weight.rows for layer in self.layers), default=1)
+            intermediate = {layer.up.weight.rows for layer in self.layers}
             self._of_thread.workspace = _Workspace(self.hidden_size, intermediate, self._isa)
         workspace: _Workspace = self._of_thread.workspace
         return workspace
@@ -156,10 +157,10 @@ class Encoder:
 class _Workspace:
     """A thread's activations; their memory grows to the largest batch and stays, since fresh pages cost time."""
 
-    def __init__(self, hidden_size: int, intermediate_size: int, isa: str | None) -> None:
+    def __init__(self, hidden_size: int, intermediate_sizes: set[int], isa: str | None) -> None:
         self.hidden = Activations(hidden_size, isa=isa)
         self.query_key_value = Activations(3 * hidden_size, isa=isa)
         self.context = Activations(hidden_size, isa=isa)
         self.attended = Activations(hidden_size, isa=isa)
-        self.intermediate = Activations(intermediate_size, isa=isa)
+        self.intermediate = {size: Activations(size, isa=isa) for size in intermediate_sizes}  # layers may differ
         self.codes, self.intermediate_codes = Codes(isa=isa), Codes(isa=isa)

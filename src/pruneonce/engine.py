@@ -13,9 +13,9 @@ from pruneonce import _native
 from pruneonce._native import Activations, Codes
 from pruneonce.encoder import Embeddings, Encoder, Layer, LayerNorm, Linear
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.format import PackedModel, read_packed
+from pruneonce.format import PackedModel, labels_of, read_packed
 from pruneonce.kernel_choice import Int8Weight, weight_of
-from pruneonce.packing import Array, SparseMatrix, Tensor
+from pruneonce.packing import Array, DenseTensor, Int8Matrix, SparseMatrix, Tensor
 
 # Of one pass, per thread: activations then stay in the caches, and weights are read seldom enough. docs/kernels.md has
 # the figures.
@@ -30,6 +30,8 @@ TASK_OF_HEAD = {
     "ForPreTraining": "fill-mask",
     "Model": "feature-extraction",
 }
+
+CLASSIFICATION = ("text-classification", "token-classification")
 
 NONLINEARITIES = {
     "gelu": "gelu",
@@ -119,9 +121,9 @@ class Model:
         family = tensors.family
         self.config = packed.config
         self.tokenizer = packed.tokenizer
-        self.labels = packed.labels
         self.provenance = packed.provenance
         self.task = _task_of(packed)
+        self.labels = tensors.labels() if self.task in CLASSIFICATION else packed.labels
         self.isa = isa or _native.choose_isa()
         self.encoder = _encoder(tensors, self.isa)
         self.hidden_size = self.encoder.hidden_size
@@ -288,6 +290,21 @@ class _Tensors:
             raise ValueError(f"tensor {name} has shape {list(tensor.shape)}, expected [{expected}]")
         return tensor
 
+    def table(self, name: str, columns: int) -> DenseTensor | Int8Matrix:
+        """Embeddings. Sparse they would be written out: few bytes, any number of rows."""
+        tensor = self.get(name, (None, columns))
+        if isinstance(tensor, SparseMatrix):
+            raise ValueError(f"tensor {name} is stored sparse: embeddings are dense or int8")
+        return tensor
+
+    def labels(self) -> list[str]:
+        """Class names, one for each of the classifier's rows; ValueError if the config has more or fewer."""
+        rows = self.get("classifier.weight", (None, self.number(self.family.hidden_size))).shape[0]
+        labels = labels_of(self.config) or [f"LABEL_{number}" for number in range(rows)]  # as transformers does
+        if len(labels) != rows or not rows:
+            raise ValueError(f"config.json: id2label names {len(labels)} classes, classifier.weight has {rows} rows")
+        return labels
+
     def vector(self, name: str, size: int) -> Array:
         return np.ascontiguousarray(self.get(name, (size,)).to_dense())
 
@@ -335,17 +352,11 @@ def _encoder(tensors: _Tensors, isa: str) -> Encoder:
         raise ValueError(f"config.json: {hidden} hidden units cannot be shared out among {heads} heads")
     epsilon = tensors.epsilon()
     name = tensors.encoder_name
-    words = tensors.get(name("embeddings.word_embeddings.weight"), (None, hidden))
-    if isinstance(words, SparseMatrix):
-        raise ValueError("the word embeddings are stored sparse: dense or int8 is expected")
+    types = name("embeddings.token_type_embeddings.weight")
     embeddings = Embeddings(
-        words=words,
-        positions=tensors.get(name("embeddings.position_embeddings.weight"), (None, hidden)).to_dense(),
-        types=(
-            tensors.get(name("embeddings.token_type_embeddings.weight"), (None, hidden)).to_dense()
-            if tensors.has(name("embeddings.token_type_embeddings.weight"))
-            else None
-        ),
+        words=tensors.table(name("embeddings.word_embeddings.weight"), hidden),
+        positions=tensors.table(name("embeddings.position_embeddings.weight"), hidden).to_dense(),
+        types=tensors.table(types, hidden).to_dense() if tensors.has(types) else None,
         norm=tensors.norm(name("embeddings.LayerNorm"), hidden, epsilon),
     )
     if not min(embeddings.words.shape[0], len(embeddings.positions)):

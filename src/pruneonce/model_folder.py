@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from pruneonce.architectures import Architecture, architecture_of, encoder_name, prunable_linears
-from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.container import open_container
+from pruneonce.errors import UsageError
 from pruneonce.files import cannot_write, fsync, read_json, replacing, sha256_file
 
 WEIGHTS_FILE = "model.safetensors"
@@ -73,15 +74,15 @@ def read_architecture(folder: Path) -> Architecture:
 
 
 def read_matrices(folder: Path) -> Iterator[Matrix]:
-    """Every tensor of a folder, one at a time (memory: the largest tensor)."""
+    """Every tensor of a folder, one at a time (memory: the largest tensor). PruneonceError as of `open_container`."""
     architecture = read_architecture(folder)
     for file in sorted(folder.glob("model*.safetensors")):
-        try:
-            with safe_open(file, framework="np") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 - not a mapping
-                    yield _measure(name, tensors.get_tensor(name), architecture)
-        except SafetensorError as error:
-            raise PruneonceError(f"{file} is not a safetensors file: {error}") from error
+        container = open_container(file)
+        for name, entry in container.entries.items():
+            tensor = container.array(name)
+            if entry.dtype == "BF16":  # its bits: without the sign, zero is zero
+                tensor = tensor & 0x7FFF
+            yield _measure(name, tensor, architecture)
 
 
 def mask_digests(matrices: Iterable[Matrix], architecture: Architecture) -> dict[str, str]:

@@ -18,6 +18,7 @@ Array = np.ndarray[Any, Any]
 ENCODINGS = ("bitmask", "delta", "rice")
 ESCAPE = 255  # a delta byte: 255 zeros and no weight; a smaller byte b: b zeros, then a weight
 MAX_RICE_BITS = 8
+MAX_RICE_TAIL = 1 << 24  # zeros after the last weight: they take no byte, so an empty file could claim any number
 BITS_SET = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)  # numpy 1.26 has no bitwise_count
 
 
@@ -57,9 +58,10 @@ def smallest(positions: Array, size: int) -> Positions:
     sizes = {
         "bitmask": bitmask_bytes(size),
         "delta": delta_bytes(positions, size),
-        "rice": rice_bytes(positions, size, bits),
     }
-    encoding = min(ENCODINGS, key=sizes.__getitem__)
+    if _tail(positions, size) <= MAX_RICE_TAIL:
+        sizes["rice"] = rice_bytes(positions, size, bits)
+    encoding = min(sizes, key=sizes.__getitem__)
     if encoding == "rice":
         return Positions("rice", encode_rice(positions, size, bits), bits)
     return Positions(encoding, (encode_deltas if encoding == "delta" else encode_bitmask)(positions, size))
@@ -170,6 +172,10 @@ def check_rice(data: Array, size: int, count: int, bits: int) -> None:
     covered = _native.rice_extent(np.ascontiguousarray(data), bits, count)
     if not 0 <= covered <= size:
         raise ValueError(f"the positions cover more than {size:,} elements")
+    if size - covered > MAX_RICE_TAIL:
+        raise ValueError(
+            f"the positions cover {covered:,} of {size:,} elements: only the last {MAX_RICE_TAIL:,} may be left out"
+        )
 
 
 def rice_bytes(positions: Array, size: int, bits: int) -> int:
@@ -187,6 +193,11 @@ def best_rice_bits(positions: Array, size: int) -> int:
 
 def _remainder_bytes(count: int, bits: int) -> int:
     return -(-count * bits // 8)
+
+
+def _tail(positions: Array, size: int) -> int:
+    """Zeros after the last position."""
+    return size - 1 - int(positions[-1]) if len(positions) else size
 
 
 def _gaps(positions: Array, size: int) -> Array:

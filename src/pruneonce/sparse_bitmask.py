@@ -26,7 +26,7 @@ Array = np.ndarray[Any, Any]
 def decode(*, shape: Array, compressed: Array, bitmask: Array, row_offsets: Array) -> Array:
     """The dense array, of `compressed`'s type. Nothing is taken on trust: a ValueError says which rule is broken.
 
-    Memory is bounded by the file: `bitmask` must have a bit for every element.
+    Memory is bounded by the file: `bitmask` must have a bit for every element, `row_offsets` a number for every row.
     """
     rows, columns = _checked_shape(shape)
     flat = len(shape) == 1
@@ -35,6 +35,7 @@ def decode(*, shape: Array, compressed: Array, bitmask: Array, row_offsets: Arra
         raise ValueError(f"bitmask is {bitmask.dtype} {list(bitmask.shape)}; uint8 {list(expected)} is expected")
     if compressed.ndim != 1:
         raise ValueError(f"compressed has {compressed.ndim} dimensions; 1 is expected")
+    row_offsets = _checked_row_offsets(row_offsets, rows, flat)
     bits = np.unpackbits(bitmask.reshape(rows, expected[-1]), axis=1, bitorder="little")
     if bits[:, columns:].any():
         raise ValueError("bitmask has bits beyond the last column")
@@ -42,7 +43,10 @@ def decode(*, shape: Array, compressed: Array, bitmask: Array, row_offsets: Arra
     counts = present.sum(axis=1, dtype=np.int64)
     if counts.sum() != len(compressed):
         raise ValueError(f"bitmask has {counts.sum():,} bits for {len(compressed):,} values")
-    _check_row_offsets(row_offsets, counts, flat)
+    wrong = np.flatnonzero(row_offsets != np.cumsum(counts) - counts)
+    if len(wrong):
+        row = int(wrong[0])
+        raise ValueError(f"row_offsets says {row_offsets[row]} of row {row}, the bitmask another place")
     dense = np.zeros((rows, columns), compressed.dtype)
     dense[present] = compressed
     return dense.reshape([columns] if flat else [rows, columns])
@@ -59,12 +63,10 @@ def _checked_shape(shape: Array) -> tuple[int, int]:
     return rows, columns
 
 
-def _check_row_offsets(row_offsets: Array, counts: Array, flat: bool) -> None:
-    shapes: tuple[tuple[int, ...], ...] = ((), (1,)) if flat else (counts.shape,)
+def _checked_row_offsets(row_offsets: Array, rows: int, flat: bool) -> Array:
+    """int64 [rows]."""
+    shapes: tuple[tuple[int, ...], ...] = ((), (1,)) if flat else ((rows,),)
     if row_offsets.dtype != np.int64 or row_offsets.shape not in shapes:
         found, wanted = list(row_offsets.shape), list(shapes[-1])
         raise ValueError(f"row_offsets is {row_offsets.dtype} {found}; int64 {wanted} is expected")
-    wrong = np.flatnonzero(row_offsets.reshape(-1) != np.cumsum(counts) - counts)
-    if len(wrong):
-        row = int(wrong[0])
-        raise ValueError(f"row_offsets says {row_offsets.reshape(-1)[row]} of row {row}, the bitmask another place")
+    return row_offsets.reshape(-1)

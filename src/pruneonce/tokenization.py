@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from pruneonce.errors import UsageError
 
@@ -16,20 +18,48 @@ def load_tokenizer(model: str | Path) -> Tokenizer:
     transformers. "[MASK]" and the like in a text are ordinary characters: text cannot forge special tokens.
     """
     file = Path(model) / "tokenizer.json"
-    if file.is_file():
-        tokenizer = Tokenizer.from_file(str(file))
-    else:
-        tokenizer = _convert(str(model))
-    return _plain(tokenizer)
+    if not file.is_file():
+        return _plain(_convert(str(model)))
+    try:
+        return tokenizer_from_text(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, UsageError) as error:
+        raise UsageError(f"{file}: {error}") from error
 
 
 def tokenizer_from_text(text: str) -> Tokenizer:
     """The tokenizer of a `tokenizer.json`'s text, as a packed file holds it. UsageError if it is none."""
+    with refused_as("the tokenizer cannot be read"):
+        return _plain(Tokenizer.from_str(text))
+
+
+def encode_batch(
+    tokenizer: Tokenizer, texts: Sequence[str | tuple[str, str]], *, add_special_tokens: bool = True
+) -> list[Encoding]:
+    """Texts and pairs as tokens, in order. UsageError where the tokenizer has no answer to one of them."""
+    with refused_as("the texts cannot be tokenised"):
+        encodings: list[Encoding] = tokenizer.encode_batch(list(texts), add_special_tokens=add_special_tokens)
+    return encodings
+
+
+def require_unicode(text: str, what: str) -> None:
+    """UsageError, which calls the text `what`, for half a surrogate pair: the library takes no such text."""
     try:
-        tokenizer = Tokenizer.from_str(text)
-    except Exception as error:  # the library raises plain Exception
-        raise UsageError(f"the tokenizer cannot be read: {error}") from error
-    return _plain(tokenizer)
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{what} is not Unicode: it has half of a surrogate pair, as bytes that are not UTF-8 leave"
+        ) from error
+
+
+@contextmanager
+def refused_as(what: str) -> Iterator[None]:
+    """UsageError `what` for whatever the library raises: plain Exception, or a panic, which is a BaseException."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise UsageError(f"{what}: {error}") from error
 
 
 def _plain(tokenizer: Tokenizer) -> Tokenizer:

@@ -9,6 +9,7 @@ import numpy as np
 
 from pruneonce.errors import UsageError
 from pruneonce.pipelines.text_model import Array, TextModel, check_top_k, softmax
+from pruneonce.tokenization import encode_batch, refused_as, require_unicode
 
 
 class FillMask:
@@ -57,20 +58,21 @@ class FillMask:
         filled[position] = token
         filled = filled[filled != self.text_model.special["pad"]]
         decode = self.text_model.tokenizer.decode
-        return {
-            "score": float(probabilities[token]),
-            "token": int(token),
-            "token_str": decode([int(token)], skip_special_tokens=False),
+        with refused_as("the tokenizer cannot write the answer out"):
+            word = decode([int(token)], skip_special_tokens=False)
             # the other masks would vanish with the special tokens
-            "sequence": decode(filled.tolist(), skip_special_tokens=single),
-        }
+            sequence = decode(filled.tolist(), skip_special_tokens=single)
+        return {"score": float(probabilities[token]), "token": int(token), "token_str": word, "sequence": sequence}
 
     def _target_ids(self, targets: str | Sequence[str]) -> Array:
         found = set()
         for target in [targets] if isinstance(targets, str) else targets:
+            if not isinstance(target, str):
+                raise UsageError(f"target {target!r} is {type(target).__name__}: a word is expected")
+            require_unicode(target, f"target {target!r}")
             token = self.text_model.tokenizer.token_to_id(target)
             if token is None:
-                pieces = self.text_model.tokenizer.encode(target, add_special_tokens=False).ids
+                pieces = encode_batch(self.text_model.tokenizer, [target], add_special_tokens=False)[0].ids
                 if not pieces:
                     raise UsageError(f"target {target!r} is none of the vocabulary's words, nor made of its pieces")
                 token = pieces[0]

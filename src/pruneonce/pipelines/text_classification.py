@@ -19,7 +19,7 @@ class TextClassification:
 
     def __init__(self, text_model: TextModel) -> None:
         self.text_model = text_model
-        self.labels = text_model.model.labels or ["LABEL_0", "LABEL_1"]  # what transformers calls them
+        self.labels = text_model.model.labels
 
     def __call__(
         self,

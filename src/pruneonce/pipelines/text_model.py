@@ -11,7 +11,13 @@ from tokenizers import Encoding, Tokenizer
 
 from pruneonce.engine import Model
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.tokenization import special_token_ids, tokenizer_from_text
+from pruneonce.tokenization import (
+    encode_batch,
+    refused_as,
+    require_unicode,
+    special_token_ids,
+    tokenizer_from_text,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -37,12 +43,13 @@ class TextModel:
                 raise UsageError(f"text {number} is {type(text).__name__}: a string is expected")
             if not all(part.strip() for part in parts):
                 raise UsageError(f"text {number} is empty")
+            for part in parts:
+                require_unicode(part, f"text {number}")
         if truncation:
             with self._lock:
                 self._cutting.enable_truncation(self.model.max_tokens)
-                encodings: list[Encoding] = self._cutting.encode_batch(list(texts))
-            return encodings
-        encodings = self.tokenizer.encode_batch(list(texts))
+                return encode_batch(self._cutting, texts)
+        encodings = encode_batch(self.tokenizer, texts)
         for number, encoding in enumerate(encodings):
             if len(encoding.ids) > self.model.max_tokens:
                 raise UsageError(
@@ -55,18 +62,20 @@ class TextModel:
 
         question: the text is a pair, of which the first part is in every window and the second is cut.
         """
+        for part, name in zip(text, ("question", "context"), strict=True) if question else [(text, "the text")]:
+            require_unicode(part, name)
+        no_room = f"a window of {max_tokens} tokens has no room for {stride} shared tokens" + (
+            " beside the question: shorten it, or set a larger max_seq_len" if question else ""
+        )
         with self._lock:
             strategy = "only_second" if question else "longest_first"
             try:
-                self._cutting.enable_truncation(max_tokens, stride=stride, strategy=strategy)
-                first: Encoding = self._cutting.encode(*text) if question else self._cutting.encode(text)
-            except BaseException as error:  # the library panics when nothing but stride is left of a window
-                if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
-                    raise
-                raise UsageError(
-                    f"a window of {max_tokens} tokens has no room for {stride} shared tokens"
-                    + (" beside the question: shorten it, or set a larger max_seq_len" if question else "")
-                ) from error
+                with refused_as(no_room):
+                    self._cutting.enable_truncation(max_tokens, stride=stride, strategy=strategy)
+                    first: Encoding = self._cutting.encode(*text) if question else self._cutting.encode(text)
+            except UsageError:
+                encode_batch(self.tokenizer, [text])  # raises if it is the text that is refused, not the window
+                raise
         return [first, *first.overflowing]
 
     def logits(

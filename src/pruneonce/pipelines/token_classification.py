@@ -32,7 +32,7 @@ class TokenClassification:
 
     def __init__(self, text_model: TextModel) -> None:
         self.text_model = text_model
-        self.labels = text_model.model.labels or ["LABEL_0", "LABEL_1"]
+        self.labels = text_model.model.labels
 
     def __call__(
         self,

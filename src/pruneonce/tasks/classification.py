@@ -14,6 +14,7 @@ from tokenizers import Encoding, Tokenizer
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.tasks.metrics import METRICS, check_no_nan
 from pruneonce.tasks.records import HubData, Records, did_you_mean, read_source
+from pruneonce.tokenization import refused_as, require_unicode
 
 Item = TypeVar("Item")
 Text = str | tuple[str, str]  # one text, or a pair
@@ -193,7 +194,8 @@ def truncating_copy(tokenizer: Tokenizer, max_tokens: int) -> Tokenizer:
 
 def encode_texts(texts: Sequence[Text], tokenizer: Tokenizer) -> list[Encoding]:
     """Texts and pairs as tokens, special ones included; a pair is in the order (text, text_pair)."""
-    encodings: list[Encoding] = tokenizer.encode_batch_fast(list(texts))
+    with refused_as("the texts cannot be tokenised"):
+        encodings: list[Encoding] = tokenizer.encode_batch_fast(list(texts))
     return encodings
 
 
@@ -207,6 +209,7 @@ def _text(records: Records, index: int, row: Sequence[Any]) -> Text:
     for value in row:
         if not isinstance(value, str):
             raise PruneonceError(f"{records.where(index)}: expected text, found {type(value).__name__}")
+        require_unicode(value, f"{records.where(index)}: the text")
     return (row[0], row[1]) if len(row) == 2 else row[0]
 
 

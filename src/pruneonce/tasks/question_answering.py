@@ -21,7 +21,7 @@ from pruneonce.files import read_json
 from pruneonce.tasks.classification import ENCODE_BATCH, batches
 from pruneonce.tasks.metrics import check_no_nan, question_scores, squad_scores
 from pruneonce.tasks.records import HubData, Records, Row, read_source
-from pruneonce.tokenization import special_token_ids
+from pruneonce.tokenization import encode_batch, require_unicode, special_token_ids
 
 _log = logging.getLogger(__name__)
 
@@ -253,7 +253,7 @@ def _tokenise(texts: Sequence[str], tokenizer: Tokenizer) -> dict[str, _Tokens]:
     """Each different text's tokens: in SQuAD five questions share a context."""
     tokens = {}
     for batch in batches(list(dict.fromkeys(texts)), ENCODE_BATCH):
-        for text, encoding in zip(batch, tokenizer.encode_batch(list(batch), add_special_tokens=False), strict=True):
+        for text, encoding in zip(batch, encode_batch(tokenizer, batch, add_special_tokens=False), strict=True):
             offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
             tokens[text] = _Tokens(np.array(encoding.ids, np.int32), offsets)
     return tokens
@@ -343,6 +343,8 @@ def _examples(records: Records) -> list[QuestionExample]:
         seen.add(example_id)
         if not isinstance(question, str) or not isinstance(context, str):
             raise PruneonceError(f"{records.where(index)}: 'question' and 'context' must be text")
+        for text in (question, context):
+            require_unicode(text, f"{records.where(index)}: the text")
         try:
             texts, starts = _answer_lists(answers)
         except (KeyError, TypeError, ValueError, OverflowError) as error:  # the last: int() of Infinity
