@@ -12,8 +12,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+from hypothesis import settings
 
 from pruneonce.assets import Assets, find_assets
+
+# A deadline would measure the machine's other tenants.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 FORMAT_PAGE = Path(__file__).parents[1] / "docs" / "format.md"
 SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"

@@ -175,15 +175,17 @@ def test_a_study_that_is_killed_leaves_no_worker_behind(study, data, tiny_bert, 
     mark = f"PRUNEONCE_TEST={tmp_path}"  # in the environment of whatever it starts
     environment = os.environ | dict([mark.split("=")])
     started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    waited_for(lambda: list((tmp_path / "out").glob("teacher-*/run.json")))
-    workers = processes_with(mark) - {started.pid}
-    started.kill()
-    started.wait()
+    try:
+        waited_for(lambda: list((tmp_path / "out").glob("teacher-*/run.json")))
+        workers = processes_with(mark) - {started.pid}
+    finally:
+        started.kill()
+        started.wait()
     assert workers
     waited_for(lambda: not any(alive(worker) for worker in workers))
 
 
-def waited_for(condition, seconds=60.0):
+def waited_for(condition, seconds=300.0):
     """What `condition` returns once that is true."""
     end = time.monotonic() + seconds
     while not (found := condition()):
