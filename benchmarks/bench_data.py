@@ -21,7 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pruneonce.data import articles, pretraining, sentences, wikipedia
+from pruneonce.data import articles, sentences, wikipedia
+from pruneonce.data import corpus as pretraining
 
 
 def main() -> None:

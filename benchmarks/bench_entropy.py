@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from pruneonce.export import export_packed
-from pruneonce.format import read_packed
-from pruneonce.packed_inspection import inspect_packed
-from pruneonce.packing import Array, Int8Matrix
+from pruneonce.convert.inspect_packed import inspect_packed
+from pruneonce.convert.to_packed import export_packed
+from pruneonce.formats.packed_file import read_packed
+from pruneonce.formats.stored_tensors import Array, Int8Matrix
 
 KINDS = ("encoder values", "embeddings")
 
@@ -61,11 +61,11 @@ def pack_random(shape: str, sparsity: float, folder: Path) -> Path:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from pruneonce.architectures import prunable_linears
-    from pruneonce.bench.subject import make_random
-    from pruneonce.model_folder import WEIGHTS_FILE, read_architecture
-    from pruneonce.quantization import weight_scale, whole_weight
-    from pruneonce.quantization_file import LinearQuantization, write_quantization
+    from pruneonce.bench.inference.subject import make_random
+    from pruneonce.formats.model_folder import WEIGHTS_FILE, read_architecture
+    from pruneonce.formats.scales_file import LinearQuantization, write_quantization
+    from pruneonce.models.family import prunable_linears
+    from pruneonce.sparsity.quantizer import weight_scale, whole_weight
 
     make_random(shape, "sequence-classification", sparsity, folder)
     weights, layers = load_file(folder / WEIGHTS_FILE), {}

@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from transformers import AutoModelForPreTraining
 
-from pruneonce.architectures import prunable_linears
-from pruneonce.assets import fetch_assets
-from pruneonce.language_model import LanguageModel, load_language_model, quiet_transformers
-from pruneonce.pruning.pruner import Pruner
-from pruneonce.pruning.schedules import PruningSchedule
-from pruneonce.pruning.torch_threads import torch_threads
-from pruneonce.sparse_computation import compute_faster, match_attention
-from pruneonce.training_probe import KNOWN_SHAPES
+from pruneonce.cost.probe import KNOWN_SHAPES
+from pruneonce.models.family import prunable_linears
+from pruneonce.quickstart.assets import fetch_assets
+from pruneonce.sparsity.cpu_training import compute_faster, match_attention
+from pruneonce.sparsity.pruner import Pruner
+from pruneonce.sparsity.schedules import PruningSchedule
+from pruneonce.sparsity.torch_threads import torch_threads
+from pruneonce.train.language_model import LanguageModel, load_language_model, quiet_transformers
 
 BATCH, TOKENS, SPARSITY = 16, 128, 0.9
 MASKED_TOKENS = round(0.15 * BATCH * TOKENS)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from pruneonce import _native
-from pruneonce.pruning.torch_threads import torch_threads
+from pruneonce.sparsity.torch_threads import torch_threads
 
 SHAPES = {"attention": (768, 768), "up": (3072, 768), "down": (768, 3072)}
 PEAK_ITERATIONS = 300_000

@@ -22,8 +22,8 @@ import torch
 import transformers
 
 import pruneonce
-from pruneonce.export import export_packed
-from pruneonce.provenance import read_provenance
+from pruneonce.convert.to_packed import export_packed
+from pruneonce.formats.record import read_provenance
 from pruneonce.tasks import get_task
 
 MAX_ANSWER_TOKENS, WINDOW_TOKENS, SHARED_TOKENS = 15, 384, 128  # transformers 4's defaults

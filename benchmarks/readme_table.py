@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from pruneonce.files import write_text
-from pruneonce.quickstart import TIMED_TOKENS, Report, Row, table
+from pruneonce.quickstart.run import TIMED_TOKENS, Report, Row, table
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- quickstart results: written by benchmarks/readme_table.py -->\n", "<!-- end of results -->"

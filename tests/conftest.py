@@ -14,7 +14,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 from hypothesis import settings
 
-from pruneonce.assets import Assets, find_assets
+from pruneonce.quickstart.assets import Assets, find_assets
 
 # A deadline would measure the machine's other tenants.
 settings.register_profile("suite", deadline=None)
@@ -111,7 +111,7 @@ def two_threads():
 def pruneonce(monkeypatch, capsys):
     """Call the command line; returns (exit code, standard output, standard error)."""
 
-    from pruneonce import cli
+    from pruneonce.cli import app as cli
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["pruneonce", *map(str, arguments)])

@@ -16,9 +16,17 @@ from pathlib import Path
 import numpy as np
 
 from pruneonce.errors import PruneonceError
-from pruneonce.format import PackedModel, read_packed, write_packed
-from pruneonce.packing import FLOAT_TYPES, Quantization, SparseMatrix, dense, pack, pack_int8, quantize_rows
-from pruneonce.positions import Positions, encode_bitmask, encode_deltas
+from pruneonce.formats.nonzero_codes import Positions, encode_bitmask, encode_deltas
+from pruneonce.formats.packed_file import PackedModel, read_packed, write_packed
+from pruneonce.formats.stored_tensors import (
+    FLOAT_TYPES,
+    Quantization,
+    SparseMatrix,
+    dense,
+    pack,
+    pack_int8,
+    quantize_rows,
+)
 
 MEMORY_BYTES = 1 << 30
 NUMBERS = [-1, 0, 1, 2, 254, 255, 256, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**64, 10**30, 0.5, True, None, "7", [], {}]

@@ -11,8 +11,8 @@ from transformers import (
     DistilBertForSequenceClassification,
 )
 
-from pruneonce.architectures import BERT, DISTILBERT, architecture_of, encoder_name, prunable_linears
 from pruneonce.errors import UsageError
+from pruneonce.models.family import BERT, DISTILBERT, architecture_of, encoder_name, prunable_linears
 
 LARGE = BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruneonce.batching import BatchPlan, epoch_batches, steps_per_epoch
+from pruneonce.train.batching import BatchPlan, epoch_batches, steps_per_epoch
 
 plans = st.builds(
     BatchPlan,

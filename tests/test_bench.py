@@ -14,19 +14,20 @@ import torch
 from safetensors import safe_open
 from transformers import BertForQuestionAnswering, BertForSequenceClassification, DistilBertForSequenceClassification
 
-from pruneonce import _native, cli
-from pruneonce.bench import results
-from pruneonce.bench.cases import Batch, Inputs, mixed_lengths, parse_grid
-from pruneonce.bench.deepsparse_worker import receive, send
-from pruneonce.bench.int8_subject import float_subject, int8_subject, is_int8
+from pruneonce import _native
+from pruneonce.bench.inference import results
+from pruneonce.bench.inference.cases import Batch, Inputs, mixed_lengths, parse_grid
+from pruneonce.bench.inference.deepsparse_worker import receive, send
+from pruneonce.bench.inference.int8_subject import float_subject, int8_subject, is_int8
+from pruneonce.bench.inference.rivals import DeepSparse, Ours, Torch, require, rows
+from pruneonce.bench.inference.run import Options, run_on_folder
+from pruneonce.bench.inference.subject import make_random, read_subject
 from pruneonce.bench.machine import Machine, best_of
 from pruneonce.bench.measure import interleave, paired_ratio, timed
-from pruneonce.bench.rivals import DeepSparse, Ours, Torch, require, rows
-from pruneonce.bench.run import Options, run_on_folder
-from pruneonce.bench.subject import make_random, read_subject
+from pruneonce.cli import app as cli
 from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.models.tokenizer import load_tokenizer
 from pruneonce.recipe import TaskData
-from pruneonce.tokenization import load_tokenizer
 
 
 def scripted(log, name, durations):

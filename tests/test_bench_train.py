@@ -12,19 +12,22 @@ import pytest
 import torch
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
-from pruneonce import _native, cli
-from pruneonce.architectures import architecture_of, prunable_linears
-from pruneonce.bench import resident_memory, training_parts, training_run
-from pruneonce.bench.training_case import PHASES, SUBJECTS, TrainingCase
-from pruneonce.bench.training_parts import PARTS, PartClock, part_clock
-from pruneonce.bench.training_results import step_rows, step_seconds
-from pruneonce.bench.training_run import TrainingOptions, check_losses, run_on_folder
-from pruneonce.bench.training_subject import TrainingSubject
+from pruneonce import _native
+from pruneonce.bench.inference import resident_memory
+from pruneonce.bench.training import parts as training_parts
+from pruneonce.bench.training import run as training_run
+from pruneonce.bench.training.case import PHASES, SUBJECTS, TrainingCase
+from pruneonce.bench.training.parts import PARTS, PartClock, part_clock
+from pruneonce.bench.training.results import step_rows, step_seconds
+from pruneonce.bench.training.run import TrainingOptions, check_losses, run_on_folder
+from pruneonce.bench.training.subject import TrainingSubject
+from pruneonce.cli import app as cli
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import read_json
-from pruneonce.pruning.masks import magnitude_mask
+from pruneonce.models.family import architecture_of, prunable_linears
 from pruneonce.report.collect import collect
 from pruneonce.report.write import write_report
+from pruneonce.sparsity.masks import magnitude_mask
 
 STEPS = 2
 
@@ -187,7 +190,7 @@ def test_losses_that_differ_are_an_error_and_nan_is_never_the_same():
 
 ANSWERS_TWICE = """
 import sys, os, signal
-from pruneonce.bench.deepsparse_worker import receive, send
+from pruneonce.bench.inference.deepsparse_worker import receive, send
 answers = sys.stdout.buffer
 receive(sys.stdin.buffer)
 send(answers, {"kernels": {}})

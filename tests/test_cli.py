@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, BertConfig, BertForPreTraining
 
-from pruneonce.model_folder import WEIGHTS_FILE as WEIGHTS
-from pruneonce.pruning.masks import magnitude_mask
-from pruneonce.recipe_files import recipes_folder
+from pruneonce.formats.model_folder import WEIGHTS_FILE as WEIGHTS
+from pruneonce.recipe import recipes_folder
+from pruneonce.sparsity.masks import magnitude_mask
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pruneonce.comparison import compare, compare_main, mean_of_tasks
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.predictions import Split, make_split, read_predictions, write_predictions
+from pruneonce.evaluation.comparison import compare, compare_main, mean_of_tasks
+from pruneonce.evaluation.predictions import Split, make_split, read_predictions, write_predictions
 from pruneonce.tasks import get_task
 from pruneonce.tasks.classification import TextExample
 from pruneonce.tasks.metrics import METRICS

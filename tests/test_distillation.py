@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from pruneonce.distillation import distillation_loss, freeze_teacher
+from pruneonce.train.distillation import distillation_loss, freeze_teacher
 
 
 def divergence_reference(student: np.ndarray, teacher: np.ndarray, temperature: float) -> float:

@@ -14,12 +14,12 @@ import torch
 import transformers
 
 from pruneonce import _native
-from pruneonce.engine import Model, load_model
+from pruneonce.convert.to_packed import export_packed
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.export import export_packed
-from pruneonce.format import read_packed, write_packed
-from pruneonce.packing import FLOAT_TYPES, SparseMatrix, dense
-from pruneonce.positions import Positions
+from pruneonce.formats.nonzero_codes import Positions
+from pruneonce.formats.packed_file import read_packed, write_packed
+from pruneonce.formats.stored_tensors import FLOAT_TYPES, SparseMatrix, dense
+from pruneonce.run.model import Model, load_model
 
 ISAS = _native.available_isas()
 HEADS = ["ForSequenceClassification", "ForQuestionAnswering", "ForTokenClassification", "ForMaskedLM", "Model"]

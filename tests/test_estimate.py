@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pruneonce import estimate as module
-from pruneonce.estimate import estimate
+from pruneonce.cost import estimate as module
+from pruneonce.cost.estimate import estimate
+from pruneonce.cost.probe import Probe
 from pruneonce.recipe import parse_recipe
-from pruneonce.training_probe import Probe
 
 
 @pytest.fixture

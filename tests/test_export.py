@@ -12,13 +12,13 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from pruneonce.convert.inspect_folder import inspect_folder
+from pruneonce.convert.inspect_packed import inspect_packed
+from pruneonce.convert.to_packed import EMBEDDINGS, VALUES, export_packed
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.export import EMBEDDINGS, VALUES, export_packed
-from pruneonce.format import read_packed
-from pruneonce.inspection import inspect_folder
-from pruneonce.packed_inspection import inspect_packed
-from pruneonce.packing import SparseMatrix
-from pruneonce.provenance import Provenance
+from pruneonce.formats.packed_file import read_packed
+from pruneonce.formats.record import Provenance
+from pruneonce.formats.stored_tensors import SparseMatrix
 
 HEADS = {
     "Bert": ["ForPreTraining", "ForSequenceClassification", "ForQuestionAnswering", "ForTokenClassification", "Model"],

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from pruneonce.checkpoints import latest_complete, mark_complete, remove_incomplete
 from pruneonce.errors import PruneonceError
 from pruneonce.files import read_json, replacing, sha256_json, write_json, write_text
+from pruneonce.train.checkpoints import latest_complete, mark_complete, remove_incomplete
 
 
 def test_failed_write_leaves_the_old_bytes_and_no_litter(tmp_path):

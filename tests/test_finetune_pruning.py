@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pruneonce.convert.inspect_folder import inspect_folder
 from pruneonce.errors import UsageError
-from pruneonce.inspection import inspect_folder
-from pruneonce.predictions import read_predictions
-from pruneonce.provenance import read_provenance
-from pruneonce.pruning.masks import magnitude_mask
-from pruneonce.pruning.pruner import Pruner
+from pruneonce.evaluation.predictions import read_predictions
+from pruneonce.formats.record import read_provenance
 from pruneonce.recipe import Pruning, Training, parse_recipe
+from pruneonce.sparsity.masks import magnitude_mask
+from pruneonce.sparsity.pruner import Pruner
 from pruneonce.stages import RUNNERS, StageOptions
 from pruneonce.stages.pretraining import learning_rate_factor, pruning_schedule
 
@@ -50,7 +50,7 @@ def run(settings, out, **options):
 
 def run_and_kill(settings, out):
     """In a worker: die at step 7 as by a power cut."""
-    from pruneonce import training
+    from pruneonce.train import trainer as training
 
     original = training.StageTrainer.training_step
 

@@ -15,23 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from pruneonce.container import MAX_HEADER_BYTES, MAX_TENSORS, write_container
 from pruneonce.errors import PruneonceError
-from pruneonce.format import FORMAT_VERSION, PackedModel, read_packed, write_packed
-from pruneonce.packing import (
-    FLOAT_TYPES,
-    INT8,
-    DenseTensor,
-    Int8Matrix,
-    Quantization,
-    SparseMatrix,
-    dense,
-    encode_floats,
-    pack,
-    pack_int8,
-    quantize_rows,
-)
-from pruneonce.positions import (
+from pruneonce.formats.nonzero_codes import (
     ENCODINGS,
     MAX_RICE_TAIL,
     Positions,
@@ -46,6 +31,21 @@ from pruneonce.positions import (
     encode_rice,
     rice_bytes,
     smallest,
+)
+from pruneonce.formats.packed_file import FORMAT_VERSION, PackedModel, read_packed, write_packed
+from pruneonce.formats.safetensors_file import MAX_HEADER_BYTES, MAX_TENSORS, write_container
+from pruneonce.formats.stored_tensors import (
+    FLOAT_TYPES,
+    INT8,
+    DenseTensor,
+    Int8Matrix,
+    Quantization,
+    SparseMatrix,
+    dense,
+    encode_floats,
+    pack,
+    pack_int8,
+    quantize_rows,
 )
 
 SPEC = Path(__file__).parents[1] / "docs" / "format.md"

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from pruneonce.convert.from_sparse_bitmask import import_checkpoint
+from pruneonce.convert.inspect_folder import inspect_folder
+from pruneonce.convert.to_packed import export_packed
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.export import export_packed
 from pruneonce.files import read_json, write_json
-from pruneonce.importing import import_checkpoint
-from pruneonce.inspection import inspect_folder
-from pruneonce.sparse_bitmask import decode
+from pruneonce.formats.sparse_bitmask import decode
 
 LAYER = "bert.encoder.layer.0.output.dense"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -12,10 +12,11 @@ import transformers
 from huggingface_hub import ModelCard
 
 import pruneonce
-from pruneonce.data import pretraining, text
-from pruneonce.export import export_packed
+from pruneonce.convert.to_packed import export_packed
+from pruneonce.data import corpus as pretraining
+from pruneonce.data import text
 from pruneonce.files import read_json
-from pruneonce.provenance import read_provenance
+from pruneonce.formats.record import read_provenance
 from pruneonce.recipe import parse_recipe
 from pruneonce.stages import RUNNERS, StageOptions
 

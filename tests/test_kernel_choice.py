@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pruneonce import _native, kernel_choice
-from pruneonce.kernel_choice import weight_of
-from pruneonce.packing import Quantization, pack, pack_int8
+from pruneonce import _native
+from pruneonce.formats.stored_tensors import Quantization, pack, pack_int8
+from pruneonce.run import weights as kernel_choice
+from pruneonce.run.weights import weight_of
 
 
 @pytest.fixture(autouse=True)

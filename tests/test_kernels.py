@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruneonce import _native
-from pruneonce.packing import dense, quantize_rows
+from pruneonce.formats.stored_tensors import dense, quantize_rows
 
 ISAS = _native.available_isas()
 pytestmark = pytest.mark.usefixtures("two_threads")

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruneonce.model_folder import mask_digest_of_array
-from pruneonce.pruning.masks import (
+from pruneonce.formats.model_folder import mask_digest_of_array
+from pruneonce.sparsity.masks import (
     block_magnitude_mask,
     magnitude_mask,
     mask_digest,

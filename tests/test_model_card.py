@@ -11,8 +11,8 @@ from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruneonce.model_card import MARK, lineage, model_card, write_model_card
-from pruneonce.provenance import Provenance
+from pruneonce.convert.model_card import MARK, lineage, model_card, write_model_card
+from pruneonce.formats.record import Provenance
 from pruneonce.recipe import (
     Distillation,
     FinetuneRecipe,

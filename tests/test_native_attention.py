@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
 from pruneonce import _native
-from pruneonce.native_attention import NAME, _Attend, use_native_attention
+from pruneonce.sparsity.native_attention import NAME, _Attend, use_native_attention
 
 ISAS = _native.available_isas()
 pytestmark = pytest.mark.usefixtures("two_threads")

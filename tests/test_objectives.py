@@ -10,12 +10,12 @@ import torch
 from torch.nn import functional
 from transformers import BertConfig, BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification
 
-from pruneonce.batching import ExampleKey
+from pruneonce.data.corpus import Example
 from pruneonce.data.masking import distilled_positions, mask_tokens
-from pruneonce.data.pretraining import Example
-from pruneonce.language_model import LanguageModel
-from pruneonce.objectives import IGNORED, PretrainingObjective, TaskObjective
 from pruneonce.recipe import Distillation
+from pruneonce.train.batching import ExampleKey
+from pruneonce.train.language_model import LanguageModel
+from pruneonce.train.objectives import IGNORED, PretrainingObjective, TaskObjective
 
 SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 VOCABULARY = 60

@@ -12,10 +12,10 @@ import torch
 import transformers
 from conftest import save_tokenizer
 
-from pruneonce import onnx_export
+from pruneonce.convert import to_onnx as onnx_export
+from pruneonce.convert.to_onnx import export_onnx, sample_batches
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.onnx_export import export_onnx, sample_batches
-from pruneonce.quantization_file import LinearQuantization, write_quantization
+from pruneonce.formats.scales_file import LinearQuantization, write_quantization
 
 OUTPUTS = {
     "ForSequenceClassification": ["logits"],

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from pruneonce.data.parallel import IN_FLIGHT_PER_WORKER, ordered_map
+from pruneonce.data.executor import IN_FLIGHT_PER_WORKER, ordered_map
 from pruneonce.errors import PruneonceError, UsageError
 
 

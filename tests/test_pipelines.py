@@ -15,13 +15,13 @@ import torch
 import transformers
 
 import pruneonce
-from pruneonce.cli import main
-from pruneonce.engine import Model, load_model
+from pruneonce.cli.app import main
+from pruneonce.convert.to_packed import export_packed
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.export import export_packed
-from pruneonce.format import read_packed, write_packed
-from pruneonce.packing import dense
-from pruneonce.pipelines import PIPELINES, pipeline
+from pruneonce.formats.packed_file import read_packed, write_packed
+from pruneonce.formats.stored_tensors import dense
+from pruneonce.run.model import Model, load_model
+from pruneonce.run.pipelines import PIPELINES, pipeline
 
 TEXTS = [
     "The old film was not good, but the music was great!",

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_tokenizer import CLS, SEP, save_tiny_tokenizer, tiny_tokenizer
 
-from pruneonce.data import articles, pretraining, text
-from pruneonce.data.pretraining import SPLITS, Corpus, build
+from pruneonce.data import articles, text
+from pruneonce.data import corpus as pretraining
+from pruneonce.data.corpus import SPLITS, Corpus, build
 from pruneonce.errors import PruneonceError, UsageError
 
 WORDS = 4000

@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
+from pruneonce.convert.inspect_folder import inspect_folder
+from pruneonce.convert.to_packed import export_packed
 from pruneonce.errors import PruneonceError
-from pruneonce.export import export_packed
-from pruneonce.inspection import inspect_folder
-from pruneonce.provenance import FILE_NAME, Provenance, read_provenance
+from pruneonce.formats.record import FILE_NAME, Provenance, read_provenance
 
 SOUND = {"format_version": 1, "stage": "prune", "recipe": {}, "inputs": {}, "seed": 1, "steps": 1, "metrics": {"f1": 1}}
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from pruneonce.errors import PruneonceError
-from pruneonce.pruning.masks import magnitude_mask
-from pruneonce.pruning.pruner import MaskedLinear, Pruner
-from pruneonce.pruning.schedules import PruningSchedule
+from pruneonce.sparsity.masks import magnitude_mask
+from pruneonce.sparsity.pruner import MaskedLinear, Pruner
+from pruneonce.sparsity.schedules import PruningSchedule
 
 SCHEDULE = PruningSchedule(0.5, begin_step=0, end_step=8, policy_begin_step=0, policy_end_step=4, frequency_steps=2)
 

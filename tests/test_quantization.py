@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pruneonce.architectures import BERT, DISTILBERT
 from pruneonce.errors import PruneonceError
-from pruneonce.pruning.masks import magnitude_mask
-from pruneonce.pruning.pruner import MaskedLinear, Pruner
-from pruneonce.quantization import (
+from pruneonce.formats.scales_file import LinearQuantization
+from pruneonce.models.family import BERT, DISTILBERT
+from pruneonce.sparsity.masks import magnitude_mask
+from pruneonce.sparsity.pruner import MaskedLinear, Pruner
+from pruneonce.sparsity.quantizer import (
     OUTPUT_QUANTIZED,
     Observer,
     QuantLinear,
@@ -30,7 +31,6 @@ from pruneonce.quantization import (
     weight_scale,
     whole_weight,
 )
-from pruneonce.quantization_file import LinearQuantization
 
 magnitudes = st.floats(2.0**-30, 2.0**20, width=32)
 limits = st.one_of(st.just(0.0), magnitudes)

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
 
 from pruneonce.errors import PruneonceError
-from pruneonce.quantization_file import FILE_NAME, LinearQuantization, read_quantization, write_quantization
+from pruneonce.formats.scales_file import FILE_NAME, LinearQuantization, read_quantization, write_quantization
 
 
 def layer(rows=3, *, output=False):

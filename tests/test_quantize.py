@@ -23,22 +23,22 @@ from transformers import (
 )
 
 from pruneonce import _native
-from pruneonce.engine import load_model
+from pruneonce.convert.inspect_folder import inspect_folder
+from pruneonce.convert.inspect_packed import inspect_packed
+from pruneonce.convert.to_packed import export_packed
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.export import export_packed
-from pruneonce.format import read_packed
-from pruneonce.inspection import inspect_folder
-from pruneonce.packed_inspection import inspect_packed
-from pruneonce.packing import SparseMatrix
-from pruneonce.provenance import read_provenance
-from pruneonce.quantization import QuantLinear, SparseQuantLinear, quantized
-from pruneonce.quantization_file import FILE_NAME, read_quantization
+from pruneonce.evaluation.scoring import engine_predict, score_folder, score_packed, score_packed_beside
+from pruneonce.formats.packed_file import read_packed
+from pruneonce.formats.record import read_provenance
+from pruneonce.formats.scales_file import FILE_NAME, read_quantization
+from pruneonce.formats.stored_tensors import SparseMatrix
+from pruneonce.models.tokenizer import load_tokenizer
 from pruneonce.recipe import TaskData, parse_recipe
-from pruneonce.scoring import engine_predict, score_folder, score_packed, score_packed_beside
+from pruneonce.run.model import load_model
+from pruneonce.sparsity.quantizer import QuantLinear, SparseQuantLinear, quantized
 from pruneonce.stages import RUNNERS, StageOptions
-from pruneonce.task_data import task_of
-from pruneonce.task_model import load_task_model, torch_predict
-from pruneonce.tokenization import load_tokenizer
+from pruneonce.tasks.recipe_data import task_of
+from pruneonce.train.task_model import load_task_model, torch_predict
 
 ISAS = _native.available_isas()
 # Share of the largest logit by which torch and the engine may differ. Nearly always it is below 1e-6; but where floats
@@ -336,7 +336,7 @@ def test_a_sparse_language_model_is_fine_tuned_distilled_locked_and_quantised_in
 
 @pytest.mark.parametrize("preset", ["default", "paper"])
 def test_training_by_the_non_zeros_alone_is_that_of_masked_layers(preset, sparse, reviews, tmp_path, monkeypatch):
-    from pruneonce import training
+    from pruneonce.train import trainer as training
 
     seen, original = [], training.StageTrainer.training_step
 
@@ -364,8 +364,8 @@ def test_training_by_the_non_zeros_alone_is_that_of_masked_layers(preset, sparse
 
 def run_and_kill(recipe, out, kill_at):
     """In a worker: run until `kill_at`, then die as by a power cut."""
-    from pruneonce import training
     from pruneonce.stages import lifecycle
+    from pruneonce.train import trainer as training
 
     die = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
     if kill_at == "step 7":

@@ -9,11 +9,11 @@ import statistics
 
 import pytest
 
-from pruneonce import quickstart
-from pruneonce.assets import Assets, split_reviews
-from pruneonce.inspection import inspect_folder
-from pruneonce.provenance import read_provenance
-from pruneonce.recipe_files import recipes_folder
+from pruneonce.convert.inspect_folder import inspect_folder
+from pruneonce.formats.record import read_provenance
+from pruneonce.quickstart.assets import Assets, split_reviews
+from pruneonce.quickstart import run as quickstart
+from pruneonce.recipe import recipes_folder
 
 
 @pytest.fixture

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from pruneonce.data import pretraining, text
-from pruneonce.inspection import inspect_folder
+from pruneonce.convert.inspect_folder import inspect_folder
+from pruneonce.data import corpus as pretraining
+from pruneonce.data import text
+from pruneonce.models.tokenizer import load_tokenizer
 from pruneonce.recipe import parse_recipe
 from pruneonce.stages import RUNNERS, StageOptions, plan_pruning
 from pruneonce.tasks import get_task
-from pruneonce.tokenization import load_tokenizer
 
 
 @pytest.fixture(scope="module")

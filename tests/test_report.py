@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.predictions import Split, write_predictions
-from pruneonce.provenance import Provenance
+from pruneonce.evaluation.predictions import Split, write_predictions
+from pruneonce.formats.record import Provenance
 from pruneonce.report.charts import Axis, Point, Series, chart
 from pruneonce.report.collect import collect
 from pruneonce.report.write import ACCURACY_PICTURE, write_report

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruneonce.pruning.schedules import PruningSchedule, cubic_sparsity, linear_factor, rewinding_factor
+from pruneonce.sparsity.schedules import PruningSchedule, cubic_sparsity, linear_factor, rewinding_factor
 
 PUBLISHED_SCHEDULE = PruningSchedule(
     final_sparsity=0.9,

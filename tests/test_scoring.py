@@ -7,17 +7,17 @@ import json
 import numpy as np
 import pytest
 
-from pruneonce import scoring
-from pruneonce.cli import main
+from pruneonce.cli.app import main
+from pruneonce.convert.to_packed import export_packed
 from pruneonce.errors import UsageError
-from pruneonce.export import export_packed
-from pruneonce.pruning.sparse_linear import SparseLinear
+from pruneonce.evaluation import scoring
+from pruneonce.evaluation.scoring import score, score_folder, score_packed
+from pruneonce.models.tokenizer import load_tokenizer
 from pruneonce.recipe import TaskData
-from pruneonce.scoring import score, score_folder, score_packed
-from pruneonce.sparse_computation import sparse_scoring
-from pruneonce.task_data import task_of
-from pruneonce.task_model import load_task_model, torch_predict
-from pruneonce.tokenization import load_tokenizer
+from pruneonce.sparsity.cpu_training import sparse_scoring
+from pruneonce.sparsity.sparse_linear import SparseLinear
+from pruneonce.tasks.recipe_data import task_of
+from pruneonce.train.task_model import load_task_model, torch_predict
 
 
 @pytest.fixture(scope="module")

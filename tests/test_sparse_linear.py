@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pruneonce import _native
-from pruneonce.pruning import training_kernel
-from pruneonce.pruning.pruner import MaskedLinear, Pruner
-from pruneonce.pruning.schedules import PruningSchedule
-from pruneonce.pruning.sparse_linear import SPARSE_BELOW, SparseLinear, make_dense, make_sparse
-from pruneonce.pruning.torch_threads import torch_threads
+from pruneonce.sparsity import training_kernel
+from pruneonce.sparsity.pruner import MaskedLinear, Pruner
+from pruneonce.sparsity.schedules import PruningSchedule
+from pruneonce.sparsity.sparse_linear import SPARSE_BELOW, SparseLinear, make_dense, make_sparse
+from pruneonce.sparsity.torch_threads import torch_threads
 
 ISAS = _native.available_isas()
 pytestmark = pytest.mark.usefixtures("two_threads")

@@ -26,11 +26,11 @@ from test_training import (  # noqa: F401 - fixtures
 from transformers import AutoConfig, BertLMHeadModel
 
 import pruneonce
-from pruneonce import training
+from pruneonce.convert.inspect_folder import inspect_folder
 from pruneonce.errors import UsageError
-from pruneonce.inspection import inspect_folder
-from pruneonce.provenance import read_provenance
-from pruneonce.pruning.sparse_linear import SparseLinear
+from pruneonce.formats.record import read_provenance
+from pruneonce.sparsity.sparse_linear import SparseLinear
+from pruneonce.train import trainer as training
 
 STEPS = 12
 

@@ -15,9 +15,8 @@ import pytest
 import torch
 
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.provenance import read_provenance
-from pruneonce.recipe import FinetuneRecipe, load_recipes
-from pruneonce.recipe_files import recipes_folder
+from pruneonce.formats.record import read_provenance
+from pruneonce.recipe import FinetuneRecipe, load_recipes, recipes_folder
 from pruneonce.stages import RUNNERS
 from pruneonce.study import cost
 from pruneonce.study import run as study_run
@@ -412,7 +411,7 @@ def test_a_recipe_of_several_runs_is_refused_where_one_is_expected(tmp_path, pru
 
 
 def test_aggregate_leaves_out_what_a_run_lacks():
-    from pruneonce.aggregate import summarise_metrics
+    from pruneonce.evaluation.over_seeds import summarise_metrics
 
     found = summarise_metrics([{"a": 1.0, "b": 2.0}, {"a": 3.0}])
     assert set(found) == {"a"}

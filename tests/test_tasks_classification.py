@@ -128,7 +128,7 @@ def test_real_glue_files_lose_no_row(name, file, rows):
 @needs_data
 @pytest.mark.skipif("PRUNEONCE_TEST_MODEL" not in os.environ, reason="PRUNEONCE_TEST_MODEL names no model folder")
 def test_real_tokenizer_knows_the_words_of_sst2():
-    from pruneonce.tokenization import load_tokenizer
+    from pruneonce.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(os.environ["PRUNEONCE_TEST_MODEL"])
     features = GLUE["sst2"].features(GLUE["sst2"].read(DATA / "SST-2/dev.tsv"), tokenizer, 128)

@@ -20,15 +20,15 @@ from test_training import (  # noqa: F401 - fixtures
     sparse_bert,
 )
 
-from pruneonce.batching import ExampleKey
-from pruneonce.distillation import freeze_teacher
 from pruneonce.errors import PruneonceError
-from pruneonce.objectives import TaskObjective
 from pruneonce.recipe import Distillation
 from pruneonce.stages import finetuning
-from pruneonce.task_model import torch_predict
-from pruneonce.teacher_logits import FILE_NAME, answers_pay, teacher_logits
-from pruneonce.training import checkpoints_folder
+from pruneonce.train.batching import ExampleKey
+from pruneonce.train.distillation import freeze_teacher
+from pruneonce.train.objectives import TaskObjective
+from pruneonce.train.task_model import torch_predict
+from pruneonce.train.teacher_logits import FILE_NAME, answers_pay, teacher_logits
+from pruneonce.train.trainer import checkpoints_folder
 
 LENGTHS = (5, 9, 3, 17, 8, 1)
 STEPS = 12

@@ -17,12 +17,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining
 
-from pruneonce.data import pretraining, text
+from pruneonce.convert.inspect_folder import inspect_folder
+from pruneonce.data import corpus as pretraining
+from pruneonce.data import text
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.inspection import inspect_folder
-from pruneonce.provenance import read_provenance
+from pruneonce.evaluation.scoring import score_folder
+from pruneonce.formats.record import read_provenance
 from pruneonce.recipe import TaskData, parse_recipe
-from pruneonce.scoring import score_folder
 from pruneonce.stages import RUNNERS, StageOptions, lifecycle, plan_pruning
 
 STEPS = 12
@@ -259,7 +260,7 @@ def test_moved_model_and_another_way_of_cutting_up_the_work_are_the_same_run(
 
 def run_and_kill(values, out, kill_at, stage="prune"):
     """In a worker: run until `kill_at`, a step or a moment of the save, then die as by a power cut."""
-    from pruneonce import training
+    from pruneonce.train import trainer as training
 
     die = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
     if kill_at == "step 7":
@@ -349,7 +350,7 @@ COMMAND_AND_THREADS = """
 import atexit, contextlib, os, sys
 from pathlib import Path
 
-from pruneonce.cli import main
+from pruneonce.cli.app import main
 
 def write_threads():
     names = []

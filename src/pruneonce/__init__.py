@@ -9,45 +9,45 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pruneonce.data.pretraining import Corpus
-    from pruneonce.distillation import distillation_loss
-    from pruneonce.engine import load_model
+    from pruneonce.convert.inspect_folder import inspect_folder
+    from pruneonce.data.corpus import Corpus
     from pruneonce.errors import PruneonceError, UsageError
-    from pruneonce.inspection import inspect_folder
-    from pruneonce.pipelines import pipeline
-    from pruneonce.pruning.masks import magnitude_mask
-    from pruneonce.pruning.pruner import Pruner
-    from pruneonce.pruning.schedules import PruningSchedule, cubic_sparsity, rewinding_factor
+    from pruneonce.evaluation.scoring import score_folder, score_packed
     from pruneonce.recipe import load_recipe
-    from pruneonce.scoring import score_folder, score_packed
-    from pruneonce.sparse_computation import sparse_training
+    from pruneonce.run.model import load_model
+    from pruneonce.run.pipelines import pipeline
+    from pruneonce.sparsity.cpu_training import sparse_training
+    from pruneonce.sparsity.masks import magnitude_mask
+    from pruneonce.sparsity.pruner import Pruner
+    from pruneonce.sparsity.schedules import PruningSchedule, cubic_sparsity, rewinding_factor
     from pruneonce.stages import StageOptions, run_finetune, run_prune, run_teacher
     from pruneonce.tasks import get_task
+    from pruneonce.train.distillation import distillation_loss
 
 __version__ = "0.1.0"
 
 _MODULE_OF = {
-    "Corpus": "data.pretraining",
-    "Pruner": "pruning.pruner",
+    "Corpus": "data.corpus",
+    "Pruner": "sparsity.pruner",
     "PruneonceError": "errors",
-    "PruningSchedule": "pruning.schedules",
+    "PruningSchedule": "sparsity.schedules",
     "StageOptions": "stages",
     "UsageError": "errors",
-    "cubic_sparsity": "pruning.schedules",
-    "distillation_loss": "distillation",
+    "cubic_sparsity": "sparsity.schedules",
+    "distillation_loss": "train.distillation",
     "get_task": "tasks",
-    "inspect_folder": "inspection",
-    "load_model": "engine",
+    "inspect_folder": "convert.inspect_folder",
+    "load_model": "run.model",
     "load_recipe": "recipe",
-    "magnitude_mask": "pruning.masks",
-    "pipeline": "pipelines",
-    "rewinding_factor": "pruning.schedules",
+    "magnitude_mask": "sparsity.masks",
+    "pipeline": "run.pipelines",
+    "rewinding_factor": "sparsity.schedules",
     "run_finetune": "stages",
     "run_prune": "stages",
     "run_teacher": "stages",
-    "score_folder": "scoring",
-    "score_packed": "scoring",
-    "sparse_training": "sparse_computation",
+    "score_folder": "evaluation.scoring",
+    "score_packed": "evaluation.scoring",
+    "sparse_training": "sparsity.cpu_training",
 }
 
 __all__ = [

@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Run the command line; exit code 1 and one line where its libraries are missing."""
     try:
-        from pruneonce import cli
+        from pruneonce.cli import app as cli
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich", "tomli"):
             raise

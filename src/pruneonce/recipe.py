@@ -385,3 +385,26 @@ def _fraction(section: Any, *names: str) -> None:
         value = getattr(section, name)
         if value is not None and not 0.0 <= value < 1.0:
             raise UsageError(f"{type(section).__name__.lower()}.{name} must be at least 0 and below 1, got {value}")
+
+
+# --------------------------------------------------------------------------------- where recipes and runs are
+RUNS = Path("runs")
+
+
+def recipes_folder() -> Path:
+    """The folder of shipped recipes: inside the installed package, or at the top of a checkout."""
+    installed = Path(__file__).parent / "recipes"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "recipes"
+
+
+def default_output(recipe: Path) -> Path:
+    """`recipes/bert-base/prune-90.toml` -> `runs/bert-base/prune-90`; a recipe elsewhere goes by its name alone.
+
+    >>> default_output(Path("recipes/bert-base/prune-90.toml")).as_posix(), default_output(Path("my.toml")).as_posix()
+    ('runs/bert-base/prune-90', 'runs/my')
+    """
+    parts = recipe.with_suffix("").parts
+    if "recipes" in parts:
+        last = len(parts) - 1 - parts[::-1].index("recipes")
+        return RUNS.joinpath(*parts[last + 1 :])
+    return RUNS / recipe.stem

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pruneonce import _native
-from pruneonce.doctor import available_cores, instruction_sets, memory_bytes, processor_name
+from pruneonce.machine import available_cores, instruction_sets, memory_bytes, processor_name
 
 PROBE_ITERATIONS = 20_000_000  # about 0.1 s of multiply-adds
 PROBE_RUNS = 5

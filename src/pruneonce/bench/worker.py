@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pruneonce.bench.deepsparse_worker import receive, send
+from pruneonce.bench.inference.deepsparse_worker import receive, send
 from pruneonce.errors import PruneonceError
-from pruneonce.packing import Array
+from pruneonce.formats.stored_tensors import Array
 
 
 class Worker:

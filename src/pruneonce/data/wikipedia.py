@@ -23,7 +23,7 @@ import mwparserfromhell
 from mwparserfromhell import nodes
 
 from pruneonce.data import articles
-from pruneonce.data.parallel import ordered_map
+from pruneonce.data.executor import ordered_map
 from pruneonce.errors import PruneonceError, UsageError
 
 CLEANER = 1  # raise it whenever `clean` gives another text, so that folders made before are not taken for new ones

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pruneonce.aggregate import Summary, summarise_metrics
-from pruneonce.bench import results, training_results
+from pruneonce.bench.inference import results
+from pruneonce.bench.training import results as training_results
 from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.evaluation.over_seeds import Summary, summarise_metrics
 from pruneonce.files import read_json
-from pruneonce.model_folder import WEIGHTS_FILE
-from pruneonce.provenance import Provenance, read_provenance
+from pruneonce.formats.model_folder import WEIGHTS_FILE
+from pruneonce.formats.record import Provenance, read_provenance
 from pruneonce.study.record import StudyRecord, find_study, read_study
 
 LOG_FILE = "training_log.json"

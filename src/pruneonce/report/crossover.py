@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pruneonce.bench.inference.results import INT8_BASELINE
 from pruneonce.bench.measure import paired_ratio
-from pruneonce.bench.results import INT8_BASELINE
 from pruneonce.report.charts import Axis, Figure, Level, Point, Series, chart
 
 RIVALS = ("openvino-int8", "onnxruntime-int8")  # dense engines, the fastest one first

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pruneonce.bench.results import BASELINE
+from pruneonce.bench.inference.results import BASELINE
 from pruneonce.report.charts import Axis, Figure, Level, Point, Series, chart
 from pruneonce.report.collect import Group, Material, Run, is_percent
 from pruneonce.report.crossover import crossover

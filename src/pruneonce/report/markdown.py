@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pruneonce.bench import results
-from pruneonce.provenance import Provenance
+from pruneonce.bench.inference import results
+from pruneonce.formats.record import Provenance
 from pruneonce.report.collect import Material
 from pruneonce.report.tables import TextTable
 

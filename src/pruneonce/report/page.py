@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from pruneonce.bench import results
+from pruneonce.bench.inference import results
 from pruneonce.report.charts import Figure, mark
 from pruneonce.report.collect import Material
 from pruneonce.report.figures import Heat, figures, heats

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from pruneonce.aggregate import Summary, summarise
-from pruneonce.bench import training_results
+from pruneonce.bench.inference.results import BASELINE
 from pruneonce.bench.measure import paired_ratio
-from pruneonce.bench.results import BASELINE
-from pruneonce.comparison import CONFIDENCE, Comparison, Sampled, compare_main, mean_of_tasks
+from pruneonce.bench.training import results as training_results
 from pruneonce.errors import PruneonceError
+from pruneonce.evaluation.comparison import CONFIDENCE, Comparison, Sampled, compare_main, mean_of_tasks
+from pruneonce.evaluation.over_seeds import Summary, summarise
 from pruneonce.report.collect import Group, Material, is_percent
 
 SAMPLES = 2_000  # of the bootstrap behind a report's differences; `--compare` draws more

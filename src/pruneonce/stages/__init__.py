@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from pruneonce.provenance import Provenance
+from pruneonce.formats.record import Provenance
 from pruneonce.stages.finetuning import run_finetune
 from pruneonce.stages.lifecycle import StageOptions
 from pruneonce.stages.pretraining import plan_pruning, run_prune, run_teacher

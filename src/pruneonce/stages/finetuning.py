@@ -8,18 +8,16 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from pruneonce.architectures import architecture_of, encoder_name
-from pruneonce.distillation import freeze_teacher
 from pruneonce.errors import UsageError
+from pruneonce.evaluation.scoring import score
 from pruneonce.files import sha256_file
-from pruneonce.model_folder import folder_digest
-from pruneonce.objectives import TaskObjective
-from pruneonce.processes import world_size
-from pruneonce.provenance import Provenance, check_masks, read_provenance
-from pruneonce.pruning.pruner import Pruner
+from pruneonce.formats.model_folder import folder_digest
+from pruneonce.formats.record import Provenance, check_masks, read_provenance
+from pruneonce.models.family import architecture_of, encoder_name
+from pruneonce.models.tokenizer import load_tokenizer, special_token_ids
 from pruneonce.recipe import FinetuneRecipe, QuantizeRecipe, Training
-from pruneonce.scoring import score
-from pruneonce.sparse_computation import LOCKED_FROM, names_with_zeros
+from pruneonce.sparsity.cpu_training import LOCKED_FROM, names_with_zeros
+from pruneonce.sparsity.pruner import Pruner
 from pruneonce.stages.lifecycle import (
     StageOptions,
     begin_stage,
@@ -29,12 +27,21 @@ from pruneonce.stages.lifecycle import (
     total_steps,
 )
 from pruneonce.stages.pretraining import learning_rate_factor, scheduled_pruner
-from pruneonce.task_data import max_tokens_of, sample, task_of, train_source, validation_examples, validation_sources
-from pruneonce.task_model import load_task_model, match_vocabulary, takes_token_types
 from pruneonce.tasks import Task
-from pruneonce.teacher_logits import answers_pay, teacher_logits
-from pruneonce.tokenization import load_tokenizer, special_token_ids
-from pruneonce.training import TrainingRun, autocast_of, checkpoints_folder
+from pruneonce.tasks.recipe_data import (
+    max_tokens_of,
+    sample,
+    task_of,
+    train_source,
+    validation_examples,
+    validation_sources,
+)
+from pruneonce.train.distillation import freeze_teacher
+from pruneonce.train.objectives import TaskObjective
+from pruneonce.train.processes import world_size
+from pruneonce.train.task_model import load_task_model, match_vocabulary, takes_token_types
+from pruneonce.train.teacher_logits import answers_pay, teacher_logits
+from pruneonce.train.trainer import TrainingRun, autocast_of, checkpoints_folder
 
 
 def run_finetune(recipe: FinetuneRecipe, options: StageOptions) -> Provenance:

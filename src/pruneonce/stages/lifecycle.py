@@ -13,20 +13,21 @@ from typing import Any
 
 from torch import nn
 
-from pruneonce.architectures import architecture_of, encoder_name
+from pruneonce.convert.model_card import write_model_card
 from pruneonce.errors import OtherInputsError, UsageError
 from pruneonce.files import read_json, write_json
-from pruneonce.model_card import write_model_card
-from pruneonce.model_folder import save_model_folder
-from pruneonce.processes import is_main_process
+from pruneonce.formats.model_folder import save_model_folder
+from pruneonce.formats.record import Provenance, read_provenance
+from pruneonce.formats.scales_file import LinearQuantization, write_quantization
+from pruneonce.machine import library_versions
+from pruneonce.models.family import architecture_of, encoder_name
 from pruneonce.progress import Advance
-from pruneonce.provenance import Provenance, library_versions, read_provenance
-from pruneonce.pruning.pruner import Pruner
-from pruneonce.quantization import Quantizer, quantized
-from pruneonce.quantization_file import LinearQuantization, write_quantization
 from pruneonce.recipe import Recipe, Training, parse_recipe
-from pruneonce.sparse_computation import sparse_scoring
-from pruneonce.training import TrainingRun, train
+from pruneonce.sparsity.cpu_training import sparse_scoring
+from pruneonce.sparsity.pruner import Pruner
+from pruneonce.sparsity.quantizer import Quantizer, quantized
+from pruneonce.train.processes import is_main_process
+from pruneonce.train.trainer import TrainingRun, train
 
 RUN_FILE = "run.json"  # what an unfinished folder is being made from
 LOG_FILE = "training_log.json"

@@ -9,19 +9,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruneonce.architectures import architecture_of, prunable_linears
-from pruneonce.data.pretraining import Corpus
-from pruneonce.distillation import freeze_teacher
+from pruneonce.data.corpus import Corpus
 from pruneonce.errors import UsageError
-from pruneonce.evaluate import evaluate_language_model
-from pruneonce.language_model import LanguageModel, load_config, load_language_model
-from pruneonce.model_folder import folder_digest
-from pruneonce.objectives import PretrainingObjective
-from pruneonce.provenance import Provenance
-from pruneonce.pruning.masks import BLOCK, pruned_count
-from pruneonce.pruning.pruner import Pruner
-from pruneonce.pruning.schedules import PruningSchedule, linear_factor, rewinding_factor, warmup_steps_from_ratio
+from pruneonce.evaluation.evaluate import evaluate_language_model
+from pruneonce.formats.model_folder import folder_digest
+from pruneonce.formats.record import Provenance
+from pruneonce.models.family import architecture_of, prunable_linears
+from pruneonce.models.tokenizer import load_tokenizer, special_token_ids
 from pruneonce.recipe import PruneRecipe, Pruning, TeacherRecipe, Training
+from pruneonce.sparsity.masks import BLOCK, pruned_count
+from pruneonce.sparsity.pruner import Pruner
+from pruneonce.sparsity.schedules import PruningSchedule, linear_factor, rewinding_factor, warmup_steps_from_ratio
 from pruneonce.stages.lifecycle import (
     StageOptions,
     begin_stage,
@@ -30,8 +28,10 @@ from pruneonce.stages.lifecycle import (
     set_dropout,
     total_steps,
 )
-from pruneonce.tokenization import load_tokenizer, special_token_ids
-from pruneonce.training import TrainingRun, autocast_of
+from pruneonce.train.distillation import freeze_teacher
+from pruneonce.train.language_model import LanguageModel, load_config, load_language_model
+from pruneonce.train.objectives import PretrainingObjective
+from pruneonce.train.trainer import TrainingRun, autocast_of
 
 
 @dataclass(frozen=True)

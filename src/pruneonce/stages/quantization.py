@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pruneonce.architectures import architecture_of
 from pruneonce.errors import UsageError
-from pruneonce.processes import world_size
-from pruneonce.provenance import Provenance
-from pruneonce.quantization import Quantizer, observing, quantizable_linears, quantize_layers
+from pruneonce.evaluation.scoring import score
+from pruneonce.formats.record import Provenance
+from pruneonce.models.family import architecture_of
+from pruneonce.models.tokenizer import load_tokenizer, special_token_ids
 from pruneonce.recipe import QuantizeRecipe
-from pruneonce.scoring import score
+from pruneonce.sparsity.quantizer import Quantizer, observing, quantizable_linears, quantize_layers
 from pruneonce.stages.finetuning import lock_zeros, prepare_run, task_inputs
 from pruneonce.stages.lifecycle import (
     Outcome,
@@ -23,10 +23,10 @@ from pruneonce.stages.lifecycle import (
     linear_names,
     save_outcome,
 )
-from pruneonce.task_data import max_tokens_of, sample, task_of, train_source, validation_examples
-from pruneonce.task_model import load_task_model, torch_predict
 from pruneonce.tasks import Task
-from pruneonce.tokenization import load_tokenizer, special_token_ids
+from pruneonce.tasks.recipe_data import max_tokens_of, sample, task_of, train_source, validation_examples
+from pruneonce.train.processes import world_size
+from pruneonce.train.task_model import load_task_model, torch_predict
 
 
 def run_quantize(recipe: QuantizeRecipe, options: StageOptions) -> Provenance:

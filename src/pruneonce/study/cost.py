@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pruneonce.estimate import UNBUILT_CORPUS_TOKENS, Estimate, estimate
-from pruneonce.provenance import read_provenance
+from pruneonce.cost.estimate import UNBUILT_CORPUS_TOKENS, Estimate, estimate
+from pruneonce.formats.record import read_provenance
 from pruneonce.study.plan import Node, Plan
 
 

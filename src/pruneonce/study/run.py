@@ -14,17 +14,18 @@ from pathlib import Path
 
 import torch
 
-from pruneonce.data import pretraining, text
-from pruneonce.doctor import available_cores
+from pruneonce.data import corpus as pretraining
+from pruneonce.data import text
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.language_model import quiet_transformers
-from pruneonce.processes import world_size
+from pruneonce.formats.record import Provenance
+from pruneonce.machine import available_cores
 from pruneonce.progress import Advance
-from pruneonce.provenance import Provenance
 from pruneonce.recipe import Recipe
 from pruneonce.stages import RUNNERS, StageOptions
 from pruneonce.study.plan import Node, Plan, below_data
 from pruneonce.study.record import write_study
+from pruneonce.train.language_model import quiet_transformers
+from pruneonce.train.processes import world_size
 
 Progress = Callable[[str], AbstractContextManager[Advance]]
 

@@ -12,9 +12,9 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.models.tokenizer import refused_as, require_unicode
 from pruneonce.tasks.metrics import METRICS, check_no_nan
 from pruneonce.tasks.records import HubData, Records, did_you_mean, read_source
-from pruneonce.tokenization import refused_as, require_unicode
 
 Item = TypeVar("Item")
 Text = str | tuple[str, str]  # one text, or a pair

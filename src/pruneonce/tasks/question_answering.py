@@ -18,10 +18,10 @@ from tokenizers import Tokenizer
 
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import read_json
+from pruneonce.models.tokenizer import encode_batch, require_unicode, special_token_ids
 from pruneonce.tasks.classification import ENCODE_BATCH, batches
 from pruneonce.tasks.metrics import check_no_nan, question_scores, squad_scores
 from pruneonce.tasks.records import HubData, Records, Row, read_source
-from pruneonce.tokenization import encode_batch, require_unicode, special_token_ids
 
 _log = logging.getLogger(__name__)
 

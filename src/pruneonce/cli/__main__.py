@@ -1,0 +1,5 @@
+"""`python -m pruneonce.cli`: as `pruneonce`, for launchers that want a module's name."""
+
+from pruneonce.__main__ import main
+
+main()

@@ -1,0 +1,1 @@
+"""From one kind of file to another, and what a folder or a file holds."""

@@ -1,0 +1,145 @@
+"""From a model folder to files that run without torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.files import read_json
+from pruneonce.formats.model_folder import mask_digest_of_array, read_architecture, require_folder
+from pruneonce.formats.nonzero_codes import Array
+from pruneonce.formats.packed_file import FLOAT_OF_CONTAINER, PackedModel, write_packed
+from pruneonce.formats.record import Provenance, check_masks, read_provenance
+from pruneonce.formats.safetensors_file import Container, open_container
+from pruneonce.formats.scales_file import read_quantization
+from pruneonce.formats.stored_tensors import Quantization, Tensor, decode_floats, dense, pack, pack_int8, quantize_rows
+from pruneonce.models.family import EMBEDDING_MARK, Architecture, encoder_name, prunable_linears
+from pruneonce.models.tokenizer import load_tokenizer
+
+VALUES = ("fp32", "fp16", "bf16")  # what the encoder's matrices may be stored as
+EMBEDDINGS = (*VALUES, "int8")  # what the embeddings may be stored as
+
+
+def export_packed(model: str | Path, out: str | Path, *, embeddings: str = "fp16", values: str = "fp32") -> PackedModel:
+    """Pack a model folder, its tokenizer and its record into the one file `out` (docs/format.md).
+
+    embeddings: type of the embedding matrices, of EMBEDDINGS. values: type of the encoder's matrices, of VALUES.
+    Matrices of a quantised folder are stored as their int8 values. Everything else stays float32. PruneonceError if the
+    zeros are not those that the folder's record promises, or the engine cannot compute the folder's quantisation.
+    """
+    _require_choice("embeddings", embeddings, EMBEDDINGS)
+    _require_choice("values", values, VALUES)
+    folder, out = require_folder(model), Path(out)
+    if out.is_dir():
+        raise UsageError(f"'{out}' is a folder: the name of a file is expected")
+    architecture, record = read_architecture(folder), read_provenance(folder)
+    weights = _Weights(folder, architecture)
+    quantization = _quantization(folder, weights)
+    if record:
+        _check_masks(weights, architecture, record, folder)
+    tensors: dict[str, Tensor] = {}
+    for name in weights.names:
+        try:
+            if name in quantization:
+                tensors[name] = pack_int8(weights.read(name), quantization[name])
+            else:
+                tensors[name] = _pack(name, weights.read(name), architecture, embeddings, values)
+        except ValueError as error:
+            raise PruneonceError(f"{folder}: tensor {name}: {error}") from error
+    packed = PackedModel(
+        config=read_json(folder / "config.json"),
+        tokenizer=load_tokenizer(folder).to_str(pretty=False),
+        tensors=tensors,
+        provenance=asdict(record) if record else None,
+    )
+    write_packed(out, packed)
+    return packed
+
+
+class _Weights:
+    """The tensors of a folder under their present names, mapped, without those that transformers derives itself."""
+
+    def __init__(self, folder: Path, architecture: Architecture) -> None:
+        self._folder = folder
+        self._where: dict[str, tuple[Container, str]] = {}  # present name -> (file, name there)
+        for file in sorted(folder.glob("model*.safetensors")):
+            self._add(open_container(file))
+        words = architecture.base + ".embeddings.word_embeddings.weight"
+        for name in list(self._where):
+            if name.startswith(architecture.mlm_head) and words in self._where and self._same(name, words):
+                del self._where[name]  # the tied decoder: transformers stores it once, older tools twice
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._where)
+
+    def read(self, name: str) -> Array:
+        """A tensor as float32, exact."""
+        container, stored_name = self._where[name]
+        dtype = container.entries[stored_name].dtype
+        if dtype not in FLOAT_OF_CONTAINER:
+            raise PruneonceError(
+                f"{container.path}: tensor {stored_name} is {dtype}; {', '.join(FLOAT_OF_CONTAINER)} are expected"
+            )
+        return decode_floats(container.array(stored_name), FLOAT_OF_CONTAINER[dtype])
+
+    def _add(self, container: Container) -> None:
+        for stored_name in container.entries:
+            name = _present_name(stored_name)
+            if name.endswith("position_ids"):
+                continue  # 0, 1, 2, …, saved by older transformers
+            if name in self._where:
+                raise PruneonceError(f"{self._folder}: tensor {name} is in two of its safetensors files")
+            self._where[name] = (container, stored_name)
+
+    def _same(self, name: str, other: str) -> bool:
+        (file, stored), (other_file, other_stored) = self._where[name], self._where[other]
+        same_shape = file.entries[stored].shape == other_file.entries[other_stored].shape
+        return same_shape and np.array_equal(self.read(name), self.read(other))
+
+
+def _quantization(folder: Path, weights: _Weights) -> dict[str, Quantization]:
+    """Of the quantised matrices, by the names of their tensors; PruneonceError if the engine cannot compute them."""
+    found = {}
+    for module, layer in (read_quantization(folder) or {}).items():
+        name = f"{module}.weight"
+        if name not in weights.names:
+            raise PruneonceError(f"{folder}: {module} is quantised, but the folder has no tensor {name}")
+        if layer.output_scale is not None:
+            raise PruneonceError(
+                f"{folder}: the output of {module} is quantised too, which the engine does not compute: quantise with "
+                'preset = "default"'
+            )
+        found[name] = Quantization(layer.weight_scale, layer.input_scale, layer.input_zero_point)
+    return found
+
+
+def _require_choice(option: str, choice: str, choices: tuple[str, ...]) -> None:
+    if choice not in choices:
+        raise UsageError(f"{option} cannot be '{choice}': expected one of {', '.join(choices)}")
+
+
+def _present_name(name: str) -> str:
+    """Checkpoints converted from TensorFlow still call a layer norm's parameters gamma and beta."""
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+def _check_masks(weights: _Weights, architecture: Architecture, record: Provenance, folder: Path) -> None:
+    modules = [name.removesuffix(".weight") for name in weights.names if name.endswith(".weight")]
+    actual = {
+        encoder_name(module, architecture): mask_digest_of_array(weights.read(f"{module}.weight"))
+        for module in prunable_linears(modules, architecture)
+        if encoder_name(module, architecture) in record.masks
+    }
+    check_masks(record.masks, actual, where=str(folder))
+
+
+def _pack(name: str, tensor: Array, architecture: Architecture, embeddings: str, values: str) -> Tensor:
+    if name.endswith(".weight") and prunable_linears([name.removesuffix(".weight")], architecture):
+        return pack(tensor, values)
+    if EMBEDDING_MARK in name and "LayerNorm" not in name:
+        return quantize_rows(tensor) if embeddings == "int8" else dense(tensor, embeddings)
+    return dense(tensor)

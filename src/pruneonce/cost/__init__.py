@@ -1,0 +1,1 @@
+"""What a run will take here, measured before it starts."""

@@ -1,0 +1,73 @@
+"""Scores: of a language model on held-out text, and of any `predict` function on a task's examples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from pruneonce.evaluation.predictions import Split, make_split
+from pruneonce.progress import Advance
+from pruneonce.tasks import QuestionAnsweringTask, Task
+from pruneonce.train.batching import ExampleKey
+from pruneonce.train.language_model import LanguageModel
+from pruneonce.train.objectives import IGNORED, PretrainingObjective
+
+Predict = Callable[[Sequence[Any]], list[np.ndarray]]
+
+EVALUATION_BATCH = 16  # examples per forward pass; of similar length, so that little padding is computed
+
+
+@torch.no_grad()
+def evaluate_language_model(
+    model: LanguageModel, objective: PretrainingObjective, *, examples: int, on_progress: Advance | None = None
+) -> dict[str, float]:
+    """Masked-LM loss, accuracy and perplexity, and next-sentence loss and accuracy where the model has that head.
+
+    objective: over the validation split; its masked tokens are a function of its seed, so that two models are asked
+    the same questions. examples: how many to use, evenly spaced. Perplexity is of the masked LM alone.
+    """
+    model.eval()
+    lengths = objective.lengths()
+    chosen = np.unique(np.linspace(0, len(lengths) - 1, min(examples, len(lengths))).astype(np.int64))
+    chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
+    device = next(model.parameters()).device
+    sums = dict.fromkeys(("mlm_loss", "mlm_right", "mlm_targets", "nsp_loss", "nsp_right", "examples"), 0.0)
+    for begin in range(0, len(chosen), EVALUATION_BATCH):
+        keys = [ExampleKey(int(index), 0, 0) for index in chosen[begin : begin + EVALUATION_BATCH]]
+        batch = {name: value.to(device) for name, value in objective.collate(keys).items()}
+        wanted = batch["mlm_labels"] != IGNORED
+        labels = batch["mlm_labels"][wanted]
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+        logits = model(**inputs, positions=batch["positions"][wanted])
+        sums["mlm_loss"] += float(functional.cross_entropy(logits["mlm"], labels, reduction="sum"))
+        sums["mlm_right"] += float((logits["mlm"].argmax(-1) == labels).sum())
+        sums["mlm_targets"] += labels.numel()
+        sums["examples"] += len(keys)
+        if model.nsp:
+            nsp_labels = batch["nsp_labels"]
+            sums["nsp_loss"] += float(functional.cross_entropy(logits["nsp"], nsp_labels, reduction="sum"))
+            sums["nsp_right"] += float((logits["nsp"].argmax(-1) == nsp_labels).sum())
+        if on_progress is not None:
+            on_progress(begin + len(keys), len(chosen))
+    targets, rows = max(sums["mlm_targets"], 1), max(sums["examples"], 1)
+    metrics = {"mlm_loss": sums["mlm_loss"] / targets, "mlm_accuracy": sums["mlm_right"] / targets}
+    metrics["perplexity"] = math.exp(min(metrics["mlm_loss"], 700.0))
+    if model.nsp:
+        metrics |= {"nsp_loss": sums["nsp_loss"] / rows, "nsp_accuracy": sums["nsp_right"] / rows}
+    return metrics
+
+
+def evaluate_task(task: Task, examples: Sequence[Any], features: Sequence[Any], predict: Predict) -> Split:
+    """What `predict` answers to every example: a torch model and an engine are scored alike.
+
+    predict: features -> one float32 array per feature, logits [labels], or [tokens, 2] (start, end) for spans.
+    """
+    logits = predict(features)
+    if isinstance(task, QuestionAnsweringTask):
+        return make_split(task, examples, task.outcomes(examples, features, logits))
+    return make_split(task, examples, task.outcomes(examples, features, np.stack(logits)))

@@ -1,0 +1,140 @@
+"""Score a torch model or a packed file on a task's data: after fine-tuning, and for `pruneonce evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from pruneonce.errors import UsageError
+from pruneonce.evaluation.evaluate import EVALUATION_BATCH, Predict, evaluate_task
+from pruneonce.evaluation.predictions import write_predictions
+from pruneonce.formats.scales_file import read_quantization
+from pruneonce.models.tokenizer import load_tokenizer, special_token_ids, tokenizer_from_text
+from pruneonce.progress import Advance
+from pruneonce.recipe import TaskData
+from pruneonce.run.model import Model, load_model
+from pruneonce.sparsity.cpu_training import sparse_scoring
+from pruneonce.sparsity.quantizer import quantized
+from pruneonce.tasks import Task
+from pruneonce.tasks.recipe_data import max_tokens_of, task_of, validation_examples
+from pruneonce.train.language_model import load_config
+from pruneonce.train.task_model import load_task_model, torch_predict
+
+
+def score(
+    model: Any,
+    task: Task,
+    data: TaskData,
+    tokenizer: Tokenizer,
+    *,
+    examples: Mapping[str, Sequence[Any]] | None = None,
+    keep_in: Path | None = None,
+    on_progress: Advance | None = None,
+) -> dict[str, float]:
+    """The task's metrics on its validation data; names carry a suffix where there are several splits (MNLI).
+
+    examples: what `validation_examples` gives, where it was read before.
+    keep_in: folder that `predictions.json`, the answer to every example, is written to.
+    """
+    predict = torch_predict(model, task, special_token_ids(tokenizer)["pad"], on_progress)
+    return score_predictions(predict, task, data, tokenizer, examples=examples, keep_in=keep_in)
+
+
+def score_predictions(
+    predict: Predict,
+    task: Task,
+    data: TaskData,
+    tokenizer: Tokenizer,
+    *,
+    examples: Mapping[str, Sequence[Any]] | None = None,
+    keep_in: Path | None = None,
+) -> dict[str, float]:
+    """The metrics of whatever `predict` answers to the task's validation data. examples, keep_in: as in `score`."""
+    metrics: dict[str, float] = {}
+    splits = {}
+    for suffix, asked in (examples or validation_examples(data, task)).items():
+        features = task.features(asked, tokenizer, max_tokens_of(data))
+        split = splits[suffix] = evaluate_task(task, asked, features, predict)
+        metrics |= {f"{name}{suffix}": split.metric(name) for name in split.metrics}
+    if keep_in is not None:
+        write_predictions(keep_in, task.name, splits)
+    return metrics
+
+
+def score_folder(model: str | Path, data: TaskData, on_progress: Advance | None = None) -> dict[str, float]:
+    """Load a fine-tuned model and `score` it, rounding as its quantisation says if it has one.
+
+    A pruned model on a CPU answers by its non-zeros alone: several times as fast, alike but for rounding.
+    Class names of one's own task are read from the model's config.
+    UsageError if the model has no head for the task, or one with other labels.
+    """
+    if data.name == "classification" and not data.labels:
+        config = load_config(model)
+        data = replace(data, labels=tuple(str(config.id2label[index]) for index in range(config.num_labels)))
+    task = task_of(data)
+    loaded, _ = load_task_model(model, task, trained=True)
+    with sparse_scoring(loaded), quantized(loaded, read_quantization(model) or {}):
+        return score(loaded, task, data, load_tokenizer(model), on_progress=on_progress)
+
+
+def score_packed(file: str | Path, data: TaskData, on_progress: Advance | None = None) -> dict[str, float]:
+    """Load a packed file into the engine and score its answers as those of the folder it came from.
+
+    UsageError if the model has no head for the task, or one with other labels.
+    """
+    model, task, data = _packed_task(file, data)
+    return score_predictions(engine_predict(model, on_progress), task, data, tokenizer_from_text(model.tokenizer))
+
+
+def score_packed_beside(
+    file: str | Path, folder: str | Path, data: TaskData, on_progress: Advance | None = None
+) -> tuple[dict[str, float], float]:
+    """As `score_packed`, and the largest difference between the engine's logits and torch's of the file's folder."""
+    model, task, data = _packed_task(file, data)
+    tokenizer = tokenizer_from_text(model.tokenizer)
+    engine = engine_predict(model)
+    reference, _ = load_task_model(folder, task, trained=True)
+    torch = torch_predict(reference, task, special_token_ids(tokenizer)["pad"], on_progress)
+    differences = [0.0]
+
+    def predict(features: Sequence[Any]) -> list[np.ndarray]:
+        logits = engine(features)
+        differences.extend(float(np.abs(a - b).max()) for a, b in zip(logits, torch(features), strict=True))
+        return logits
+
+    with quantized(reference, read_quantization(folder) or {}):
+        return score_predictions(predict, task, data, tokenizer), max(differences)
+
+
+def _packed_task(file: str | Path, data: TaskData) -> tuple[Model, Task, TaskData]:
+    """The model of a packed file, its task, and the task's data with the model's labels where they are one's own."""
+    model = load_model(file)
+    wanted = "question-answering" if data.name.startswith(("squad", "question")) else "text-classification"
+    if model.task != wanted:
+        raise UsageError(f"{file} is a model for {model.task}; task '{data.name}' needs one for {wanted}")
+    if data.name == "classification" and not data.labels:
+        data = replace(data, labels=tuple(model.labels))
+    task = task_of(data)
+    if task.kind == "classification" and task.labels and list(task.labels) != model.labels:
+        raise UsageError(f"{file} answers {', '.join(model.labels)}; task '{task.name}' has {', '.join(task.labels)}")
+    return model, task, data
+
+
+def engine_predict(model: Model, on_progress: Advance | None = None) -> Predict:
+    """`predict(features)` -> one float32 array per feature: logits [labels], or [tokens, 2] for spans."""
+
+    def predict(features: Sequence[Any]) -> list[np.ndarray]:
+        results: list[np.ndarray] = []
+        for begin in range(0, len(features), EVALUATION_BATCH):
+            batch = features[begin : begin + EVALUATION_BATCH]
+            results += list(model([each.input_ids for each in batch], [each.token_type_ids for each in batch]))
+            if on_progress is not None:
+                on_progress(len(results), len(features))
+        return results
+
+    return predict

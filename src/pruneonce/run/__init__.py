@@ -1,0 +1,1 @@
+"""From a packed file to answers, by native kernels. No torch."""

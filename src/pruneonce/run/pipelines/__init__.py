@@ -1,0 +1,59 @@
+"""Text in, answers out, without torch: the result dicts of `transformers.pipeline` from a packed file."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from pruneonce import _native
+from pruneonce.errors import UsageError
+from pruneonce.run.model import Model, load_model
+from pruneonce.run.pipelines.feature_extraction import FeatureExtraction
+from pruneonce.run.pipelines.fill_mask import FillMask
+from pruneonce.run.pipelines.question_answering import QuestionAnswering
+from pruneonce.run.pipelines.text_classification import TextClassification
+from pruneonce.run.pipelines.text_model import TextModel
+from pruneonce.run.pipelines.token_classification import TokenClassification
+
+Pipeline = TextClassification | TokenClassification | QuestionAnswering | FillMask | FeatureExtraction
+
+PIPELINES: dict[str, type[Pipeline]] = {
+    "text-classification": TextClassification,
+    "token-classification": TokenClassification,
+    "question-answering": QuestionAnswering,
+    "fill-mask": FillMask,
+    "feature-extraction": FeatureExtraction,
+}
+OTHER_NAMES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
+
+__all__ = ["PIPELINES", "Pipeline", "pipeline"]
+
+
+def pipeline(
+    task: str | None = None, model: str | Path | Model = "", *, isa: str | None = None, threads: int | None = None
+) -> Pipeline:
+    """A function from text to answers; called like that of `transformers.pipeline`, with the same results.
+
+    task: one of PIPELINES; None: what the model was made for. model: a packed file, or a loaded `Model`. isa: an
+    instruction set to use instead of the best. threads: of the whole process, from now on. UsageError for an unknown
+    task or a model without its head.
+    """
+    if task is not None:
+        task = OTHER_NAMES.get(task, task)
+        if task not in PIPELINES:
+            near = difflib.get_close_matches(task, PIPELINES, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise UsageError(f"unknown task '{task}': expected one of {', '.join(PIPELINES)}{hint}")
+    if threads is not None:
+        try:
+            _native.set_num_threads(threads)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"threads is {threads!r}: a number from 1 to 1024 is expected") from error
+    if not isinstance(model, Model):
+        if not str(model):
+            raise UsageError("pipeline: model is missing: the path of a packed file is expected")
+        model = load_model(model, isa=isa)
+    task = task or model.task
+    if task not in (model.task, "feature-extraction"):
+        raise UsageError(f"this model is one for {model.task}; it has no head for {task}")
+    return PIPELINES[task](TextModel(model))

@@ -1,0 +1,156 @@
+"""Which kernel multiplies a matrix: sparse, or dense where too few of its elements are zero. Measured, not assumed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from pruneonce import _native
+from pruneonce.formats.stored_tensors import Array, Csr, SparseMatrix, Tensor
+
+Int8Weight = _native.Int8Weight | _native.Int8DenseWeight
+Weight = _native.PackedWeight | _native.DenseWeight | Int8Weight
+
+SPARSE_BELOW = 0.2  # density at which dense code need not be tried: it does five times the arithmetic
+# Weights per four neighbouring columns that have any, from which code for blocks is tried; it needs them nearly full.
+BLOCKS_FROM = 2.0
+MEASURED_TOKENS = 64
+MEASURED_RUNS = 3
+
+# (kind of number, rows, columns, density in 1/20, weights per four in halves, ISA) -> the fastest kernel's name
+_chosen: dict[tuple[str, int, int, int, int, str], str] = {}
+
+
+def weight_of(tensors: Sequence[Tensor], isa: str | None = None) -> Weight:
+    """Matrices of equally many columns, stacked and packed for the kernel that multiplies them fastest here.
+
+    The choice is measured once per process for each type of number, shape, density, filling of blocks and instruction
+    set. Whichever it is, int8 results are the same.
+    """
+    isa = isa or _native.choose_isa()
+    quantized = any(isinstance(tensor, SparseMatrix) and tensor.quantization is not None for tensor in tensors)
+    matrix = _stacked(tensors)
+    rows, columns = matrix.shape
+    density = len(matrix.values) / max(1, rows * columns)
+    fill = _weights_per_four(matrix) if quantized else 0.0
+    candidates = _int8_kernels(tensors, matrix, isa) if quantized else _float_kernels(matrix, isa)
+    if density < SPARSE_BELOW:
+        candidates.pop("dense")
+    if fill < BLOCKS_FROM:
+        candidates.pop("neighbours", None)
+    key = ("int8" if quantized else "float", rows, columns, round(20 * density), round(2 * fill), isa)
+    return _fastest(candidates, key)
+
+
+def _fastest(candidates: Mapping[str, Callable[[], Weight]], key: tuple[str, int, int, int, int, str]) -> Weight:
+    if len(candidates) == 1:
+        return next(iter(candidates.values()))()
+    if key in _chosen:
+        return candidates[_chosen[key]]()
+    weights = {name: make() for name, make in candidates.items()}
+    seconds = {name: _seconds(weight) for name, weight in weights.items()}
+    _chosen[key] = min(seconds, key=seconds.__getitem__)
+    return weights[_chosen[key]]
+
+
+def _float_kernels(matrix: Csr, isa: str) -> dict[str, Callable[[], Weight]]:
+    return {
+        "sparse": lambda: _native.PackedWeight(
+            matrix.row_pointers, matrix.columns, matrix.values, cols=matrix.shape[1], isa=isa
+        ),
+        "dense": lambda: _native.DenseWeight(to_dense(matrix), isa=isa),
+    }
+
+
+def _int8_kernels(tensors: Sequence[Tensor], matrix: Csr, isa: str) -> dict[str, Callable[[], Weight]]:
+    """ValueError unless all of the tensors are quantised, for the same codes of their common input."""
+    matrices = [tensor for tensor in tensors if isinstance(tensor, SparseMatrix)]
+    quantizations = [each.quantization for each in matrices if each.quantization is not None]
+    inputs = {(float(each.input_scale[0]), int(each.input_zero_point[0])) for each in quantizations}
+    if len(quantizations) != len(tensors) or len(inputs) != 1:
+        raise ValueError("matrices that read the same activations must all be quantised, with one input scale")
+    ((input_scale, input_zero_point),) = inputs
+    values = np.concatenate([each.values for each in matrices])
+    scale = np.concatenate([each.scale for each in quantizations])
+    columns = matrix.shape[1]
+
+    def sparse(fours: str) -> _native.Int8Weight:
+        return _native.Int8Weight(
+            matrix.row_pointers,
+            matrix.columns,
+            values,
+            scale,
+            cols=columns,
+            input_scale=input_scale,
+            input_zero_point=input_zero_point,
+            fours=fours,
+            isa=isa,
+        )
+
+    def dense() -> _native.Int8DenseWeight:
+        weight = np.zeros(matrix.shape, np.int8)
+        weight[_rows_of(matrix), matrix.columns] = values
+        return _native.Int8DenseWeight(
+            weight, scale, input_scale=input_scale, input_zero_point=input_zero_point, isa=isa
+        )
+
+    return {"any": lambda: sparse("any"), "neighbours": lambda: sparse("neighbours"), "dense": dense}
+
+
+def _weights_per_four(matrix: Csr) -> float:
+    """Non-zeros per four neighbouring columns of a row, of those fours that have any: 1 to 4."""
+    fours = _rows_of(matrix) * (matrix.shape[1] // 4 + 1) + matrix.columns // 4
+    return len(fours) / max(1, 1 + np.count_nonzero(np.diff(fours)))
+
+
+def _rows_of(matrix: Csr) -> Array:
+    """The row of each non-zero: int64."""
+    return np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.row_pointers))
+
+
+def to_dense(matrix: Csr) -> Array:
+    """float32 [rows, columns]."""
+    dense = np.zeros(matrix.shape, np.float32)
+    dense[_rows_of(matrix), matrix.columns] = matrix.values
+    return dense
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Csr:
+    parts = [tensor.csr() if isinstance(tensor, SparseMatrix) else _csr_of(tensor.to_dense()) for tensor in tensors]
+    if len(parts) == 1:
+        return parts[0]
+    ends = np.cumsum([0, *(len(part.values) for part in parts)])
+    pointers = [parts[0].row_pointers[:1]]
+    pointers += [part.row_pointers[1:] + end for part, end in zip(parts, ends[:-1], strict=True)]
+    return Csr(
+        (sum(part.shape[0] for part in parts), parts[0].shape[1]),
+        np.concatenate(pointers),
+        np.concatenate([part.columns for part in parts]),
+        np.concatenate([part.values for part in parts]),
+    )
+
+
+def _csr_of(dense: Array) -> Csr:
+    rows, columns = np.nonzero(dense)
+    pointers = np.zeros(dense.shape[0] + 1, np.int64)
+    np.cumsum(np.bincount(rows, minlength=dense.shape[0]), out=pointers[1:])
+    return Csr((dense.shape[0], dense.shape[1]), pointers, columns.astype(np.int32), dense[rows, columns])
+
+
+def _seconds(weight: Weight) -> float:
+    x = _native.Activations(weight.cols, isa=weight.isa)
+    x.load(np.ones((MEASURED_TOKENS, weight.cols), np.float32))
+    out = _native.Activations(weight.rows, isa=weight.isa)
+    if isinstance(weight, Int8Weight):
+        codes = _native.Codes(isa=weight.isa)
+        codes.quantize(x, weight)
+        return min(_time(lambda: _native.multiply(weight, codes, out=out)) for _ in range(1 + MEASURED_RUNS))
+    return min(_time(lambda: _native.multiply(weight, x, out=out)) for _ in range(1 + MEASURED_RUNS))
+
+
+def _time(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start

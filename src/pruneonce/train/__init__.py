@@ -1,0 +1,1 @@
+"""One training loop, and what it needs: models with heads, losses, batches, checkpoints, processes."""

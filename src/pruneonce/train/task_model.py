@@ -1,0 +1,118 @@
+"""A Hugging Face model with a task's head: loaded from any checkpoint, and as a `predict` function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+
+from pruneonce.errors import UsageError
+from pruneonce.models.family import architecture_of
+from pruneonce.progress import Advance
+from pruneonce.tasks import Task
+from pruneonce.train.language_model import load_config
+from pruneonce.train.objectives import pad_features, task_logits
+
+PREDICTION_TOKENS = 4096  # per forward pass, padding included: large enough for full speed on two cores
+
+
+def load_task_model(path: str | Path, task: Task, *, trained: bool = False) -> tuple[Any, list[str]]:
+    """Load a checkpoint with the head of `task`; returns it with the names of parameters it did not have.
+
+    trained: the checkpoint must have been fine-tuned for this task, as a teacher or for evaluation; UsageError if its
+    head is missing or has other labels.
+    """
+    config = load_config(path)
+    architecture_of(config.model_type)
+    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
+    if task.kind == "question_answering":
+        model, info = AutoModelForQuestionAnswering.from_pretrained(path, **options)
+    else:
+        labels = task.labels or ("score",)
+        if trained and config.num_labels != len(labels):
+            raise UsageError(f"{path} has {config.num_labels} labels, the task has {len(labels)} ({', '.join(labels)})")
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path,
+            num_labels=len(labels),
+            id2label=dict(enumerate(labels)),
+            label2id={label: index for index, label in enumerate(labels)},
+            problem_type="regression" if task.kind == "regression" else "single_label_classification",
+            ignore_mismatched_sizes=True,
+            **options,
+        )
+    missing = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
+    if trained and missing:
+        raise UsageError(f"{path} was not fine-tuned for {task.kind.replace('_', ' ')}: it has no {missing[0]}")
+    if task.labels and not missing:
+        _check_order_of_labels(path, config, task.labels)
+    return model, missing
+
+
+def torch_predict(
+    model: Any, task: Task, pad_id: int, on_progress: Advance | None = None
+) -> Callable[[Sequence[Any]], list[np.ndarray]]:
+    """`predict(features)` -> one float32 array per feature: logits [labels], or [tokens, 2] for spans.
+
+    Runs without dropout, on features of similar length at a time.
+    """
+    token_types = takes_token_types(model)
+
+    @torch.no_grad()
+    def predict(features: Sequence[Any]) -> list[np.ndarray]:
+        model.eval()
+        device = next(model.parameters()).device
+        results: list[np.ndarray] = [np.empty(0, np.float32)] * len(features)
+        done = 0
+        for chosen in _similar_lengths([len(feature.input_ids) for feature in features]):
+            batch = pad_features([features[index] for index in chosen], pad_id)
+            batch = {name: value.to(device) for name, value in batch.items()}
+            logits = task_logits(model, batch, task.kind, token_types).float().cpu().numpy()
+            for index, row in zip(chosen, logits, strict=True):
+                spans = task.kind == "question_answering"
+                results[index] = row[:, : len(features[index].input_ids)].T if spans else row
+            done += len(chosen)
+            if on_progress is not None:
+                on_progress(done, len(features))
+        return results
+
+    return predict
+
+
+def takes_token_types(model: Any) -> bool:
+    """DistilBERT has no segment embeddings."""
+    return bool(model.config.model_type == "bert")
+
+
+def match_vocabulary(model: nn.Module, teacher: nn.Module, teacher_path: str) -> None:
+    """UsageError unless student and teacher read the same token ids."""
+    ours, theirs = (candidate.config.vocab_size for candidate in (model, teacher))  # type: ignore[union-attr]
+    if ours != theirs:
+        raise UsageError(
+            f"teacher {teacher_path} has a vocabulary of {theirs}, the model one of {ours}: they must be the same"
+        )
+
+
+def _similar_lengths(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices in groups of at most `PREDICTION_TOKENS` padded tokens, shortest first."""
+    groups: list[list[int]] = []
+    for index in np.argsort(lengths, kind="stable"):
+        if groups and (len(groups[-1]) + 1) * lengths[index] <= PREDICTION_TOKENS:
+            groups[-1].append(int(index))
+        else:
+            groups.append([int(index)])
+    return groups
+
+
+def _check_order_of_labels(path: str | Path, config: Any, labels: Sequence[str]) -> None:
+    names = [str(config.id2label.get(index, index)).lower() for index in range(len(labels))]
+    generic = all(name == f"label_{index}" for index, name in enumerate(names))
+    if not generic and sorted(names) == sorted(map(str.lower, labels)) and names != [label.lower() for label in labels]:
+        raise UsageError(
+            f"{path} has the task's labels in another order ({', '.join(names)}, expected {', '.join(labels)}): list "
+            "them in the recipe's task.labels in the model's order"
+        )
