@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from pruneonce.train.distillation import distillation_loss, freeze_teacher
+from pruneonce.train.distillation import freeze_teacher
+from pruneonce.train.losses import distillation_loss
 
 
 def divergence_reference(student: np.ndarray, teacher: np.ndarray, temperature: float) -> float:

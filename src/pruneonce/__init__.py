@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pruneonce.sparsity.schedules import PruningSchedule, cubic_sparsity, rewinding_factor
     from pruneonce.stages import StageOptions, run_finetune, run_prune, run_teacher
     from pruneonce.tasks import get_task
-    from pruneonce.train.distillation import distillation_loss
+    from pruneonce.train.losses import distillation_loss
 
 __version__ = "0.1.0"
 
@@ -34,7 +34,7 @@ _MODULE_OF = {
     "StageOptions": "stages",
     "UsageError": "errors",
     "cubic_sparsity": "sparsity.schedules",
-    "distillation_loss": "train.distillation",
+    "distillation_loss": "train.losses",
     "get_task": "tasks",
     "inspect_folder": "convert.inspect_folder",
     "load_model": "run.model",

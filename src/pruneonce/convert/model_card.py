@@ -18,7 +18,7 @@ from typing import Any
 from pruneonce.errors import PruneonceError
 from pruneonce.files import write_text
 from pruneonce.formats.record import Provenance, read_provenance
-from pruneonce.tasks import Task
+from pruneonce.tasks import Task, class_of
 from pruneonce.tasks.glue import GLUE
 from pruneonce.tasks.question_answering import QUESTION_ANSWERING
 
@@ -201,7 +201,7 @@ def _dataset(record: Provenance) -> dict[str, str] | None:
 def _pipeline(record: Provenance) -> str:
     if not isinstance(record.recipe.get("task"), Mapping):
         return "fill-mask"
-    return "question-answering" if _task_name(record) in QUESTION_ANSWERING else "text-classification"
+    return class_of(_task_name(record)).pipeline
 
 
 def _task_name(record: Provenance) -> str:
@@ -305,7 +305,7 @@ def _results(record: Provenance, repeats: Sequence[Provenance]) -> list[str]:
         spread = f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
         known = f"{float(published[name]):.4f}" if name in published else ""
         rows.append(f"| {_text(name)} | {value:.4f} | {spread} | {known} |")
-    unit = "SQuAD's scores are percentages." if _pipeline(record) == "question-answering" else ""
+    unit = "SQuAD's scores are percentages." if class_of(_task_name(record)).in_percent else ""
     return [where, "\n".join(rows), unit]
 
 

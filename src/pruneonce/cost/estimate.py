@@ -16,7 +16,7 @@ from pruneonce.sparsity.sparse_linear import SPARSE_BELOW
 from pruneonce.stages.pretraining import pruning_schedule
 from pruneonce.tasks.recipe_data import max_tokens_of, sample, task_of
 from pruneonce.train.objectives import round_up
-from pruneonce.train.teacher_logits import answers_pay
+from pruneonce.train.teacher_answers import answers_pay
 from pruneonce.train.trainer import CHECKPOINTS_KEPT, accumulation_for
 
 # Training examples of the public tasks, for recipes that count in epochs (GLUE and SQuAD 1.1 as distributed).

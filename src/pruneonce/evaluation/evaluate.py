@@ -15,7 +15,8 @@ from pruneonce.progress import Advance
 from pruneonce.tasks import QuestionAnsweringTask, Task
 from pruneonce.train.batching import ExampleKey
 from pruneonce.train.language_model import LanguageModel
-from pruneonce.train.objectives import IGNORED, PretrainingObjective
+from pruneonce.train.losses import IGNORED
+from pruneonce.train.objectives import PretrainingObjective
 
 Predict = Callable[[Sequence[Any]], list[np.ndarray]]
 

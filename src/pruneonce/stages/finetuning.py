@@ -37,10 +37,11 @@ from pruneonce.tasks.recipe_data import (
     validation_sources,
 )
 from pruneonce.train.distillation import freeze_teacher
+from pruneonce.train.heads import head_of
 from pruneonce.train.objectives import TaskObjective
 from pruneonce.train.processes import world_size
 from pruneonce.train.task_model import load_task_model, match_vocabulary, takes_token_types
-from pruneonce.train.teacher_logits import answers_pay, teacher_logits
+from pruneonce.train.teacher_answers import answers_pay, teacher_answers
 from pruneonce.train.trainer import TrainingRun, autocast_of, checkpoints_folder
 
 
@@ -84,7 +85,7 @@ def prepare_run(
     pad_id = special_token_ids(tokenizer)["pad"]
     taught = None
     if teacher is not None and answers_pay(steps * training.batch_size, len(features), world_size()):
-        taught = teacher_logits(
+        taught = teacher_answers(
             teacher,
             task,
             features,
@@ -95,12 +96,12 @@ def prepare_run(
         teacher = None
     objective = TaskObjective(
         features=features,
-        kind=task.kind,
+        head=head_of(task),
         pad_id=pad_id,
         token_types=takes_token_types(model),
         teacher=teacher,
         distillation=distillation,
-        taught=taught,
+        stored=taught,
     )
     run = TrainingRun(
         model=model,

@@ -31,7 +31,8 @@ from pruneonce.sparsity.quantizer import Quantizer
 from pruneonce.sparsity.torch_threads import torch_threads
 from pruneonce.train.batching import BatchPlan, ExampleKey
 from pruneonce.train.checkpoints import PREFIX, latest_complete, mark_complete, remove_incomplete
-from pruneonce.train.objectives import Batch, Objective
+from pruneonce.train.losses import Batch
+from pruneonce.train.objectives import Objective
 from pruneonce.train.processes import everyone_says, first_process_says, is_main_process, leave_in_order, world_size
 
 PRUNER_FILE = "pruner.safetensors"
@@ -142,9 +143,13 @@ class StageTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor]:
-        """The micro-batches of one optimizer step, with their counts summed over all processes."""
-        batches = [next(epoch_iterator) for _ in range(num_batches)]
-        totals = torch.stack([self.run.objective.counts(batch) for batch in batches]).sum(dim=0).to(device)
+        """The micro-batches of one optimizer step, with their counts summed over all processes.
+
+        Where hidden states are matched the teacher answers here, for all of them: its norms are among the counts.
+        """
+        objective = self.run.objective
+        batches = [objective.taught(self._prepare_inputs(next(epoch_iterator))) for _ in range(num_batches)]
+        totals = torch.stack([objective.counts(batch) for batch in batches]).sum(dim=0).to(device)
         return batches, self.accelerator.reduce(totals, reduction="sum")
 
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
