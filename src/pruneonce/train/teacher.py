@@ -31,8 +31,8 @@ class Teacher(nn.Module):
         super().train(False)
         return self
 
-    def forward(self, **inputs: Any) -> Any:
+    def forward(self, *arguments: Any, **inputs: Any) -> Any:
         if self._autocast is None:
-            return self.model(**inputs)
+            return self.model(*arguments, **inputs)
         with torch.autocast(next(self.model.parameters()).device.type, self._autocast):
-            return convert_to_fp32(self.model(**inputs))
+            return convert_to_fp32(self.model(*arguments, **inputs))
