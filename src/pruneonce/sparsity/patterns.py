@@ -77,9 +77,7 @@ class Blocks:
     def _check(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 2 or shape[1] % self.width:
             sizes = " x ".join(str(size) for size in shape)
-            raise ValueError(
-                f"a matrix of {sizes} cannot be cut into blocks of 1 x {self.width}: {self.width} neighbouring inputs"
-            )
+            raise ValueError(f"{sizes} cannot be cut into blocks of 1 x {self.width} neighbouring inputs")
 
 
 PATTERNS: dict[PatternName, Pattern] = {

@@ -146,7 +146,7 @@ def _check_pattern(model: nn.Module, names: Iterable[str], pruning: Pruning) -> 
             PATTERNS[pruning.pattern].zeros(tuple(weight.shape), pruning.sparsity)
         except ValueError as error:
             raise UsageError(
-                f'pruning.pattern "{pruning.pattern}": {name}.weight is {error}: set pruning.pattern = "unstructured"'
+                f'pruning.pattern "{pruning.pattern}": {name}.weight of {error}: set pruning.pattern = "unstructured"'
             ) from error
 
 
