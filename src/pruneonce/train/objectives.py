@@ -35,6 +35,7 @@ from pruneonce.train.losses import (
     needs_of,
     sum_of_terms,
 )
+from pruneonce.train.teacher import Teacher
 
 PAD_TO_MULTIPLE_OF = 8  # vector width of the kernels that follow
 
@@ -68,7 +69,7 @@ class PretrainingObjective:
     seed: int
     nsp: bool
     mlm_probability: float = 0.15
-    teacher: nn.Module | None = None
+    teacher: Teacher | None = None
     distillation: Distillation | None = None
 
     @property
@@ -175,7 +176,7 @@ class HiddenStatesObjective:
 
     corpus: Corpus
     pad_id: int
-    teacher: nn.Module
+    teacher: Teacher
     layers: tuple[int, ...] = ()  # as in `HiddenStatesLoss`
     weight: float = 1.0
 
@@ -217,7 +218,7 @@ class TaskObjective:
     head: Head
     pad_id: int
     token_types: bool  # whether the models take token_type_ids
-    teacher: nn.Module | None = None
+    teacher: Teacher | None = None
     distillation: Distillation | None = None
     stored: Mapping[str, Sequence[np.ndarray]] | None = None  # `teacher_answers`; None: it is asked in each step
 
