@@ -20,7 +20,7 @@ from pruneonce.recipe import Pruning, Training, parse_recipe
 from pruneonce.sparsity.masks import magnitude_mask
 from pruneonce.sparsity.pruner import Pruner
 from pruneonce.stages import RUNNERS, StageOptions
-from pruneonce.stages.pretraining import learning_rate_factor, pruning_schedule
+from pruneonce.stages.pruning import learning_rate_factor, pruning_schedule
 
 forkserver = multiprocessing.get_context("forkserver")
 forkserver.set_forkserver_preload(["pruneonce.stages"])

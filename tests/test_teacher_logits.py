@@ -22,7 +22,7 @@ from test_training import (  # noqa: F401 - fixtures
 
 from pruneonce.errors import PruneonceError
 from pruneonce.recipe import Distillation
-from pruneonce.stages import finetuning
+from pruneonce.stages import setup
 from pruneonce.train.batching import ExampleKey
 from pruneonce.train.heads import head_of
 from pruneonce.train.objectives import TaskObjective
@@ -129,12 +129,10 @@ def losses_of(folder):
 
 def test_training_is_the_same_as_with_the_teacher_asked_in_every_step(distilled, tmp_path, monkeypatch):
     asked = []
-    original = finetuning.teacher_answers
-    monkeypatch.setattr(
-        finetuning, "teacher_answers", lambda *args, **kwargs: asked.append(1) or original(*args, **kwargs)
-    )
+    original = setup.teacher_answers
+    monkeypatch.setattr(setup, "teacher_answers", lambda *args, **kwargs: asked.append(1) or original(*args, **kwargs))
     run("finetune", distilled, tmp_path / "once")
-    monkeypatch.setattr(finetuning, "answers_pay", lambda *sizes: False)
+    monkeypatch.setattr(setup, "answers_pay", lambda *sizes: False)
     run("finetune", distilled, tmp_path / "always")
     assert asked == [1]
     np.testing.assert_allclose(losses_of(tmp_path / "once"), losses_of(tmp_path / "always"), rtol=1e-4)

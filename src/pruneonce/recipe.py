@@ -63,6 +63,13 @@ class Training:
         _positive(self, "log_steps", "checkpoint_steps", "max_grad_norm")
         _fraction(self, "warmup_ratio", "dropout")
 
+    def total_steps(self, examples: int) -> int:
+        """Optimizer steps over a data set of `examples`."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return max(1, round(self.epochs * examples / self.batch_size))
+
 
 @dataclass(frozen=True)
 class Pruning:

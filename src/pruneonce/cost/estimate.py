@@ -14,7 +14,7 @@ from pruneonce.recipe import FinetuneRecipe, PruneRecipe, Pruning, QuantizeRecip
 from pruneonce.sparsity.cpu_training import LOCKED_FROM
 from pruneonce.sparsity.patterns import pruned_count
 from pruneonce.sparsity.training_kernel import few_left
-from pruneonce.stages.pretraining import pruning_schedule
+from pruneonce.stages.pruning import pruning_schedule
 from pruneonce.tasks.recipe_data import max_tokens_of, sample, task_of
 from pruneonce.train.objectives import round_up
 from pruneonce.train.teacher_answers import answers_pay
@@ -63,7 +63,7 @@ def estimate(
     if training is None:
         raise UsageError("nothing to estimate: the recipe trains nothing")
     examples, tokens = _data_size(recipe, unbuilt_corpus_tokens)
-    steps = training.steps or max(1, round((training.epochs or 0) * examples / training.batch_size))
+    steps = training.total_steps(examples)
     locked = _locked_sparsity(recipe, sparsity)
     pruning = getattr(recipe, "pruning", None)
     found = probe(recipe, tokens, locked)

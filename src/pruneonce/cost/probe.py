@@ -20,7 +20,7 @@ from pruneonce.sparsity.layers import Masked, Sparse, WorkingLinear
 from pruneonce.sparsity.pruner import Pruner
 from pruneonce.sparsity.quantizer import quantize_layers
 from pruneonce.sparsity.schedules import PruningSchedule
-from pruneonce.stages.lifecycle import set_dropout
+from pruneonce.train.dropout import set_dropout
 from pruneonce.train.language_model import LanguageModel, load_config
 from pruneonce.train.trainer import accumulation_for, autocast_of
 

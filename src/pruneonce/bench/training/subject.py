@@ -22,8 +22,8 @@ from pruneonce.recipe import Training
 from pruneonce.sparsity.cpu_training import names_with_zeros
 from pruneonce.sparsity.layers import Masked, Sparse, WorkingLinear
 from pruneonce.sparsity.pruner import Pruner
-from pruneonce.stages.lifecycle import set_dropout
 from pruneonce.tasks import ClassificationTask, class_of, get_task
+from pruneonce.train.dropout import set_dropout
 from pruneonce.train.heads import HEADS, head_of
 from pruneonce.train.language_model import quiet_transformers
 from pruneonce.train.losses import Batch
