@@ -52,24 +52,23 @@ class CpuTraining:
         autocast: torch.dtype | None = None,
         agree: Callable[[list[str]], list[str]] = lambda names: names,
     ) -> None:
-        self.model, self.pruner = model, pruner
+        self._pruner, self._attention = pruner, NativeAttention(model)
         self._kernel, self._autocast, self._agree = kernel, autocast, agree
-        self._attention = NativeAttention(model)
         self._undo = contextlib.ExitStack()
 
     def __enter__(self) -> CpuTraining:
         with contextlib.ExitStack() as undo:
             undo.enter_context(torch_threads())
-            if self.pruner is None:
+            if self._pruner is None:
                 if self._kernel == "sparse":
                     raise UsageError(
                         'training.kernel = "sparse" is for training with zeros: this run has none; use "auto" or '
                         '"dense"'
                     )
             else:
-                undo.enter_context(_refusing_optimizers_of_replaced_weights(self.model, self.pruner))
-                undo.enter_context(self._attention_follows(self.pruner))
-                self.pruner.compute_sparse(self._agree(self._faster(self.pruner)) if self._may_be_sparse() else [])
+                undo.enter_context(_refusing_optimizers_of_replaced_weights(self._pruner))
+                undo.enter_context(self._attention_follows(self._pruner))
+                self._pruner.compute_sparse(self._agree(self._faster(self._pruner)) if self._may_be_sparse() else [])
             self._undo = undo.pop_all()
         return self
 
@@ -174,7 +173,7 @@ def _locked(model: Any, names: list[str], kernel: TrainingKernel = "auto") -> It
 
 
 @contextlib.contextmanager
-def _refusing_optimizers_of_replaced_weights(model: Any, pruner: Pruner) -> Iterator[None]:
+def _refusing_optimizers_of_replaced_weights(pruner: Pruner) -> Iterator[None]:
     """A layer that keeps its non-zeros alone has another parameter: whoever holds the old one would train nothing."""
     # Weakly: a weight that nobody holds any more should not take its memory.
     before = {id(layer.trained): (name, layer, weakref.ref(layer.trained)) for name, layer in pruner.layers.items()}
