@@ -42,12 +42,12 @@ class FakeCorpus:
         return self.examples[index]
 
 
-def tiny(kind, seed=0, **config):
+def tiny(kind, seed=0, layers=1, **config):
     torch.manual_seed(seed)
     shape = BertConfig(
         vocab_size=VOCABULARY,
         hidden_size=16,
-        num_hidden_layers=1,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         intermediate_size=16,
         max_position_embeddings=64,
