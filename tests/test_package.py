@@ -4,12 +4,14 @@ import sys
 from importlib.metadata import requires
 from pathlib import Path
 
+import pytest
+
 import pruneonce
 
 
 def test_importing_the_package_and_its_command_line_loads_nothing_heavy():
     code = (
-        "import sys, pruneonce, pruneonce.cli, pruneonce.inspection, pruneonce.tasks, pruneonce.recipe;"
+        "import sys, pruneonce, pruneonce.cli.app, pruneonce.tasks, pruneonce.recipe;"
         "heavy = {'torch', 'transformers', 'datasets', 'pyarrow'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -33,8 +35,9 @@ def test_the_base_install_pulls_no_more_than_the_engine_needs():
     assert base == {"numpy", "safetensors", "tokenizers"}
 
 
-def test_without_the_command_lines_libraries_the_command_says_what_to_install():
-    code = "import sys; sys.modules['typer'] = None; from pruneonce.__main__ import main; main()"
+@pytest.mark.parametrize("module", ["pruneonce", "pruneonce.cli"])
+def test_without_the_command_lines_libraries_either_door_says_what_to_install(module):
+    code = f"import runpy, sys; sys.modules['typer'] = None; runpy.run_module('{module}', run_name='__main__')"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert run.stderr.splitlines() == ["error: the command line needs typer: pip install 'pruneonce[cli]' (or [train])"]

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining
 
 from pruneonce.convert.inspect_folder import inspect_folder
-from pruneonce.data import corpus as pretraining
 from pruneonce.data import text
+from pruneonce.data.build import build
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.evaluation.scoring import score_folder
 from pruneonce.formats.record import read_provenance
@@ -50,14 +50,14 @@ def articles(tmp_path_factory):
 @pytest.fixture(scope="session")
 def pair_corpus(articles, tiny_bert):
     folder = articles.parent / "pairs"
-    pretraining.build(articles, folder, tokenizer=tiny_bert, layout="segment_pair_nsp", max_tokens=32)
+    build(articles, folder, tokenizer=tiny_bert, layout="segment_pair_nsp", max_tokens=32)
     return folder
 
 
 @pytest.fixture(scope="session")
 def sentence_corpus(articles, tiny_distilbert):
     folder = articles.parent / "sentences"
-    pretraining.build(articles, folder, tokenizer=tiny_distilbert, layout="document_sentences", max_tokens=32)
+    build(articles, folder, tokenizer=tiny_distilbert, layout="document_sentences", max_tokens=32)
     return folder
 
 
@@ -466,9 +466,7 @@ def test_wrong_validation_data_is_told_before_training(tiny_bert, reviews, artic
     unknown.write_text(reviews.read_text() + json.dumps({"text": "the film", "label": "maybe"}) + "\n")
     values = finetune_values(tiny_bert, reviews, epochs=1)
     unscored = tmp_path / "unscored"
-    pretraining.build(
-        articles, unscored, tokenizer=tiny_bert, layout="segment_pair_nsp", max_tokens=32, validation_fraction=0.0
-    )
+    build(articles, unscored, tokenizer=tiny_bert, layout="segment_pair_nsp", max_tokens=32, validation_fraction=0.0)
     with monkeypatch.context() as patch:
         patch.setattr(lifecycle, "train", train)
         for validation, message in ((tmp_path / "nowhere.jsonl", "does not exist"), (unknown, "maybe")):

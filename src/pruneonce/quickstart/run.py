@@ -20,8 +20,8 @@ from pruneonce.bench.measure import paired_ratio
 from pruneonce.convert.inspect_folder import inspect_folder
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.cost.doctor import describe_machine
-from pruneonce.data import corpus as pretraining
 from pruneonce.data import text
+from pruneonce.data.build import build
 from pruneonce.errors import OtherInputsError
 from pruneonce.evaluation.scoring import score_packed_beside
 from pruneonce.files import read_json, sha256_file, write_json, write_text
@@ -91,7 +91,7 @@ def run_quickstart(out: Path) -> Report:
         "corpus",
         lambda advance: steps.renew(
             "corpus",
-            lambda folder: pretraining.build(
+            lambda folder: build(
                 out / "articles",
                 folder,
                 tokenizer=assets.model,
