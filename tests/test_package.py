@@ -1,3 +1,4 @@
+import ast
 import re
 import subprocess
 import sys
@@ -18,9 +19,21 @@ def test_importing_the_package_and_its_command_line_loads_nothing_heavy():
 
 
 def test_every_public_name_can_be_imported():
-    assert sorted(pruneonce._MODULE_OF) == sorted(pruneonce.__all__)
     for name in pruneonce.__all__:
         assert getattr(pruneonce, name).__name__ == name
+
+
+def test_type_checkers_see_the_public_names_that_there_are():
+    tree = ast.parse(Path(pruneonce.__file__).read_text())
+    shown = [
+        node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module.startswith("pruneonce")
+    ]
+    assert {node.names[0].asname: node.module.removeprefix("pruneonce.") for node in shown} == pruneonce._MODULE_OF
+
+
+def test_the_version_is_written_once():
+    project = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    assert f'version = "{pruneonce.__version__}"' in project
 
 
 def test_the_stub_of_the_native_module_is_up_to_date(tmp_path):

@@ -169,8 +169,7 @@ def check_manifest(manifest: Any, path: Path, *, format_name: str, version: int,
     """`manifest` if it is a `format_name` of a version that this code reads and has the `keys`; else UsageError."""
     if not isinstance(manifest, dict) or manifest.get("format") != format_name:
         raise UsageError(f"{path} is not the manifest of a {format_name} folder")
-    if manifest.get("version") != version:
-        raise UsageError(f"{path} is version {manifest.get('version')}; this pruneonce reads version {version}")
+    files.check_format_version(path, manifest.get("version"), version, error=UsageError)
     missing = [key for key in keys if key not in manifest]
     if missing:
         raise UsageError(f"{path} has no '{missing[0]}': delete the folder and make it again")

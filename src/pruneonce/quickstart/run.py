@@ -30,7 +30,7 @@ from pruneonce.formats.record import Provenance
 from pruneonce.machine import available_cores
 from pruneonce.progress import Advance, progress_bar
 from pruneonce.quickstart.assets import Assets, fetch_assets
-from pruneonce.recipe import load_recipe, recipes_folder, stage_of
+from pruneonce.recipe import FinetuneRecipe, Recipe, load_recipe, recipes_folder, stage_of
 from pruneonce.stages import RUNNERS, StageOptions
 from pruneonce.tasks import get_task
 
@@ -113,7 +113,9 @@ def run_quickstart(out: Path) -> Report:
     packed, int8 = out / "sparse.pruneonce", out / "int8.pruneonce"
     steps.time("export", lambda _: export_packed(out / "sparse", packed))
     steps.time("export int8", lambda _: export_packed(out / "int8", int8, embeddings="int8"))
-    data = _recipe("sparse", reviews)[1].task
+    recipe = _recipe("sparse", reviews)[1]
+    assert isinstance(recipe, FinetuneRecipe)
+    data = recipe.task
     metrics, difference = steps.time(
         "parity", lambda advance: score_packed_beside(packed, out / "sparse", data, on_progress=advance)
     )
@@ -232,7 +234,7 @@ class _Steps:
         return result
 
 
-def _recipe(name: str, overrides: list[str]) -> tuple[str, Any]:
+def _recipe(name: str, overrides: list[str]) -> tuple[str, Recipe]:
     """The stage of one of our own recipes, and the recipe."""
     path = recipes_folder() / "quickstart" / f"{name}.toml"
     stage = stage_of(path)
