@@ -44,10 +44,10 @@ def bench(
 
     if (model is None) == (not random):
         raise UsageError("one model folder is expected, or --random bert-base")
-    from pruneonce.bench.inference.run import Options, run_on_folder, run_on_random
+    from pruneonce.bench.inference.run import BenchSettings, run_on_folder, run_on_random
     from pruneonce.recipe import TaskData
 
-    options = Options(
+    settings = BenchSettings(
         against=tuple(name.strip() for name in against.split(",") if name.strip()),
         grid=grid,
         threads=threads or available_cores(),
@@ -61,12 +61,12 @@ def bench(
     )
     with progress_bar("bench") as advance:
         if random:
-            record = run_on_random(random, head, sparsity, options, advance, pattern=pattern)
+            record = run_on_random(random, head, sparsity, settings, advance, pattern=pattern)
         else:
             assert model is not None
-            record = run_on_folder(model, options, advance)
+            record = run_on_folder(model, settings, advance)
     if json_file is not None:
-        write_json(json_file, record)
+        write_json(json_file, record.as_json())
     for line in results.summary(record):
         terminal().print(line)
     for table in results.tables(record):
@@ -91,18 +91,18 @@ def bench_train(
 ) -> None:
     """Measure a step of fine-tuning beside dense PyTorch and masks: same batch, in turn, losses compared."""
     from pruneonce.bench.training import results
-    from pruneonce.bench.training.run import TrainingOptions, run_on_folder, run_on_random
+    from pruneonce.bench.training.run import TrainingBenchSettings, run_on_folder, run_on_random
 
     if (model is None) == (not random):
         raise UsageError("one model folder is expected, or --random bert-base")
-    options = TrainingOptions(grid, task, threads or available_cores(), rounds, dropout, kernel)
+    settings = TrainingBenchSettings(grid, task, threads or available_cores(), rounds, dropout, kernel)
     with progress_bar("bench-train") as advance:
         if model is not None:
-            record = run_on_folder(model, options, advance)
+            record = run_on_folder(model, settings, advance)
         else:
-            record = run_on_random(random, sparsity, options, advance)
+            record = run_on_random(random, sparsity, settings, advance)
     if json_file is not None:
-        write_json(json_file, record)
+        write_json(json_file, record.as_json())
     for line in results.summary(record):
         terminal().print(line)
     for columns, rows in (

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pruneonce.bench.inference.run import Options, run_on_folder
+from pruneonce.bench.inference.record import read_bench
+from pruneonce.bench.inference.run import BenchSettings, run_on_folder
 from pruneonce.bench.measure import paired_ratio
 from pruneonce.convert.inspect_folder import inspect_folder
 from pruneonce.convert.to_packed import export_packed
@@ -251,10 +252,10 @@ def _timings(model: Path, rivals: list[str], file: Path, on_progress: Advance) -
     inputs = {"model": sha256_file(model / WEIGHTS_FILE), "engines": ["pruneonce", "pruneonce-int8", *rivals]}
     record = read_json(file) if file.is_file() else {}
     if record.get("inputs") != inputs:
-        options = Options(tuple(rivals), f"1x{TIMED_TOKENS}", available_cores(), rounds=TIMED_ROUNDS)
-        record = {"inputs": inputs, "bench": run_on_folder(model, options, on_progress)}
+        settings = BenchSettings(tuple(rivals), f"1x{TIMED_TOKENS}", available_cores(), rounds=TIMED_ROUNDS)
+        record = {"inputs": inputs, "bench": run_on_folder(model, settings, on_progress).as_json()}
         write_json(file, record)
-    seconds = record["bench"]["cases"][0]["seconds"]
+    seconds = read_bench(record["bench"], str(file)).cases[0].seconds
     return {
         engine: (statistics.median(taken) * 1e3, paired_ratio(seconds["torch"], taken).median)
         for engine, taken in seconds.items()
