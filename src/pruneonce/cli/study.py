@@ -39,16 +39,14 @@ def study(
         return
     from pruneonce.study.run import run_study
 
-    outcome = run_study(plan, progress_bar, jobs)
+    result = run_study(plan, progress_bar, jobs)
     if as_json:
-        print_json(
-            {"runs": {name: each.metrics for name, each in outcome.records.items()}, "failures": outcome.failures}
-        )
-    print(f"{len(outcome.records)} of {len(plan.nodes)} runs are done: pruneonce report {folder}")
-    for name, reason in outcome.failures.items():
+        print_json({"runs": {name: each.metrics for name, each in result.records.items()}, "failures": result.failures})
+    print(f"{len(result.records)} of {len(plan.nodes)} runs are done: pruneonce report {folder}")
+    for name, reason in result.failures.items():
         print(f"  {name}: {plain(reason)}")
-    if outcome.failures:
-        raise PruneonceError(f"{len(outcome.failures)} runs have no result; the same command tries them again")
+    if result.failures:
+        raise PruneonceError(f"{len(result.failures)} runs have no result; the same command tries them again")
 
 
 def quickstart(

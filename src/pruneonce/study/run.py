@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.connection
-import os
-import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +11,7 @@ import torch
 
 from pruneonce.data import text
 from pruneonce.data.build import build
+from pruneonce.data.executor import end_with_parent
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.formats.record import Provenance
 from pruneonce.machine import available_cores
@@ -27,7 +25,7 @@ from pruneonce.train.processes import world_size
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StudyResult:
     """What came of a study."""
 
     records: dict[str, Provenance] = field(default_factory=dict)  # run -> its record
@@ -41,7 +39,7 @@ class Outcome:
         return missing is not None
 
 
-def run_study(plan: Plan, open_bar: OpenBar, jobs: int = 1) -> Outcome:
+def run_study(plan: Plan, open_bar: OpenBar, jobs: int = 1) -> StudyResult:
     """Run every node into `plan.out`/NAME. A run that fails is noted, and so are those that need it; others go on.
 
     open_bar: shows each run, or all where they are side by side. jobs: runs at the same time, each in a process of its
@@ -52,29 +50,29 @@ def run_study(plan: Plan, open_bar: OpenBar, jobs: int = 1) -> Outcome:
     write_study(plan, {})
     if any(node.stage in ("teacher", "prune") for node in plan.nodes.values()):
         make_corpus(plan, open_bar)
-    outcome = Outcome()
+    result = StudyResult()
     if jobs == 1:
-        _one_by_one(plan, open_bar, outcome)
+        _one_by_one(plan, open_bar, result)
     else:
-        _side_by_side(plan, open_bar, outcome, jobs)
-    write_study(plan, outcome.failures)
-    return outcome
+        _side_by_side(plan, open_bar, result, jobs)
+    write_study(plan, result.failures)
+    return result
 
 
-def _one_by_one(plan: Plan, open_bar: OpenBar, outcome: Outcome) -> None:
+def _one_by_one(plan: Plan, open_bar: OpenBar, result: StudyResult) -> None:
     for number, node in enumerate(plan.nodes.values(), 1):
-        if outcome.lacks_parent(node):
+        if result.lacks_parent(node):
             continue
         with open_bar(f"{number} of {len(plan.nodes)}: {node.name}") as advance:
             try:
-                outcome.records[node.name] = RUNNERS[node.stage](
+                result.records[node.name] = RUNNERS[node.stage](
                     node.recipe, StageOptions(plan.out / node.name, on_progress=advance)
                 )
             except PruneonceError as error:
-                outcome.failures[node.name] = str(error)
+                result.failures[node.name] = str(error)
 
 
-def _side_by_side(plan: Plan, open_bar: OpenBar, outcome: Outcome, jobs: int) -> None:
+def _side_by_side(plan: Plan, open_bar: OpenBar, result: StudyResult, jobs: int) -> None:
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
@@ -89,18 +87,18 @@ def _side_by_side(plan: Plan, open_bar: OpenBar, outcome: Outcome, jobs: int) ->
         try:
             while waiting or running:
                 for name, node in list(waiting.items()):
-                    if outcome.lacks_parent(node):
+                    if result.lacks_parent(node):
                         del waiting[name]
-                    elif len(running) < jobs and all(parent in outcome.records for parent in node.parents):
+                    elif len(running) < jobs and all(parent in result.records for parent in node.parents):
                         del waiting[name]
                         running[pool.submit(_run_node, node.stage, node.recipe, plan.out / name)] = name
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     name = running.pop(future)
                     try:
-                        outcome.records[name] = future.result()
+                        result.records[name] = future.result()
                     except PruneonceError as error:
-                        outcome.failures[name] = str(error)
-                    advance(len(outcome.records) + len(outcome.failures), len(plan.nodes), name)
+                        result.failures[name] = str(error)
+                    advance(len(result.records) + len(result.failures), len(plan.nodes), name)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -109,15 +107,7 @@ def _side_by_side(plan: Plan, open_bar: OpenBar, outcome: Outcome, jobs: int) ->
 def _begin_worker(threads: int) -> None:
     torch.set_num_threads(threads)
     quiet_transformers()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A study that is killed must not leave runs behind that nobody sees; what they have done is in checkpoints."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
+    end_with_parent()
 
 
 def _run_node(stage: str, recipe: Recipe, out: Path) -> Provenance:
