@@ -111,7 +111,7 @@ def check_format_version(
         return version
     stated = "no format version" if version is None else f"format version {ascii(version)[:20]}"
     advice = ": upgrade pruneonce" if type(version) is int and version > newest else ""
-    raise error(f"{where} has {stated}, this pruneonce reads up to {newest}{advice}")
+    raise error(f"{where}: {stated}, this pruneonce reads up to {newest}{advice}")
 
 
 def sha256_file(path: Path) -> str:
