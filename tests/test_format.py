@@ -508,7 +508,7 @@ def test_version_that_is_no_number(sound, refused, version):
     header, data = sound
     refused(
         with_header(with_metadata(header, format_version=version), data),
-        "has format version .*, this pruneonce reads up to 2",
+        "format version .*, this pruneonce reads up to 2",
     )
 
 
