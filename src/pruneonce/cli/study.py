@@ -60,14 +60,14 @@ def quickstart(
         fetch_assets()
         print(f"assets: {assets_folder()}")
         return
-    from pruneonce.quickstart.run import COLUMNS, cells, run_quickstart
+    from pruneonce.quickstart.run import COLUMNS, run_quickstart, shown
     from pruneonce.train.language_model import quiet_transformers
 
     quiet_transformers()
     report = run_quickstart(out)
     table = Table(*COLUMNS, title="Movie-review sentences, held out")
     for row in report.rows:
-        table.add_row(*cells(row))
+        table.add_row(*shown(row))
     terminal().print(table)
     print(f"details: {out / 'report.md'}")
 
