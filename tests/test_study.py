@@ -20,7 +20,7 @@ from pruneonce.recipe import FinetuneRecipe, load_recipes, recipes_folder
 from pruneonce.stages import RUNNERS
 from pruneonce.study import cost
 from pruneonce.study import run as study_run
-from pruneonce.study.index import read_study, index_file
+from pruneonce.study.index import index_file, read_study
 from pruneonce.study.plan import make_plan
 from pruneonce.study.recipe import load_study
 from pruneonce.study.run import run_study
