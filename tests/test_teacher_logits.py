@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import json
-import signal
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from test_training import (  # noqa: F401 - fixtures
-    articles,
-    finetune_values,
-    forkserver,
-    pair_corpus,
-    reviews,
-    run,
-    run_and_kill,
-    sparse_bert,
-)
+from tiny_stages import finetune_values, kill, run
 
 from pruneonce.errors import PruneonceError
 from pruneonce.recipe import Distillation
@@ -31,7 +21,6 @@ from pruneonce.train.teacher_logits import FILE_NAME, answers_pay, teacher_logit
 from pruneonce.train.trainer import checkpoints_folder
 
 LENGTHS = (5, 9, 3, 17, 8, 1)
-STEPS = 12
 
 
 @pytest.fixture(params=["classification", "question_answering"])
@@ -114,7 +103,7 @@ def test_damaged_answers_are_one_line_that_says_what_to_do(tiny_bert, features, 
 
 
 @pytest.fixture(scope="module")
-def distilled(sparse_bert, tiny_bert, reviews, tmp_path_factory):  # noqa: F811
+def distilled(sparse_bert, tiny_bert, reviews, tmp_path_factory):
     """Recipe values of a run that passes three times over its examples."""
     folder = tmp_path_factory.mktemp("task-teacher")
     run("finetune", finetune_values(tiny_bert, reviews, epochs=1), folder / "dense")
@@ -143,10 +132,7 @@ def test_training_is_the_same_as_with_the_teacher_asked_in_every_step(distilled,
 def test_killed_distillation_ends_bit_for_bit_like_an_uninterrupted_one(distilled, tmp_path, monkeypatch):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     run("finetune", distilled, straight)
-    worker = forkserver.Process(target=run_and_kill, args=(distilled, killed, "step 7", "finetune"))
-    worker.start()
-    worker.join()
-    assert worker.exitcode == -signal.SIGKILL
+    kill("finetune", distilled, killed, "step 7")
     assert (checkpoints_folder(killed) / FILE_NAME).is_file()
     run("finetune", distilled, killed)
     assert losses_of(killed) == losses_of(straight)
