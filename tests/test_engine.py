@@ -315,7 +315,7 @@ def test_a_folder_or_an_unknown_instruction_set(classifier_file):
 def test_the_engine_runs_without_torch(classifier_file):
     code = (
         "import sys, json, numpy as np\n"
-        "from pruneonce.engine import load_model\n"
+        "from pruneonce.run.model import load_model\n"
         f"logits = load_model({str(classifier_file)!r})([np.arange(5)])\n"
         "print(json.dumps([logits.tolist(), sorted(sys.modules)]))\n"
     )

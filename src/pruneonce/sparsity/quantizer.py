@@ -19,23 +19,20 @@ from torch.utils.hooks import RemovableHandle
 
 from pruneonce.errors import PruneonceError
 from pruneonce.formats.scales_file import LARGEST_SCALE, LinearQuantization
-from pruneonce.models.family import Architecture, prunable_linears
+from pruneonce.models import FAMILIES, Family
 from pruneonce.sparsity.pruner import MaskedLinear
 from pruneonce.sparsity.sparse_linear import SparseLinear
 
 AVERAGING = 0.01  # weight of a new step's minimum and maximum in the moving average, as published
 Preset = Literal["default", "paper"]
-# Layers whose output is quantised as well in the paper's configuration for BERT. The original code matched names, so
-# that DistilBERT, with other names, got another scheme in silence; here both families have the same roles.
-OUTPUT_QUANTIZED = (
-    *("attention.self.query", "attention.self.key", "intermediate.dense"),
-    *("attention.q_lin", "attention.k_lin", "ffn.lin1"),
-)
+# Roles of the layers whose output is quantised as well in the paper's configuration for BERT. The original code matched
+# names, so that DistilBERT, with other names, got another scheme in silence.
+OUTPUT_QUANTIZED = ("query", "key", "up")
 
 
-def quantizable_linears(names: Iterable[str], architecture: Architecture, preset: Preset) -> list[str]:
+def quantizable_linears(names: Iterable[str], family: Family, preset: Preset) -> list[str]:
     """Of a model's linear layers, those to quantise: what may be pruned, or in the paper's preset all."""
-    return list(names) if preset == "paper" else prunable_linears(names, architecture)
+    return list(names) if preset == "paper" else family.prunable_linears(names)
 
 
 # ------------------------------------------------------------------------------------------------------ the arithmetic
@@ -306,7 +303,8 @@ def quantize_layers(
         layer = model.get_submodule(name)
         if type(layer) not in (nn.Linear, MaskedLinear):
             raise TypeError(f"{name} is a {type(layer).__name__}: only linear layers can be quantised")
-        output = preset == "paper" and name.endswith(OUTPUT_QUANTIZED)
+        roles = {family.role_of(name) for family in FAMILIES.values()}
+        output = preset == "paper" and not roles.isdisjoint(OUTPUT_QUANTIZED)
         layers[name] = _quantized(layer, Rounding(name, tokens, output=output, per_tensor=preset == "paper"))
     return Quantizer(layers, model.register_forward_pre_hook(tokens.note, with_kwargs=True), begin_step)
 
