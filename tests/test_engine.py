@@ -141,12 +141,8 @@ def test_with_pinned_kernels_two_starts_answer_with_the_same_bits_whatever_was_f
         pinned.append(np.concatenate(load_model(file, kernels=kernels)(ids, types)))
         measured.append(load_model(file))
     assert np.array_equal(*pinned)
-    assert {type(model.encoder.layers[0].up.weight) for model in measured} == {
-        _native.PackedWeight,
-        _native.DenseWeight,
-    }
-    chosen = measured[kernels == "dense"]
-    assert np.array_equal(np.concatenate(chosen(ids, types)), pinned[0])
+    kinds = [type(model.encoder.layers[0].up.weight) for model in measured]
+    assert kinds == [_native.PackedWeight, _native.DenseWeight]
     with pytest.raises(UsageError, match="kernels is 'fast': one of measured, sparse, dense is expected"):
         load_model(file, kernels="fast")
 

@@ -488,9 +488,8 @@ def test_predict_says_what_is_missing(make, monkeypatch, capsys, tmp_path):
 def test_a_pipeline_parses_its_tokenizer_once_until_a_text_must_be_cut(make, monkeypatch):
     _, file = make("text-classification")
     parsed = []
-    monkeypatch.setattr(
-        text_model, "tokenizer_from_text", lambda text: parsed.append(text) or tokenizer_from_text(text)
-    )
+    parse = text_model.tokenizer_from_text
+    monkeypatch.setattr(text_model, "tokenizer_from_text", lambda text: parsed.append(text) or parse(text))
     classify = pipeline("text-classification", file)
     short = classify("a good film")
     assert len(parsed) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
@@ -110,17 +110,17 @@ def make_random(
 
     from pruneonce.convert import onnx_graph
     from pruneonce.models.hub import config_for, random_hub_model
-    from pruneonce.sparsity.masks import block_magnitude_mask, magnitude_mask
+    from pruneonce.sparsity.masks import magnitude_mask
+    from pruneonce.sparsity.patterns import PatternName
 
     family, sizes = SHAPES[shape]
-    mask = block_magnitude_mask if pattern == "1x4" else magnitude_mask
     torch.manual_seed(seed)
     model = random_hub_model(onnx_graph.HEADS[HEADS[head]].loader, config_for(family, family.config_of(sizes)))
     modules = dict(model.named_modules())
     with torch.no_grad():
         for name in family.prunable_linears(modules):
             weight: Any = modules[name].weight
-            weight.mul_(mask(weight, sparsity))
+            weight.mul_(magnitude_mask(weight, sparsity, cast("PatternName", pattern)))
     model.save_pretrained(folder)
     _tokenizer(family).save(str(folder / "tokenizer.json"))
     zeros = f"{sparsity:.0%} zeros" + (" in blocks of 1x4" if pattern == "1x4" else "")
