@@ -106,13 +106,13 @@ def save_sparse(source: Path, head: str, folder: Path) -> Path:
     import torch
     import transformers
 
-    from pruneonce.models.family import architecture_of, prunable_linears
+    from pruneonce.models import family_of
     from pruneonce.sparsity.masks import magnitude_mask
 
     torch.manual_seed(1)
     model = getattr(transformers, head).from_pretrained(source)
     with torch.no_grad():
-        for name in prunable_linears(dict(model.named_modules()), architecture_of(model.config.model_type)):
+        for name in family_of(model.config.model_type).prunable_linears(dict(model.named_modules())):
             weight = model.get_submodule(name).weight
             weight.masked_fill_(magnitude_mask(weight, 0.9) == 0, 0.0)  # a product would leave -0.0
     model.save_pretrained(folder)
@@ -155,20 +155,20 @@ def articles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def pair_corpus(articles: Path, tiny_bert: Path) -> Path:
     """The articles in pairs of at most 32 tokens, for `tiny_bert`."""
-    from pruneonce.data import corpus
+    from pruneonce.data.build import build
 
     folder = articles.parent / "pairs"
-    corpus.build(articles, folder, tokenizer=tiny_bert, layout="segment_pair_nsp", max_tokens=32)
+    build(articles, folder, tokenizer=tiny_bert, layout="segment_pair_nsp", max_tokens=32)
     return folder
 
 
 @pytest.fixture(scope="session")
 def sentence_corpus(articles: Path, tiny_distilbert: Path) -> Path:
     """The articles in runs of sentences of at most 32 tokens, for `tiny_distilbert`."""
-    from pruneonce.data import corpus
+    from pruneonce.data.build import build
 
     folder = articles.parent / "sentences"
-    corpus.build(articles, folder, tokenizer=tiny_distilbert, layout="document_sentences", max_tokens=32)
+    build(articles, folder, tokenizer=tiny_distilbert, layout="document_sentences", max_tokens=32)
     return folder
 
 

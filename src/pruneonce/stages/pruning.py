@@ -10,14 +10,15 @@ from torch import nn
 
 from pruneonce.errors import UsageError
 from pruneonce.formats.record import check_masks, read_provenance
-from pruneonce.models.family import architecture_of, encoder_name, prunable_linears
+from pruneonce.models import family_of
+from pruneonce.models.hub import load_config, random_hub_model
 from pruneonce.recipe import FinetuneRecipe, PruneRecipe, Pruning, QuantizeRecipe, Training
 from pruneonce.sparsity.cpu_training import LOCKED_FROM, names_with_zeros
 from pruneonce.sparsity.layers import linear_names
 from pruneonce.sparsity.patterns import PATTERNS
 from pruneonce.sparsity.pruner import Pruner
 from pruneonce.sparsity.schedules import PruningSchedule, linear_factor, rewinding_factor, warmup_steps_from_ratio
-from pruneonce.train.language_model import load_config
+from pruneonce.train.language_model import pretraining_class
 
 
 def pruning_schedule(pruning: Pruning, steps: int) -> PruningSchedule:
@@ -72,7 +73,7 @@ def learning_rate_factor(training: Training, steps: int, pruning: Pruning | None
 def scheduled_pruner(model: nn.Module, pruning: Pruning, steps: int) -> Pruner:
     """Masks on a Hugging Face model that grow by magnitude in the course of `steps`."""
     config: Any = model.config
-    names = prunable_linears(linear_names(model), architecture_of(config.model_type), pooler=pruning.pooler)
+    names = family_of(config.model_type).prunable_linears(linear_names(model), pooler=pruning.pooler)
     _check_pattern(model, names, pruning)
     return Pruner(model, names, pruning_schedule(pruning, steps), pruning.pattern)
 
@@ -82,9 +83,9 @@ def lock_zeros(model: Any, recipe: FinetuneRecipe | QuantizeRecipe) -> Pruner | 
     if recipe.lock == "off":
         return None
     parent = read_provenance(recipe.model)
-    architecture = architecture_of(model.config.model_type)
+    family = family_of(model.config.model_type)
     # A matrix that has lost its zeros must be found, and zeros by rounding (int8) are not for keeping.
-    recorded = {name: encoder_name(name, architecture) for name in linear_names(model)}
+    recorded = {name: family.encoder_name(name) for name in linear_names(model)}
     names = names_with_zeros(model) if parent is None else [name for name in recorded if recorded[name] in parent.masks]
     if not names:
         if recipe.lock == "require":
@@ -118,15 +119,13 @@ class PlannedMatrix:
 def plan_pruning(recipe: PruneRecipe) -> list[PlannedMatrix]:
     """Every linear layer of the recipe's model with its target; reads the config, not the weights."""
     from accelerate import init_empty_weights
-    from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 
     config = load_config(recipe.model)
-    architecture = architecture_of(config.model_type)
-    loader = AutoModelForPreTraining if architecture.pooler else AutoModelForMaskedLM
+    family = family_of(config.model_type)
     with init_empty_weights():
-        model = loader.from_config(config)
+        model = random_hub_model(pretraining_class(nsp=family.heads.next_sentence is not None), config)
     names = linear_names(model)
-    pruned = prunable_linears(names, architecture, pooler=recipe.pruning.pooler)
+    pruned = family.prunable_linears(names, pooler=recipe.pruning.pooler)
     _check_pattern(model, pruned, recipe.pruning)
     pattern = PATTERNS[recipe.pruning.pattern]
     rows = []

@@ -21,7 +21,8 @@ from pruneonce.evaluation.evaluate import evaluate_hidden_states, evaluate_langu
 from pruneonce.evaluation.scoring import score
 from pruneonce.files import sha256_file
 from pruneonce.formats.model_folder import folder_digest
-from pruneonce.models.family import architecture_of
+from pruneonce.models import family_of
+from pruneonce.models.hub import load_config
 from pruneonce.models.tokenizer import load_tokenizer, special_token_ids
 from pruneonce.progress import Advance
 from pruneonce.recipe import (
@@ -49,7 +50,7 @@ from pruneonce.tasks.recipe_data import (
 from pruneonce.train.dropout import set_dropout
 from pruneonce.train.encoder_model import load_encoder_model
 from pruneonce.train.heads import head_of
-from pruneonce.train.language_model import load_config, load_language_model
+from pruneonce.train.language_model import load_language_model
 from pruneonce.train.losses import HiddenStatesLoss
 from pruneonce.train.objectives import HiddenStatesObjective, PretrainingObjective, TaskObjective
 from pruneonce.train.processes import world_size
@@ -154,7 +155,6 @@ def open_inputs(stage: str, recipe: Recipe) -> Inputs:
     validation = validation_examples(recipe.task, task)
     digests = _task_digests(recipe, task)
     config = load_config(recipe.model)
-    architecture_of(config.model_type)
     _check_teacher(config, recipe.distillation)
     return TaskInputs(stage, recipe, config, task, validation, digests)
 
@@ -177,8 +177,7 @@ def build(inputs: Inputs, options: StageOptions) -> WorkingModel:
 
 
 def _open_corpus(stage: str, recipe: TeacherRecipe | PruneRecipe) -> CorpusInputs:
-    config = load_config(recipe.model)
-    architecture_of(config.model_type)  # first of all: is this a model we know?
+    config = load_config(recipe.model)  # first of all: is this a model we know?
     distillation = recipe.distillation if isinstance(recipe, PruneRecipe) else None
     if distillation is not None and not distillation.teacher:
         distillation = replace(distillation, teacher=recipe.model)
@@ -366,7 +365,7 @@ def _calibrated(model: Any, inputs: TaskInputs, features: Sequence[Any]) -> Quan
     """The model's layers made to round, their ranges set by `features`."""
     recipe = inputs.recipe
     assert isinstance(recipe, QuantizeRecipe)
-    names = quantizable_linears(linear_names(model), architecture_of(model.config.model_type), recipe.preset)
+    names = quantizable_linears(linear_names(model), family_of(model.config.model_type), recipe.preset)
     quantizer = quantize_layers(model, names, preset=recipe.preset, begin_step=recipe.begin_step)
     with observing(quantizer):
         torch_predict(model, inputs.task, inputs.pad_id)(features)

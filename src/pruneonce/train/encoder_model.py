@@ -10,9 +10,8 @@ import transformers
 from torch import Tensor, nn
 
 from pruneonce.errors import UsageError
-from pruneonce.models.family import architecture_of, encoder_name
-from pruneonce.train.language_model import load_config
-from pruneonce.train.task_model import takes_token_types
+from pruneonce.models import Family, family_of
+from pruneonce.models.hub import load_config, load_hub_model
 
 
 class EncoderModel(nn.Module):
@@ -24,10 +23,10 @@ class EncoderModel(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        family = architecture_of(model.config.model_type)
+        self.family: Family = family_of(model.config.model_type)
         body = {id(parameter) for parameter in self.body.parameters()}
         for name, parameter in model.named_parameters():
-            pooler = family.pooler is not None and encoder_name(name, family).startswith(f"{family.pooler}.")
+            pooler = self.family.encoder_name(name).startswith(f"{self.family.pooler}.")
             if pooler or id(parameter) not in body:
                 parameter.requires_grad_(False)
 
@@ -37,17 +36,16 @@ class EncoderModel(nn.Module):
 
     @property
     def body(self) -> Any:
-        """The encoder, the model itself if it is bare."""
-        return getattr(self.model, architecture_of(self.model.config.model_type).base, self.model)
+        """The encoder, which is the model itself if it is bare."""
+        return getattr(self.model, self.family.base, self.model)
 
     def forward(self, *, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> tuple[Tensor, ...]:
         """Hidden states of the embeddings and of every layer: float [batch, tokens, size] each.
 
         input_ids, attention_mask, token_type_ids: int64 [batch, tokens].
         """
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if takes_token_types(self.model):
-            inputs["token_type_ids"] = token_type_ids
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        inputs = {name: given[name] for name in self.family.inputs}
         states: tuple[Tensor, ...] = self.body(**inputs, output_hidden_states=True).hidden_states
         return states
 
@@ -58,13 +56,12 @@ def load_encoder_model(path: str | Path) -> EncoderModel:
     UsageError for an unknown path or family, and for a checkpoint whose body is not all there.
     """
     config = load_config(path)
-    family = architecture_of(config.model_type)
-    loader = getattr(transformers, (config.architectures or [""])[0], None)
-    fits = isinstance(loader, type) and getattr(loader, "config_class", None) is type(config)
-    model_class: Any = loader if fits else transformers.AutoModel
-    model, info = model_class.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+    # A config is untrusted: it chooses among transformers' classes for its own family, and nothing else.
+    named = str((config.architectures or [""])[0])
+    fits = getattr(getattr(transformers, named, None), "config_class", None) is type(config)
+    model, info = load_hub_model(named if fits else "AutoModel", path, dtype=torch.float32, output_loading_info=True)
     wrapped = EncoderModel(model)
     body = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if missing := sorted(body & set(info["missing_keys"])):
-        raise UsageError(f"{path} is no {family.model_type} to take hidden states of: it has no {missing[0]}")
+        raise UsageError(f"{path} cannot be taken hidden states of: it has no {missing[0]}")
     return wrapped

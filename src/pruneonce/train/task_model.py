@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from pruneonce.errors import UsageError
-from pruneonce.models.family import architecture_of
+from pruneonce.models import family_of
+from pruneonce.models.hub import load_config, load_hub_model
 from pruneonce.progress import Advance
 from pruneonce.tasks import Task
 from pruneonce.train.heads import head_of
-from pruneonce.train.language_model import load_config
 from pruneonce.train.losses import HiddenStatesLoss
 from pruneonce.train.objectives import pad_features, task_answer
 
@@ -29,13 +29,12 @@ def load_task_model(path: str | Path, task: Task, *, trained: bool = False) -> t
     head is missing or has other labels.
     """
     config = load_config(path)
-    architecture_of(config.model_type)
     head = head_of(task)
     outputs = head.outputs(task)
     if trained and outputs is not None and config.num_labels != len(outputs):
         raise UsageError(f"{path} has {config.num_labels} labels, the task has {len(outputs)} ({', '.join(outputs)})")
-    model, info = head.loader.from_pretrained(
-        path, **head.settings(outputs or ()), dtype=torch.float32, output_loading_info=True
+    model, info = load_hub_model(
+        head.loader, path, **head.settings(outputs or ()), dtype=torch.float32, output_loading_info=True
     )
     missing = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
     if trained and missing:
@@ -93,8 +92,8 @@ def torch_answers(
 
 
 def takes_token_types(model: Any) -> bool:
-    """DistilBERT has no segment embeddings."""
-    return bool(model.config.model_type == "bert")
+    """Whether a model is told which of two texts a token is of."""
+    return family_of(model.config.model_type).token_types
 
 
 def match_vocabulary(model: nn.Module, teacher: nn.Module, teacher_path: str) -> None:

@@ -23,7 +23,7 @@ class Head(Protocol):
     """One kind of task. Stateless: what it computes follows from its arguments."""
 
     kind: str  # `kind` of its tasks
-    loader: Any  # transformers' class that puts this head on a body
+    loader: str  # transformers' class that puts this head on a body
     answer_columns: int  # an answer as it is stored has this many numbers per row
 
     def outputs(self, task: Task) -> tuple[str, ...] | None:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForSequenceClassification
 
 from pruneonce.tasks import Task
 from pruneonce.train.losses import distillation_loss
@@ -19,7 +18,7 @@ class Classification:
     """Logits [batch, labels]."""
 
     kind = "classification"
-    loader = AutoModelForSequenceClassification
+    loader = "AutoModelForSequenceClassification"
     answer_columns = 1
 
     def outputs(self, task: Task) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForQuestionAnswering
 
 from pruneonce.tasks import Task
 from pruneonce.train.losses import distillation_loss
@@ -22,7 +21,7 @@ class QuestionAnswering:
     """Logits [batch, 2, tokens] (start, end); padding is no candidate: `NOT_A_POSITION` for student and teacher."""
 
     kind = "question_answering"
-    loader = AutoModelForQuestionAnswering
+    loader = "AutoModelForQuestionAnswering"
     answer_columns = 2
 
     def outputs(self, task: Task) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForSequenceClassification
 
 from pruneonce.tasks import Task
 from pruneonce.train.heads.classification import named_outputs
@@ -19,7 +18,7 @@ class Regression:
     """Logits [batch, 1]."""
 
     kind = "regression"
-    loader = AutoModelForSequenceClassification
+    loader = "AutoModelForSequenceClassification"
     answer_columns = 1
 
     def outputs(self, task: Task) -> tuple[str, ...]:
