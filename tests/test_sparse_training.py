@@ -18,7 +18,7 @@ import pruneonce
 from pruneonce.convert.inspect_folder import inspect_folder
 from pruneonce.errors import UsageError
 from pruneonce.formats.record import read_provenance
-from pruneonce.sparsity.sparse_linear import SparseLinear
+from pruneonce.sparsity.layers import Sparse, WorkingLinear
 from pruneonce.train import trainer as training
 
 
@@ -84,7 +84,7 @@ def test_every_locked_layer_is_sparse_while_it_trains(sparse_bert, reviews, tmp_
 
     def look(self, *arguments):
         optimizer = original(self, *arguments)
-        layers = [layer for layer in self.run.hub_model.modules() if isinstance(layer, SparseLinear)]
+        layers = [each for each in self.run.hub_model.modules() if type(getattr(each, "form", None)) is Sparse]
         parameters = {id(each) for group in optimizer.param_groups for each in group["params"]}
         decayed = {id(each) for group in optimizer.param_groups if group["weight_decay"] for each in group["params"]}
         seen.append((len(layers), all(id(layer.values) in parameters & decayed for layer in layers)))
@@ -204,7 +204,7 @@ def test_a_loop_of_ones_own_trains_like_masks_and_leaves_an_ordinary_model(spars
             assert pruner.computes_sparse == (kernel == "sparse")
             curves.append(loop(model, batches))
             model.save_pretrained(tmp_path / kernel)  # within, too
-        assert all(type(module) is not SparseLinear for module in model.modules())
+        assert all(type(module) is not WorkingLinear for module in model.modules())
         assert all(torch.equal(each == 0, zeros[name]) for name, each in model.state_dict().items() if name in zeros)
         models.append(model.state_dict())
     np.testing.assert_allclose(curves[1], curves[0], rtol=1e-3)
@@ -219,8 +219,59 @@ def test_a_loop_that_fails_leaves_an_ordinary_model_too(sparse_bert, batches):
     expected = model(**batches[0]).logits.detach()
     with pytest.raises(RuntimeError, match="out of batches"), pruneonce.sparse_training(model, "sparse"):
         raise RuntimeError("out of batches")
-    assert all(type(module) is not SparseLinear for module in model.modules())
+    assert all(type(module) is not WorkingLinear for module in model.modules())
     torch.testing.assert_close(model(**batches[0]).logits, expected)
+
+
+def test_an_optimizer_made_before_is_refused_at_its_first_step_and_has_stepped_nothing(
+    sparse_bert,
+    batches,
+):
+    model = load(sparse_bert)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+
+    def steps():
+        with pruneonce.sparse_training(model, "sparse"):
+            model(**batches[0]).loss.backward()
+            optimizer.step()
+
+    with pytest.raises(UsageError, match=r"an optimizer holds bert.*weight, .* make the optimizer within") as caught:
+        steps()
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert loop(model, batches[:1]), "outside nothing is refused"
+
+
+@pytest.mark.parametrize(
+    "reason", ["none at all", "made within", "masks alone", "of the head alone", "of another model"]
+)
+def test_optimizers_that_train_what_they_hold_are_let_be(reason, sparse_bert, batches):
+    model = load(sparse_bert)
+    other = torch.nn.Linear(2, 2)
+    held = {"masks alone": model.parameters(), "of the head alone": model.classifier.parameters()}
+    optimizer = torch.optim.SGD(held.get(reason, other.parameters()), lr=0.1)
+    with pruneonce.sparse_training(model, "dense" if reason == "masks alone" else "sparse"):
+        if reason == "made within":
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model(**batches[0]).loss.backward()
+        other(torch.ones(1, 2)).sum().backward()
+        gradients = [each.grad for each in model.parameters() if each.grad is not None]
+        assert len(gradients) > 20
+        if reason != "none":
+            optimizer.step()
+
+
+def test_attention_follows_whatever_the_pruner_is_told(sparse_bert):
+    model = load(sparse_bert)
+    with pruneonce.sparse_training(model, "sparse") as pruner:
+        seen = [model.config._attn_implementation]
+        state = pruner.state()
+        pruner.compute_dense()
+        seen.append(model.config._attn_implementation)
+        pruner.load_state(state)
+        seen.append(model.config._attn_implementation)
+    assert [*seen, model.config._attn_implementation] == ["pruneonce", "sdpa", "pruneonce", "sdpa"]
 
 
 def test_a_decoder_sees_nothing_of_what_comes_after(sparse_bert):

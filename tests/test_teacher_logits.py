@@ -14,9 +14,9 @@ from pruneonce.errors import PruneonceError
 from pruneonce.recipe import Distillation
 from pruneonce.stages import finetuning
 from pruneonce.train.batching import ExampleKey
-from pruneonce.train.distillation import freeze_teacher
 from pruneonce.train.objectives import TaskObjective
 from pruneonce.train.task_model import torch_predict
+from pruneonce.train.teacher import Teacher
 from pruneonce.train.teacher_logits import FILE_NAME, answers_pay, teacher_logits
 from pruneonce.train.trainer import checkpoints_folder
 
@@ -74,8 +74,7 @@ def test_answers_are_read_back_with_the_same_bits_and_the_teacher_not_asked_agai
 def test_answers_in_lower_precision_are_float32_and_near(tiny_bert, task, features, tmp_path):
     teacher = model_for(task, tiny_bert, 1)
     exact = torch_predict(teacher, task, 0)(features)
-    freeze_teacher(teacher, torch.bfloat16)
-    answers = teacher_logits(teacher, task, features, 0, tmp_path)
+    answers = teacher_logits(Teacher(teacher, torch.bfloat16), task, features, 0, tmp_path)
     assert any((near != wanted).any() for near, wanted in zip(answers, exact, strict=True))
     for near, wanted in zip(answers, exact, strict=True):
         assert near.dtype == np.float32

@@ -143,7 +143,7 @@ def test_a_matrix_that_cannot_be_cut_into_blocks_is_named_before_anything_is_tra
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tiny_bert / name, tmp_path / "odd" / name)
     values = prune_values(tmp_path / "odd", pair_corpus) | {"pruning": {"pattern": "1x4"}}
-    message = r"layer\.0\.output\.dense\.weight of 32 x 62 cannot be cut into blocks of 4.*\"unstructured\""
+    message = r"layer\.0\.output\.dense\.weight of 32 x 62 cannot be cut into blocks of 1 x 4.*\"unstructured\""
     with pytest.raises(UsageError, match=message):
         run("prune", values, tmp_path / "out")
     with pytest.raises(UsageError, match=message):
