@@ -85,7 +85,7 @@ def import_(
 
 def _export_onnx(model: Path, out: Path, as_json: bool) -> None:
     from pruneonce.convert.to_onnx import export_onnx
-    from pruneonce.train.language_model import quiet_transformers
+    from pruneonce.models.hub import quiet_transformers
 
     quiet_transformers()
     written = export_onnx(model, out)

@@ -29,8 +29,8 @@ def evaluate(
 ) -> None:
     """Score a fine-tuned model folder, or a packed file, with the task's standard metrics."""
     from pruneonce.evaluation.scoring import score_folder, score_packed
+    from pruneonce.models.hub import quiet_transformers
     from pruneonce.recipe import TaskData
-    from pruneonce.train.language_model import quiet_transformers
 
     quiet_transformers()
     wanted = TaskData(task, "", data, text, text_pair, label, max_tokens=max_tokens)

@@ -27,9 +27,9 @@ def study(
     as_json: JSON = False,
 ) -> None:
     """Run a grid of methods, sparsities, tasks and seeds. Run again to resume: what is done is skipped."""
+    from pruneonce.models.hub import quiet_transformers
     from pruneonce.study.plan import make_plan
     from pruneonce.study.recipe import load_study
-    from pruneonce.train.language_model import quiet_transformers
 
     quiet_transformers()
     folder = out or default_output(recipe)
@@ -60,14 +60,14 @@ def quickstart(
         fetch_assets()
         print(f"assets: {assets_folder()}")
         return
-    from pruneonce.quickstart.run import COLUMNS, cells, run_quickstart
-    from pruneonce.train.language_model import quiet_transformers
+    from pruneonce.models.hub import quiet_transformers
+    from pruneonce.quickstart.run import COLUMNS, run_quickstart, shown
 
     quiet_transformers()
     report = run_quickstart(out)
     table = Table(*COLUMNS, title="Movie-review sentences, held out")
     for row in report.rows:
-        table.add_row(*cells(row))
+        table.add_row(*shown(row))
     terminal().print(table)
     print(f"details: {out / 'report.md'}")
 

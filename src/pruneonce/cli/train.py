@@ -80,9 +80,9 @@ def doctor(
 
 
 def _run_stage(stage: str, path: Path, overrides: list[str] | None, out: Path | None, keep: bool) -> None:
+    from pruneonce.models.hub import quiet_transformers
     from pruneonce.recipe import load_recipes
     from pruneonce.stages import RUNNERS, StageOptions
-    from pruneonce.train.language_model import quiet_transformers
     from pruneonce.train.processes import is_main_process
 
     quiet_transformers()

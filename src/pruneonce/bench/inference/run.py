@@ -78,7 +78,7 @@ def _run(make_subject: Callable[[Path], Subject], settings: BenchSettings, on_pr
     if min(settings.threads, settings.rounds) < 1 or settings.settle < 0:
         raise UsageError("--threads and --rounds must be at least 1, --settle at least 0")
     require(["torch", *settings.against], deepsparse_python=settings.deepsparse_python)
-    from pruneonce.train.language_model import quiet_transformers
+    from pruneonce.models.hub import quiet_transformers
 
     quiet_transformers()
     with (

@@ -64,7 +64,7 @@ def run_on_random(
     _check(settings)
     if shape not in SHAPES:
         raise UsageError(f"--random '{shape}' is unknown: expected one of {', '.join(SHAPES)}")
-    from pruneonce.train.language_model import quiet_transformers
+    from pruneonce.models.hub import quiet_transformers
 
     quiet_transformers()
     with tempfile.TemporaryDirectory(prefix="pruneonce-bench-", ignore_cleanup_errors=True) as work:
