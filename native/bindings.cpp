@@ -20,6 +20,7 @@
 #include "embeddings.h"
 #include "int8.h"
 #include "int8_pack.h"
+#include "machine.h"
 #include "memory.h"
 #include "pack.h"
 #include "parallel.h"
@@ -59,13 +60,28 @@ pruneonce::Nonlinearity nonlinearity_of(const std::string& name) {
   refuse("multiply", "nonlinearity is '" + name + "', expected none, gelu, gelu_tanh or relu");
 }
 
+// What is not given is this machine's.
+pruneonce::Machine machine_of(const char* who, const std::optional<std::string>& isa,
+                              const std::optional<std::size_t>& l1_bytes, const std::optional<std::size_t>& threads) {
+  pruneonce::Machine machine = pruneonce::this_machine(pruneonce::choose_isa(isa));
+  if (l1_bytes) machine.l1_bytes = *l1_bytes;
+  if (threads) machine.threads = *threads;
+  if (machine.l1_bytes < pruneonce::kSmallestL1Bytes)
+    refuse(who, "l1_bytes is " + to_string(machine.l1_bytes) + ", expected at least " +
+                    to_string(pruneonce::kSmallestL1Bytes));
+  if (machine.threads < 1 || machine.threads > pruneonce::kMaxThreads)
+    refuse(who, "threads is " + to_string(machine.threads) + ", expected 1 to " + to_string(pruneonce::kMaxThreads));
+  return machine;
+}
+
 void init_packed_weight(pruneonce::PackedWeight* self, const Array<const std::int64_t, 1>& row_ptr,
                         const Array<const std::int32_t, 1>& col, const Vector& values, std::size_t cols,
-                        const std::optional<std::string>& isa) {
-  const pruneonce::Isa chosen = pruneonce::choose_isa(isa);
+                        const std::optional<std::string>& isa,
+                        const std::optional<std::size_t>& l1_bytes, const std::optional<std::size_t>& threads) {
+  const pruneonce::Machine machine = machine_of("PackedWeight", isa, l1_bytes, threads);
   nb::gil_scoped_release release;
   new (self) pruneonce::PackedWeight(
-      {{row_ptr.data(), row_ptr.size()}, {col.data(), col.size()}, cols}, {values.data(), values.size()}, chosen);
+      {{row_ptr.data(), row_ptr.size()}, {col.data(), col.size()}, cols}, {values.data(), values.size()}, machine);
 }
 
 void init_dense_weight(pruneonce::DenseWeight* self, const Matrix& weight, const std::optional<std::string>& isa) {
@@ -77,14 +93,15 @@ void init_dense_weight(pruneonce::DenseWeight* self, const Matrix& weight, const
 void init_int8_weight(pruneonce::Int8Weight* self, const Array<const std::int64_t, 1>& row_ptr,
                       const Array<const std::int32_t, 1>& col, const Array<const std::int8_t, 1>& values,
                       const Vector& scale, std::size_t cols, float input_scale, std::int32_t input_zero_point,
-                      const std::string& fours, const std::optional<std::string>& isa) {
+                      const std::string& fours, const std::optional<std::string>& isa,
+                        const std::optional<std::size_t>& l1_bytes, const std::optional<std::size_t>& threads) {
   if (fours != "any" && fours != "neighbours") refuse("Int8Weight", "fours is '" + fours + "', expected any or neighbours");
-  const pruneonce::Isa chosen = pruneonce::choose_isa(isa);
+  const pruneonce::Machine machine = machine_of("Int8Weight", isa, l1_bytes, threads);
   nb::gil_scoped_release release;
   new (self) pruneonce::Int8Weight({{row_ptr.data(), row_ptr.size()}, {col.data(), col.size()}, cols},
                                    {values.data(), values.size()},
                                    {{scale.data(), scale.size()}, input_scale, input_zero_point},
-                                   fours == "any" ? pruneonce::Fours::any : pruneonce::Fours::neighbours, chosen);
+                                   fours == "any" ? pruneonce::Fours::any : pruneonce::Fours::neighbours, machine);
 }
 
 void init_int8_dense_weight(pruneonce::Int8DenseWeight* self, const Array<const std::int8_t, 2>& weight,
@@ -97,10 +114,11 @@ void init_int8_dense_weight(pruneonce::Int8DenseWeight* self, const Array<const 
 }
 
 void init_sparse_linear(pruneonce::SparseLinear* self, const Array<const std::int64_t, 1>& row_ptr,
-                        const Array<const std::int32_t, 1>& col, std::size_t cols, const std::optional<std::string>& isa) {
-  const pruneonce::Isa chosen = pruneonce::choose_isa(isa);
+                        const Array<const std::int32_t, 1>& col, std::size_t cols, const std::optional<std::string>& isa,
+                        const std::optional<std::size_t>& l1_bytes, const std::optional<std::size_t>& threads) {
+  const pruneonce::Machine machine = machine_of("SparseLinear", isa, l1_bytes, threads);
   nb::gil_scoped_release release;
-  new (self) pruneonce::SparseLinear({{row_ptr.data(), row_ptr.size()}, {col.data(), col.size()}, cols}, chosen);
+  new (self) pruneonce::SparseLinear({{row_ptr.data(), row_ptr.size()}, {col.data(), col.size()}, cols}, machine);
 }
 
 template <class Rows>
@@ -354,6 +372,7 @@ NB_MODULE(_native, m) {
   m.def("set_num_threads", &pruneonce::set_num_threads, "count"_a,
         "Use `count` threads, the calling one included, from the next call on.");
 
+  m.def("l1_bytes", &pruneonce::l1_bytes, "Of a core's data cache on this machine, which tiles follow.");
   m.def("borrow_threads",
         [](std::uintptr_t gomp_parallel) {
           pruneonce::borrow_threads(reinterpret_cast<pruneonce::OpenMpParallel>(gomp_parallel));
@@ -380,10 +399,12 @@ NB_MODULE(_native, m) {
 
   nb::class_<pruneonce::PackedWeight>(m, "PackedWeight", "A sparse matrix, packed for this processor.")
       .def("__init__", &init_packed_weight, "row_ptr"_a.noconvert(), "col"_a.noconvert(), "values"_a.noconvert(),
-           nb::kw_only(), "cols"_a, "isa"_a = nb::none(),
+           nb::kw_only(), "cols"_a, "isa"_a = nb::none(), "l1_bytes"_a = nb::none(),
+           "threads"_a = nb::none(),
            "Pack compressed sparse rows.\n\n"
            "row_ptr: int64 [rows + 1]; col: int32 [non-zeros], rising within a row; values: float32 [non-zeros].\n"
-           "ValueError says which rule is broken. `isa` overrides $PRUNEONCE_ISA.")
+           "isa, l1_bytes, threads: of the machine that it is packed for, else $PRUNEONCE_ISA and what is found here.\n"
+           "ValueError says which rule is broken.")
       .def_prop_ro("rows", &pruneonce::PackedWeight::rows)
       .def_prop_ro("cols", &pruneonce::PackedWeight::cols)
       .def_prop_ro("nonzeros", &pruneonce::PackedWeight::nonzeros)
@@ -392,9 +413,11 @@ NB_MODULE(_native, m) {
 
   nb::class_<pruneonce::SparseLinear>(m, "SparseLinear", "The zeros of a matrix in training; the values are the caller's.")
       .def("__init__", &init_sparse_linear, "row_ptr"_a.noconvert(), "col"_a.noconvert(), nb::kw_only(), "cols"_a,
-           "isa"_a = nb::none(),
+           "isa"_a = nb::none(), "l1_bytes"_a = nb::none(),
+           "threads"_a = nb::none(),
            "Pack a pattern for both directions.\n\n"
-           "row_ptr: int64 [rows + 1]; col: int32 [non-zeros], rising within a row. ValueError says which rule is broken.")
+           "row_ptr: int64 [rows + 1]; col: int32 [non-zeros], rising within a row. isa, l1_bytes, threads: of the machine\n"
+           "that it is packed for, else what is found here. ValueError says which rule is broken.")
       .def_prop_ro("rows", &pruneonce::SparseLinear::rows)
       .def_prop_ro("cols", &pruneonce::SparseLinear::cols)
       .def_prop_ro("nonzeros", &pruneonce::SparseLinear::nonzeros)
@@ -433,11 +456,13 @@ NB_MODULE(_native, m) {
   nb::class_<pruneonce::Int8Weight>(m, "Int8Weight", "A sparse matrix of 8-bit weights, packed for this processor.")
       .def("__init__", &init_int8_weight, "row_ptr"_a.noconvert(), "col"_a.noconvert(), "values"_a.noconvert(),
            "scale"_a.noconvert(), nb::kw_only(), "cols"_a, "input_scale"_a, "input_zero_point"_a, "fours"_a = "any",
-           "isa"_a = nb::none(),
+           "isa"_a = nb::none(), "l1_bytes"_a = nb::none(),
+           "threads"_a = nb::none(),
            "Pack compressed sparse rows: weight = values · scale[row]; x = (code - zero point) · input scale.\n\n"
            "row_ptr: int64 [rows + 1]; col: int32 [non-zeros], rising within a row; values: int8 [non-zeros];\n"
            "scale: float32 [rows]. fours: which weights of a row are computed together, `any`, or those of four\n"
-           "`neighbours`, for zeros in blocks. ValueError says which rule is broken. `isa` overrides $PRUNEONCE_ISA.")
+           "`neighbours`, for zeros in blocks. isa, l1_bytes, threads: of the machine that it is packed for, else what is\n"
+           "found here. ValueError says which rule is broken.")
       .def_prop_ro("rows", &pruneonce::Int8Weight::rows)
       .def_prop_ro("cols", &pruneonce::Int8Weight::cols)
       .def_prop_ro("nonzeros", &pruneonce::Int8Weight::nonzeros)

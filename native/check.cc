@@ -78,11 +78,11 @@ SparseRows sparse_rows(const std::vector<float>& weight, std::size_t cols) {
   return result;
 }
 
-void check_sparse_linear(Isa isa, std::size_t rows, std::size_t cols, std::size_t tokens, float density, Random& random) {
+void check_sparse_linear(const Machine& machine, std::size_t rows, std::size_t cols, std::size_t tokens, float density, Random& random) {
   const std::vector<float> weight = random.vector(rows * cols, density), bias = random.vector(rows);
   const std::vector<float> x = random.vector(tokens * cols), dy = random.vector(tokens * rows);
   const SparseRows sparse = sparse_rows(weight, cols);
-  const SparseLinear linear({sparse.row_ptr, sparse.col, cols}, isa);
+  const SparseLinear linear({sparse.row_ptr, sparse.col, cols}, machine);
   // Exactly as large as they must be: a step beyond is seen.
   std::vector<float> y(tokens * rows), dx(tokens * cols), dvalues(sparse.values.size()), dbias(rows);
   linear.forward(sparse.values.data(), bias.data(), x.data(), tokens, y.data());
@@ -110,10 +110,11 @@ void check_sparse_linear(Isa isa, std::size_t rows, std::size_t cols, std::size_
   compare(dbias, dbias_sum);
 }
 
-void check_products(Isa isa, std::size_t rows, std::size_t cols, std::size_t tokens, float density, Random& random) {
+void check_products(const Machine& machine, std::size_t rows, std::size_t cols, std::size_t tokens, float density, Random& random) {
   const std::vector<float> weight = random.vector(rows * cols, density), bias = random.vector(rows);
   const auto [row_ptr, col, values] = sparse_rows(weight, cols);
-  const PackedWeight packed({row_ptr, col, cols}, values, isa);
+  const Isa isa = machine.isa;
+  const PackedWeight packed({row_ptr, col, cols}, values, machine);
   const DenseWeight dense(weight.data(), rows, cols, isa);
   const Activations x = activations(random.vector(tokens * cols), cols, isa);
   const Activations residual = activations(random.vector(tokens * rows), rows, isa);
@@ -143,7 +144,8 @@ void check_products(Isa isa, std::size_t rows, std::size_t cols, std::size_t tok
   take(y, std::span(kept).first(tokens > 1 ? 2 : 1));
 }
 
-void check_int8_products(Isa isa, std::size_t rows, std::size_t cols, std::size_t tokens, float density, Random& random) {
+void check_int8_products(const Machine& machine, std::size_t rows, std::size_t cols, std::size_t tokens, float density, Random& random) {
+  const Isa isa = machine.isa;
   std::vector<std::int64_t> row_ptr{0};
   std::vector<std::int32_t> col;
   std::vector<std::int8_t> weight(rows * cols), values;
@@ -178,8 +180,8 @@ void check_int8_products(Isa isa, std::size_t rows, std::size_t cols, std::size_
         require(std::abs(sum * 0.125 + bias[r] - y_rows[t * rows + r]) < 1e-3, "an int8 product differs from plain loops");
       }
   };
-  compare(Int8Weight({row_ptr, col, cols}, values, quantization, Fours::any, isa));
-  compare(Int8Weight({row_ptr, col, cols}, values, quantization, Fours::neighbours, isa));
+  compare(Int8Weight({row_ptr, col, cols}, values, quantization, Fours::any, machine));
+  compare(Int8Weight({row_ptr, col, cols}, values, quantization, Fours::neighbours, machine));
   compare(Int8DenseWeight(weight.data(), rows, cols, quantization, isa));
 }
 
@@ -286,13 +288,17 @@ void check_everything(unsigned seed) {
   Random random(seed);
   check_rice(random);
   for (Isa isa : available_isas()) {
-    for (std::size_t tokens : {1u, 7u, 33u, 70u})
+    // Any machine's tiles, on this one.
+    Machine machine = this_machine(isa);
+    for (std::size_t tokens : {1u, 7u, 33u, 70u}) {
+      machine.l1_bytes = (tokens == 1 ? 32 : tokens == 7 ? 48 : 64) << 10;
       for (auto [rows, cols] : {std::pair{1u, 1u}, {5u, 97u}, {97u, 193u}, {390u, 70u}, {12u, 400u}})
         for (float density : {0.0f, 0.1f, 1.0f}) {
-          check_products(isa, rows, cols, tokens, density, random);
-          check_sparse_linear(isa, rows, cols, tokens, density, random);
-          check_int8_products(isa, rows, cols, tokens, density, random);
+          check_products(machine, rows, cols, tokens, density, random);
+          check_sparse_linear(machine, rows, cols, tokens, density, random);
+          check_int8_products(machine, rows, cols, tokens, density, random);
         }
+    }
     check_attention(isa, 3, 7, {0, 7, 38, 40, 75}, random);
     check_attention(isa, 2, 64, {0, 1, 66}, random);
     check_attention_training(isa, 70, 2, 16, {70, 1, 33}, random);
@@ -359,7 +365,7 @@ int main() {
   borrow_threads(lend_threads);
   check_failing_tasks();
   Random random(7);
-  for (Isa isa : available_isas()) check_sparse_linear(isa, 97, 193, 400, 0.1f, random);
+  for (Isa isa : available_isas()) check_sparse_linear(this_machine(isa), 97, 193, 400, 0.1f, random);
   borrow_threads(nullptr);
   // Callers that meet: one has the pool, the others work alone; and the pool is resized under them.
   std::vector<std::thread> callers;

@@ -75,22 +75,22 @@ void neighbouring_fours(const std::vector<Weight>& weights, std::size_t vector_b
   }
 }
 
-std::size_t columns_of(Fours fours, std::size_t cols, Isa isa) {
-  const Int8Kernel& kernel = int8_kernel(isa);
-  if (fours == Fours::any) return columns_per_tile(cols, kernel.code_bytes);
-  return 4 * columns_per_tile(divide_up(cols, 4), 4 * kernel.code_bytes);
+std::size_t columns_of(Fours fours, std::size_t cols, const Machine& machine) {
+  const Int8Kernel& kernel = int8_kernel(machine.isa);
+  if (fours == Fours::any) return columns_per_tile(cols, kernel.code_bytes, machine.l1_bytes);
+  return 4 * columns_per_tile(divide_up(cols, 4), 4 * kernel.code_bytes, machine.l1_bytes);
 }
 
 }  // namespace
 
 Int8Weight::Int8Weight(const Csr& csr, std::span<const std::int8_t> values, const Int8Quantization& quantization,
-                       Fours fours, Isa isa)
+                       Fours fours, const Machine& machine)
     : scales_(quantization, csr.row_ptr.empty() ? 0 : csr.row_ptr.size() - 1, "Int8Weight"),
       cols_(csr.cols),
       nonzeros_(csr.col.size()),
-      tile_rows_(rows_per_tile(scales_.rows())),
-      tile_cols_(columns_of(fours, csr.cols, isa)),
-      isa_(isa),
+      tile_rows_(rows_per_tile(scales_.rows(), machine.threads)),
+      tile_cols_(columns_of(fours, csr.cols, machine)),
+      isa_(machine.isa),
       fours_(fours) {
   check(csr, values.size(), "Int8Weight");
   for (std::size_t r = 0; r < rows(); ++r) {
@@ -99,7 +99,7 @@ Int8Weight::Int8Weight(const Csr& csr, std::span<const std::int8_t> values, cons
     scales_.set_sum(r, sum, size, "Int8Weight");
   }
 
-  const Int8Kernel& kernel = int8_kernel(isa);
+  const Int8Kernel& kernel = int8_kernel(isa_);
   std::vector<std::int64_t> next(csr.row_ptr.begin(), csr.row_ptr.end());  // per row: its first non-zero not yet packed
   std::vector<Weight> weights;
   std::vector<std::vector<Four>> packed(tile_rows_);

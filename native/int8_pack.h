@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "codes.h"
-#include "cpu_isa.h"
 #include "int8_kernel.h"
 #include "int8_scales.h"
+#include "machine.h"
 #include "pack.h"
 
 namespace pruneonce {
@@ -30,7 +30,7 @@ class Int8Weight {
  public:
   // Throws std::invalid_argument where a rule is broken.
   Int8Weight(const Csr& csr, std::span<const std::int8_t> values, const Int8Quantization& quantization, Fours fours,
-             Isa isa);
+             const Machine& machine);
 
   std::size_t rows() const { return scales_.rows(); }
   std::size_t cols() const { return cols_; }

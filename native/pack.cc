@@ -6,24 +6,12 @@
 #include <stdexcept>
 #include <string>
 
-#include "parallel.h"
 #include "spmm.h"
-
-#if defined(__unix__) || defined(__APPLE__)
-#include <unistd.h>
-#endif
 
 namespace pruneonce {
 namespace {
 
 constexpr std::size_t kMaxSide = std::numeric_limits<std::int32_t>::max();
-
-std::size_t l1_bytes() {
-#ifdef _SC_LEVEL1_DCACHE_SIZE
-  if (const long bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE); bytes > 0) return static_cast<std::size_t>(bytes);
-#endif
-  return 32 * 1024;  // the smallest of current x86 and Arm server cores
-}
 
 }  // namespace
 
@@ -65,25 +53,27 @@ void check(const Csr& csr, std::size_t values, const char* who) {
   }
 }
 
-std::size_t columns_per_tile(std::size_t cols, std::size_t bytes) {
-  const std::size_t most = std::min(l1_bytes(), std::numeric_limits<std::uint16_t>::max() + std::size_t{1}) / bytes;
+std::size_t columns_per_tile(std::size_t cols, std::size_t bytes, std::size_t l1_bytes) {
+  const std::size_t most = std::min(l1_bytes, std::numeric_limits<std::uint16_t>::max() + std::size_t{1}) / bytes;
   return std::max<std::size_t>(1, divide_up(cols, std::max<std::size_t>(1, divide_up(cols, most))));
 }
 
-std::size_t rows_per_tile(std::size_t rows) {
-  return std::clamp<std::size_t>(divide_up(rows, num_threads() * 32) * 32, 96, 384);
+std::size_t rows_per_tile(std::size_t rows, std::size_t threads) {
+  return std::clamp<std::size_t>(divide_up(rows, threads * 32) * 32, 96, 384);
 }
 
-PackedPattern::PackedPattern(const Csr& csr, Isa isa, const char* who, std::vector<std::uint32_t>* source)
+PackedPattern::PackedPattern(const Csr& csr, const Machine& machine, const char* who,
+                             std::vector<std::uint32_t>* source)
     : rows_(csr.row_ptr.empty() ? 0 : csr.row_ptr.size() - 1),
       cols_(csr.cols),
-      tile_rows_(rows_per_tile(rows_)),
-      tile_cols_(columns_per_tile(cols_, spmm_kernel(isa).lanes * sizeof(float) * kPanelVectors)),
-      isa_(isa) {
+      tile_rows_(rows_per_tile(rows_, machine.threads)),
+      tile_cols_(columns_per_tile(cols_, spmm_kernel(machine.isa).lanes * sizeof(float) * kPanelVectors,
+                                  machine.l1_bytes)),
+      isa_(machine.isa) {
   check(csr, csr.col.size(), who);
   if (csr.col.size() > std::numeric_limits<std::uint32_t>::max())
     throw std::invalid_argument("[" + std::string(who) + "] more than 2^32 - 1 non-zeros");
-  const std::size_t vector_bytes = spmm_kernel(isa).lanes * sizeof(float);
+  const std::size_t vector_bytes = spmm_kernel(isa_).lanes * sizeof(float);
   offsets_.reserve(csr.col.size() + kValuesAhead);
   if (source) source->reserve(csr.col.size());
   starts_.reserve(tiles_across() * tiles_down() + 1);
@@ -138,11 +128,12 @@ std::size_t PackedPattern::bytes() const {
          row_order_.capacity() * sizeof(std::uint16_t) + offsets_.capacity() * sizeof(std::uint16_t);
 }
 
-PackedWeight::PackedWeight(const Csr& csr, std::span<const float> values, Isa isa)
-    : PackedWeight(csr, values, isa, std::vector<std::uint32_t>{}) {}
+PackedWeight::PackedWeight(const Csr& csr, std::span<const float> values, const Machine& machine)
+    : PackedWeight(csr, values, machine, std::vector<std::uint32_t>{}) {}
 
-PackedWeight::PackedWeight(const Csr& csr, std::span<const float> values, Isa isa, std::vector<std::uint32_t> source)
-    : PackedPattern(csr, isa, "PackedWeight", &source) {
+PackedWeight::PackedWeight(const Csr& csr, std::span<const float> values, const Machine& machine,
+                           std::vector<std::uint32_t> source)
+    : PackedPattern(csr, machine, "PackedWeight", &source) {
   check_count(source.size(), values.size(), "PackedWeight");
   values_.reserve(source.size() + kValuesAhead);
   for (const std::uint32_t place : source) values_.push_back(values[place]);

@@ -7,8 +7,8 @@
 #include <span>
 #include <vector>
 
-#include "cpu_isa.h"
 #include "activations.h"
+#include "machine.h"
 #include "spmm_kernel.h"
 
 namespace pruneonce {
@@ -26,10 +26,10 @@ void check_count(std::size_t nonzeros, std::size_t values, const char* who);
 
 // The width of tiles, all nearly equal, of which a panel's x fits the L1 cache; y rows and weights pass through it beside
 // that, which costs less than more and narrower tiles. bytes: of a column of x. Offsets in a tile have 16 bits.
-std::size_t columns_per_tile(std::size_t cols, std::size_t bytes);
+std::size_t columns_per_tile(std::size_t cols, std::size_t bytes, std::size_t l1_bytes);
 
 // The more rows are sorted together, the longer the runs; but every thread must find a tile, even for one panel.
-std::size_t rows_per_tile(std::size_t rows);
+std::size_t rows_per_tile(std::size_t rows, std::size_t threads);
 
 // Where the non-zeros are, cut into tiles of `tile_rows` × `tile_cols`. The x rows of one tile stay in the L1 cache while
 // all its matrix rows pass; these are sorted by their number of non-zeros, so that the inner loop's length hardly ever
@@ -38,7 +38,7 @@ class PackedPattern {
  public:
   // source: if not null, becomes the place in the CSR of each packed non-zero. Throws std::invalid_argument, in the name
   // of `who`, where the CSR breaks a rule.
-  PackedPattern(const Csr& csr, Isa isa, const char* who, std::vector<std::uint32_t>* source = nullptr);
+  PackedPattern(const Csr& csr, const Machine& machine, const char* who, std::vector<std::uint32_t>* source = nullptr);
 
   std::size_t rows() const { return rows_; }
   std::size_t cols() const { return cols_; }
@@ -75,13 +75,14 @@ class PackedPattern {
 class PackedWeight : public PackedPattern {
  public:
   // Throws std::invalid_argument where the CSR breaks a rule.
-  PackedWeight(const Csr& csr, std::span<const float> values, Isa isa);
+  PackedWeight(const Csr& csr, std::span<const float> values, const Machine& machine);
 
   std::size_t bytes() const { return PackedPattern::bytes() + values_.capacity() * sizeof(float); }
   const float* values() const { return values_.data(); }
 
  private:
-  PackedWeight(const Csr& csr, std::span<const float> values, Isa isa, std::vector<std::uint32_t> source);
+  PackedWeight(const Csr& csr, std::span<const float> values, const Machine& machine,
+               std::vector<std::uint32_t> source);
 
   std::vector<float> values_;
 };

@@ -16,7 +16,6 @@
 namespace pruneonce {
 namespace {
 
-constexpr std::size_t kMaxThreads = 1024;
 // How long an idle thread looks for the next job before it sleeps: some 20 µs, longer than the gap between two layers,
 // shorter than anybody would notice. Waking a sleeping thread costs about as much.
 constexpr int kSpins = 2000;

@@ -6,6 +6,8 @@
 
 namespace pruneonce {
 
+constexpr std::size_t kMaxThreads = 1024;
+
 // Threads that parallel_for uses, the calling one included: fewer where the system grants no more. At first: as many as
 // there are processors.
 std::size_t num_threads();

@@ -63,9 +63,10 @@ const Csr& checked(const Csr& csr) {
 
 }  // namespace
 
-SparseLinear::SparseLinear(const Csr& csr, Isa isa) : row_ptr_((checked(csr), csr.row_ptr.begin()), csr.row_ptr.end()) {
+SparseLinear::SparseLinear(const Csr& csr, const Machine& machine)
+    : row_ptr_((checked(csr), csr.row_ptr.begin()), csr.row_ptr.end()) {
   std::vector<std::uint32_t> source;
-  pattern_.emplace(csr, isa, "SparseLinear", &source);
+  pattern_.emplace(csr, machine, "SparseLinear", &source);
   for (std::size_t i = 0; i < source.size(); ++i)
     if (i == 0 || source[i] != source[i - 1] + 1) {
       stretch_.push_back(source[i]);
@@ -75,7 +76,7 @@ SparseLinear::SparseLinear(const Csr& csr, Isa isa) : row_ptr_((checked(csr), cs
 
   const Transposed transposed = transpose(csr);
   source.clear();
-  transposed_.emplace(Csr{transposed.row_ptr, transposed.col, row_ptr_.size() - 1}, isa, "SparseLinear", &source);
+  transposed_.emplace(Csr{transposed.row_ptr, transposed.col, row_ptr_.size() - 1}, machine, "SparseLinear", &source);
   place_in_row_.reserve(source.size());
   for (const std::uint32_t place : source) place_in_row_.push_back(transposed.place_in_row[place]);
 }

@@ -19,7 +19,7 @@ const SparseLinearKernel& sparse_linear_kernel(Isa isa);
 class SparseLinear {
  public:
   // Throws std::invalid_argument where the CSR breaks a rule.
-  SparseLinear(const Csr& csr, Isa isa);
+  SparseLinear(const Csr& csr, const Machine& machine);
 
   std::size_t rows() const { return pattern_->rows(); }
   std::size_t cols() const { return pattern_->cols(); }

@@ -23,6 +23,9 @@ def num_threads() -> int: ...
 def set_num_threads(count: int) -> None:
     """Use `count` threads, the calling one included, from the next call on."""
 
+def l1_bytes() -> int:
+    """Of a core's data cache on this machine, which tiles follow."""
+
 def borrow_threads(gomp_parallel: int) -> None:
     """
     Compute on the threads of an OpenMP library from now on: the address of its GOMP_parallel; 0: on our own again.
@@ -61,12 +64,13 @@ class Activations:
 class PackedWeight:
     """A sparse matrix, packed for this processor."""
 
-    def __init__(self, row_ptr: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], col: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], values: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], *, cols: int, isa: str | None = None) -> None:
+    def __init__(self, row_ptr: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], col: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], values: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], *, cols: int, isa: str | None = None, l1_bytes: int | None = None, threads: int | None = None) -> None:
         """
         Pack compressed sparse rows.
 
         row_ptr: int64 [rows + 1]; col: int32 [non-zeros], rising within a row; values: float32 [non-zeros].
-        ValueError says which rule is broken. `isa` overrides $PRUNEONCE_ISA.
+        isa, l1_bytes, threads: of the machine that it is packed for, else $PRUNEONCE_ISA and what is found here.
+        ValueError says which rule is broken.
         """
 
     @property
@@ -88,11 +92,12 @@ class PackedWeight:
 class SparseLinear:
     """The zeros of a matrix in training; the values are the caller's."""
 
-    def __init__(self, row_ptr: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], col: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], *, cols: int, isa: str | None = None) -> None:
+    def __init__(self, row_ptr: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], col: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], *, cols: int, isa: str | None = None, l1_bytes: int | None = None, threads: int | None = None) -> None:
         """
         Pack a pattern for both directions.
 
-        row_ptr: int64 [rows + 1]; col: int32 [non-zeros], rising within a row. ValueError says which rule is broken.
+        row_ptr: int64 [rows + 1]; col: int32 [non-zeros], rising within a row. isa, l1_bytes, threads: of the machine
+        that it is packed for, else what is found here. ValueError says which rule is broken.
         """
 
     @property
@@ -166,13 +171,14 @@ class Codes:
 class Int8Weight:
     """A sparse matrix of 8-bit weights, packed for this processor."""
 
-    def __init__(self, row_ptr: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], col: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], values: Annotated[NDArray[numpy.int8], dict(shape=(None,), order='C', device='cpu', writable=False)], scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], *, cols: int, input_scale: float, input_zero_point: int, fours: str = 'any', isa: str | None = None) -> None:
+    def __init__(self, row_ptr: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], col: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], values: Annotated[NDArray[numpy.int8], dict(shape=(None,), order='C', device='cpu', writable=False)], scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], *, cols: int, input_scale: float, input_zero_point: int, fours: str = 'any', isa: str | None = None, l1_bytes: int | None = None, threads: int | None = None) -> None:
         """
         Pack compressed sparse rows: weight = values · scale[row]; x = (code - zero point) · input scale.
 
         row_ptr: int64 [rows + 1]; col: int32 [non-zeros], rising within a row; values: int8 [non-zeros];
         scale: float32 [rows]. fours: which weights of a row are computed together, `any`, or those of four
-        `neighbours`, for zeros in blocks. ValueError says which rule is broken. `isa` overrides $PRUNEONCE_ISA.
+        `neighbours`, for zeros in blocks. isa, l1_bytes, threads: of the machine that it is packed for, else what is
+        found here. ValueError says which rule is broken.
         """
 
     @property
