@@ -3,7 +3,7 @@
 
 #include <cstddef>
 
-#include "cpu_isa.h"
+#include "isa.h"
 
 namespace pruneonce {
 
