@@ -17,6 +17,7 @@
 
 #include "attention.h"
 #include "attention_training.h"
+#include "cpu_isa.h"
 #include "dense.h"
 #include "elementwise.h"
 #include "embeddings.h"
