@@ -3,7 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart test lint check sanitize check-arm stub bench clean
+# Tests on the original files of GLUE and SQuAD run where PRUNEONCE_TEST_DATA names them, as a folder beside the checkout may.
+ifneq ($(wildcard ../shared/data/glue),)
+export PRUNEONCE_TEST_DATA ?= $(abspath ../shared/data)
+endif
+
+.PHONY: quickstart test quick lint check sanitize check-arm stub bench clean
 
 quickstart: .venv/train.done
 	$(BIN)/pruneonce quickstart
@@ -12,6 +17,10 @@ test: .venv/dev.done
 	@# Real-model tests want the quickstart's assets; without a network they are skipped with a reason.
 	-$(BIN)/pruneonce quickstart --assets-only
 	$(BIN)/python -m pytest
+
+# The inner loop: under a minute on two cores.
+quick: .venv/dev.done
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: .venv/dev.done
 	$(BIN)/ruff check src tests benchmarks

@@ -65,7 +65,7 @@ def pack_random(shape: str, sparsity: float, folder: Path) -> Path:
     from pruneonce.formats.model_folder import WEIGHTS_FILE, read_architecture
     from pruneonce.formats.scales_file import LinearQuantization, write_quantization
     from pruneonce.models.family import prunable_linears
-    from pruneonce.sparsity.quantizer import weight_scale, whole_weight
+    from pruneonce.sparsity.fake_quant import weight_scale, whole_weight
 
     make_random(shape, "sequence-classification", sparsity, folder)
     weights, layers = load_file(folder / WEIGHTS_FILE), {}

@@ -22,10 +22,9 @@ from transformers import AutoModelForPreTraining
 from pruneonce.cost.probe import KNOWN_SHAPES
 from pruneonce.models.family import prunable_linears
 from pruneonce.quickstart.assets import fetch_assets
-from pruneonce.sparsity.cpu_training import compute_faster, match_attention
+from pruneonce.sparsity.cpu_training import CpuTraining
 from pruneonce.sparsity.pruner import Pruner
 from pruneonce.sparsity.schedules import PruningSchedule
-from pruneonce.sparsity.torch_threads import torch_threads
 from pruneonce.train.language_model import LanguageModel, load_language_model, quiet_transformers
 
 BATCH, TOKENS, SPARSITY = 16, 128, 0.9
@@ -60,7 +59,7 @@ def measure(folder: str | None, shape: str | None, precision: str, steps: int) -
     autocast = torch.bfloat16 if precision == "bf16" else None
     models = {"plain": load(folder, shape)}
     models |= {side: copy.deepcopy(models["plain"]) for side in SIDES[1:]}
-    at_once = PruningSchedule(SPARSITY, 0, 2, 0, 1, 1)
+    at_once = PruningSchedule.one_shot(SPARSITY)
     pruners = {side: Pruner(models[side].model, prunable(models[side]), at_once) for side in SIDES[1:]}
     vocabulary = int(models["plain"].config.vocab_size)
     inputs = {
@@ -69,13 +68,11 @@ def measure(folder: str | None, shape: str | None, precision: str, steps: int) -
         "token_type_ids": torch.zeros(BATCH, TOKENS, dtype=torch.int64),
         "positions": torch.arange(MASKED_TOKENS),
     }
-    with torch_threads():
-        compute_faster(models["kept"].model, pruners["kept"], "sparse", autocast)
-        pruners["masked"].update(2)
+    with CpuTraining(models["kept"].model, pruners["kept"], "sparse", autocast):
+        pruners["masked"].update(0)
         begun = time.perf_counter()
-        pruners["kept"].update(2)
+        pruners["kept"].update(0)
         update_seconds = time.perf_counter() - begun
-        match_attention(models["kept"].model, pruners["kept"])
         optimizers = {
             side: torch.optim.AdamW(model.train().parameters(), lr=1e-5, fused=True) for side, model in models.items()
         }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -21,7 +24,6 @@ settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
 
 FORMAT_PAGE = Path(__file__).parents[1] / "docs" / "format.md"
-SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
 WORDS = """the a of and in to is was for on as by with it that from at his he an are which this be or had not were film
 good bad story city river king war year people world music water house small great old new first north south
 history state part time called known made used one two three many most some such other been also has its their
@@ -29,11 +31,14 @@ but . , ; ? ! ' ( ) -""".split()
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The folder of real data sets; tests that need it are skipped where it is absent."""
-    if not SHARED_DATA.is_dir():
-        pytest.skip("no ../shared/data beside the checkout")
-    return SHARED_DATA
+def real_data() -> Path:
+    """`$PRUNEONCE_TEST_DATA`: a folder with the original files of GLUE and SQuAD as CONTRIBUTING.md lists them."""
+    chosen = os.environ.get("PRUNEONCE_TEST_DATA")
+    if not chosen:
+        pytest.skip("set PRUNEONCE_TEST_DATA to a folder with the original files (CONTRIBUTING.md says which)")
+    if not Path(chosen).is_dir():
+        pytest.fail(f"PRUNEONCE_TEST_DATA: {chosen} is no folder")
+    return Path(chosen)
 
 
 @pytest.fixture(scope="session")
@@ -94,6 +99,104 @@ def tiny_distilbert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     DistilBertForMaskedLM(config).save_pretrained(folder)
     return folder
+
+
+def save_sparse(source: Path, head: str, folder: Path) -> Path:
+    """The model of `source` with a fresh head, 90 % of every prunable matrix zeros, and no record."""
+    import torch
+    import transformers
+
+    from pruneonce.models.family import architecture_of, prunable_linears
+    from pruneonce.sparsity.masks import magnitude_mask
+
+    torch.manual_seed(1)
+    model = getattr(transformers, head).from_pretrained(source)
+    with torch.no_grad():
+        for name in prunable_linears(dict(model.named_modules()), architecture_of(model.config.model_type)):
+            weight = model.get_submodule(name).weight
+            weight.masked_fill_(magnitude_mask(weight, 0.9) == 0, 0.0)  # a product would leave -0.0
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sparse_tiny_bert(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny BERT with a classifier and 90 % zeros, of no stage of ours."""
+    return save_sparse(tiny_bert, "AutoModelForSequenceClassification", tmp_path_factory.mktemp("sparse-tiny-bert"))
+
+
+@pytest.fixture(scope="session")
+def sparse_tiny_distilbert(tiny_distilbert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny DistilBERT with spans and 90 % zeros, of no stage of ours."""
+    return save_sparse(
+        tiny_distilbert, "AutoModelForQuestionAnswering", tmp_path_factory.mktemp("sparse-tiny-distilbert")
+    )
+
+
+@pytest.fixture(scope="session")
+def articles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hundred small documents whose words the tiny vocabulary knows, as `data text` leaves them."""
+    from pruneonce.data import text
+
+    rng = np.random.default_rng(0)
+    words = "the city river king war year people world music water house small great old new north south".split()
+    file = tmp_path_factory.mktemp("text") / "documents.jsonl"
+    with open(file, "w") as stream:
+        for number in range(100):
+            sentences = [" ".join(rng.choice(words, rng.integers(3, 9))).capitalize() + "." for _ in range(8)]
+            stream.write(json.dumps({"text": " ".join(sentences), "title": str(number)}) + "\n")
+    folder = file.parent / "articles"
+    text.collect([file], folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pair_corpus(articles: Path, tiny_bert: Path) -> Path:
+    """The articles in pairs of at most 32 tokens, for `tiny_bert`."""
+    from pruneonce.data import corpus
+
+    folder = articles.parent / "pairs"
+    corpus.build(articles, folder, tokenizer=tiny_bert, layout="segment_pair_nsp", max_tokens=32)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sentence_corpus(articles: Path, tiny_distilbert: Path) -> Path:
+    """The articles in runs of sentences of at most 32 tokens, for `tiny_distilbert`."""
+    from pruneonce.data import corpus
+
+    folder = articles.parent / "sentences"
+    corpus.build(articles, folder, tokenizer=tiny_distilbert, layout="document_sentences", max_tokens=32)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A task that a tiny model can learn: the label is whether the text says "good"."""
+    rng = np.random.default_rng(1)
+    file = tmp_path_factory.mktemp("reviews") / "reviews.jsonl"
+    with open(file, "w") as stream:
+        for _ in range(200):
+            words = [
+                *rng.choice(["the", "film", "story", "was", "a"], rng.integers(2, 12)),
+                rng.choice(["good", "bad"]),
+            ]
+            rng.shuffle(words)
+            label = "yes" if "good" in words else "no"
+            stream.write(json.dumps({"text": " ".join(words), "label": label}) + "\n")
+    return file
+
+
+@pytest.fixture(scope="session")
+def sparse_bert(tiny_bert: Path, pair_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny BERT pruned to 90 % by `prune`, with its pre-training heads and its record."""
+    from tiny_stages import prune_values, run
+
+    out = tmp_path_factory.mktemp("sparse") / "out"
+    run("prune", prune_values(tiny_bert, pair_corpus), out)
+    return out
 
 
 @pytest.fixture

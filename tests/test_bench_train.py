@@ -24,41 +24,18 @@ from pruneonce.bench.training.subject import TrainingSubject
 from pruneonce.cli import app as cli
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import read_json
-from pruneonce.models.family import architecture_of, prunable_linears
+from pruneonce.models.family import architecture_of
 from pruneonce.report.collect import collect
 from pruneonce.report.write import write_report
-from pruneonce.sparsity.masks import magnitude_mask
 
 STEPS = 2
 
 
-def save_sparse(source, loader, folder):
-    """The tiny model with a head and 90 % zeros."""
-    torch.manual_seed(1)
-    model = loader.from_pretrained(source)
-    with torch.no_grad():
-        for name in prunable_linears(dict(model.named_modules()), architecture_of(model.config.model_type)):
-            weight = model.get_submodule(name).weight
-            weight.mul_(magnitude_mask(weight, 0.9))
-    model.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
-def sparse_bert(tiny_bert, tmp_path_factory):
-    return save_sparse(tiny_bert, AutoModelForSequenceClassification, tmp_path_factory.mktemp("sparse-bert"))
-
-
-@pytest.fixture(scope="module")
-def sparse_distilbert(tiny_distilbert, tmp_path_factory):
-    return save_sparse(tiny_distilbert, AutoModelForQuestionAnswering, tmp_path_factory.mktemp("sparse-distilbert"))
-
-
-@pytest.fixture(scope="module")
-def record_file(sparse_bert, tmp_path_factory):
+def record_file(sparse_tiny_bert, tmp_path_factory):
     """What the command writes; it starts three processes, so once for all tests."""
     file = tmp_path_factory.mktemp("record") / "step.json"
-    command = ["pruneonce", "bench-train", sparse_bert, "--grid", "3x16", "--rounds", STEPS, "--threads", 1]
+    command = ["pruneonce", "bench-train", sparse_tiny_bert, "--grid", "3x16", "--rounds", STEPS, "--threads", 1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", list(map(str, [*command, "--kernel", "sparse", "--json", file])))
         with pytest.raises(SystemExit) as ended:
@@ -67,15 +44,15 @@ def record_file(sparse_bert, tmp_path_factory):
     return file
 
 
-def test_the_record_has_every_step_of_every_training_and_what_it_was_measured_on(record_file, sparse_bert):
+def test_the_record_has_every_step_of_every_training_and_what_it_was_measured_on(record_file, sparse_tiny_bert):
     record = read_json(record_file)
     assert (record["kind"], record["format"], record["task"]) == ("training step", 1, "classification")
     assert (record["dropout"], record["precision"], record["threads"]) == (0.0, "fp32", 1)
     assert {"processor", "peak_gflops", "load_average"} <= record["machine"].keys()
     assert {"python", "torch", "transformers"} <= record["versions"].keys()
-    assert record["model"]["name"] == sparse_bert.name
+    assert record["model"]["name"] == sparse_tiny_bert.name
     assert record["model"]["sparsity"] == pytest.approx(0.9, abs=0.001)
-    assert str(sparse_bert) not in json.dumps(record)
+    assert str(sparse_tiny_bert) not in json.dumps(record)
     (case,) = record["cases"]
     assert (case["name"], case["sequences"], case["tokens"]) == ("3x16", 3, 16)
     for key in ("seconds", "losses", "memory", "parts"):
@@ -116,10 +93,10 @@ def test_report_has_a_table_of_the_step_and_one_of_its_parts(record_file, tmp_pa
     assert "## Speed" not in markdown, "no inference was measured"
 
 
-def test_the_command_prints_tables(record_file, sparse_bert, pruneonce, monkeypatch):
+def test_the_command_prints_tables(record_file, sparse_tiny_bert, pruneonce, monkeypatch):
     record = read_json(record_file)
     monkeypatch.setattr(training_run, "run_on_folder", lambda *_: record)
-    code, out, err = pruneonce("bench-train", sparse_bert)
+    code, out, err = pruneonce("bench-train", sparse_tiny_bert)
     assert code == 0, err
     for word in (*SUBJECTS, *PARTS, "13 of 13 layers", "17,408 prunable weights", "loss of the first step"):
         assert word in out
@@ -209,10 +186,10 @@ os.kill(os.getpid(), signal.SIGKILL)
         (ANSWERS_TWICE, "killed by signal 9"),
     ],
 )
-def test_a_process_that_dies_is_an_error_not_a_hang(sparse_bert, monkeypatch, script, reason):
+def test_a_process_that_dies_is_an_error_not_a_hang(sparse_tiny_bert, monkeypatch, script, reason):
     monkeypatch.setattr(training_run, "_command", lambda: [sys.executable, "-c", script])
     with pytest.raises(PruneonceError, match=f"the process of ours has ended: {reason}.*memory"):
-        run_on_folder(sparse_bert, TrainingOptions("1x8", "classification", threads=1), lambda *_: None)
+        run_on_folder(sparse_tiny_bert, TrainingOptions("1x8", "classification", threads=1), lambda *_: None)
 
 
 @pytest.mark.parametrize(
@@ -231,8 +208,8 @@ def test_a_process_that_dies_is_an_error_not_a_hang(sparse_bert, monkeypatch, sc
         (["DENSE"], "has no zeros (less than 1% in every prunable matrix)"),
     ],
 )
-def test_what_cannot_be_measured_is_said_before_anything_is(pruneonce, sparse_bert, tiny_bert, arguments, message):
-    folders = {"MODEL": sparse_bert, "DENSE": tiny_bert}
+def test_what_cannot_be_measured_is_said_before_anything_is(pruneonce, sparse_tiny_bert, tiny_bert, arguments, message):
+    folders = {"MODEL": sparse_tiny_bert, "DENSE": tiny_bert}
     code, _, err = pruneonce("bench-train", *(folders.get(each, each) for each in arguments))
     assert (code, message in err) == (2, True), err
 
@@ -249,8 +226,8 @@ def subject(name, case):
     assert (torch.get_num_threads(), _native.num_threads()) == threads
 
 
-def test_answers_of_another_family_are_trained_alike_too_and_drop_the_same(sparse_distilbert):
-    case = TrainingCase(str(sparse_distilbert), "question_answering", 3, 24, 1, dropout=0.1, kernel="sparse")
+def test_answers_of_another_family_are_trained_alike_too_and_drop_the_same(sparse_tiny_distilbert):
+    case = TrainingCase(str(sparse_tiny_distilbert), "question_answering", 3, 24, 1, dropout=0.1, kernel="sparse")
     losses, kernels = {}, {}
     for name in SUBJECTS:
         with subject(name, case) as made:
@@ -294,10 +271,10 @@ class LoggedClock(PartClock):
         super().leave(part)
 
 
-@pytest.mark.parametrize("family", ["sparse_bert", "sparse_distilbert"])
+@pytest.mark.parametrize("family", ["sparse_tiny_bert", "sparse_tiny_distilbert"])
 def test_every_part_opens_and_closes_in_both_passes(request, monkeypatch, family):
     folder = request.getfixturevalue(family)
-    loader = AutoModelForSequenceClassification if family == "sparse_bert" else AutoModelForQuestionAnswering
+    loader = AutoModelForSequenceClassification if family == "sparse_tiny_bert" else AutoModelForQuestionAnswering
     model = loader.from_pretrained(folder)
     monkeypatch.setattr(training_parts, "PartClock", LoggedClock)
     with part_clock(model, architecture_of(model.config.model_type)) as clock:

@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from pruneonce.train.distillation import distillation_loss, freeze_teacher
+from pruneonce.train.distillation import distillation_loss
+from pruneonce.train.teacher import Teacher
 
 
 def divergence_reference(student: np.ndarray, teacher: np.ndarray, temperature: float) -> float:
@@ -39,15 +40,18 @@ def test_positions_far_below_the_others_take_no_part():
     assert torch.allclose(padded, distillation_loss(student, teacher, 2.0), rtol=1e-6)
 
 
-def test_frozen_teacher_has_no_trainable_parameter_and_no_dropout():
-    teacher = freeze_teacher(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)))
-    assert not any(parameter.requires_grad for parameter in teacher.parameters())
-    assert not teacher.training
+def test_a_teacher_has_no_trainable_parameter_and_no_dropout_whatever_its_student_is_told():
+    teacher = Teacher(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)))
+    student = nn.ModuleDict({"teacher": teacher}).train()
+    assert not any(parameter.requires_grad for parameter in student.parameters())
+    assert not any(module.training for module in teacher.modules())
 
 
-def test_teacher_in_lower_precision_computes_in_it_and_answers_in_float32():
-    teacher = freeze_teacher(nn.Sequential(nn.Linear(2, 2)), torch.bfloat16)
-    within = []
-    teacher[0].register_forward_hook(lambda module, inputs, output: within.append(output.dtype))
+def test_a_teacher_in_lower_precision_computes_in_it_and_answers_in_float32_and_its_model_is_as_it_was():
+    model = nn.Sequential(nn.Linear(2, 2))
+    teacher, within = Teacher(model, torch.bfloat16), []
+    model[0].register_forward_hook(lambda module, inputs, output: within.append(output.dtype))
     assert teacher(torch.ones(1, 2)).dtype == torch.float32
-    assert within == [torch.bfloat16]
+    assert model(torch.ones(1, 2)).dtype == torch.float32
+    assert within == [torch.bfloat16, torch.float32]
+    assert "forward" not in vars(model)

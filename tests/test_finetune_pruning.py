@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
-import multiprocessing
-import os
-import signal
 
 import pytest
+import tiny_stages
 import torch
 from safetensors.torch import load_file
 
@@ -16,22 +15,12 @@ from pruneonce.convert.inspect_folder import inspect_folder
 from pruneonce.errors import UsageError
 from pruneonce.evaluation.predictions import read_predictions
 from pruneonce.formats.record import read_provenance
-from pruneonce.recipe import Pruning, Training, parse_recipe
+from pruneonce.recipe import Pruning, Training
 from pruneonce.sparsity.masks import magnitude_mask
 from pruneonce.sparsity.pruner import Pruner
-from pruneonce.stages import RUNNERS, StageOptions
 from pruneonce.stages.pretraining import learning_rate_factor, pruning_schedule
 
-forkserver = multiprocessing.get_context("forkserver")
-forkserver.set_forkserver_preload(["pruneonce.stages"])
-
-
-@pytest.fixture(scope="module")
-def reviews(tmp_path_factory):
-    file = tmp_path_factory.mktemp("reviews") / "reviews.csv"
-    rows = [f"a {word} film {number},{label}" for number in range(20) for word, label in (("good", "y"), ("bad", "n"))]
-    file.write_text("text,label\n" + "\n".join(rows) + "\n")
-    return file
+run = functools.partial(tiny_stages.run, "finetune")
 
 
 def values(model, reviews, *, pruning, training=None, **changes):
@@ -44,30 +33,10 @@ def values(model, reviews, *, pruning, training=None, **changes):
     }
 
 
-def run(settings, out, **options):
-    return RUNNERS["finetune"](parse_recipe(settings, "finetune"), StageOptions(out, **options))
-
-
-def run_and_kill(settings, out):
-    """In a worker: die at step 7 as by a power cut."""
-    from pruneonce.train import trainer as training
-
-    original = training.StageTrainer.training_step
-
-    def step(self, *args, **kwargs):
-        return os.kill(os.getpid(), signal.SIGKILL) if self.state.global_step == 7 else original(self, *args, **kwargs)
-
-    training.StageTrainer.training_step = step
-    run(settings, out)
-
-
 def test_killed_pruning_on_a_task_ends_bit_for_bit_like_an_uninterrupted_one(tiny_bert, reviews, tmp_path):
     settings = values(tiny_bert, reviews, pruning={"sparsity": 0.8, "frequency_steps": 2})
     record = run(settings, tmp_path / "straight")
-    worker = forkserver.Process(target=run_and_kill, args=(settings, tmp_path / "killed"))
-    worker.start()
-    worker.join()
-    assert worker.exitcode == -signal.SIGKILL
+    tiny_stages.kill("finetune", settings, tmp_path / "killed", "step 7")
     again = run(settings, tmp_path / "killed")
     straight, killed = (tmp_path / name / "model.safetensors" for name in ("straight", "killed"))
     assert straight.read_bytes() == killed.read_bytes()
@@ -78,7 +47,7 @@ def test_killed_pruning_on_a_task_ends_bit_for_bit_like_an_uninterrupted_one(tin
             assert matrix.zeros == int(0.8 * matrix.size)
     assert read_predictions(tmp_path / "killed") == read_predictions(tmp_path / "straight")
     task, splits = read_predictions(tmp_path / "straight")
-    assert (task, len(splits[""])) == ("classification", 40)
+    assert (task, len(splits[""])) == ("classification", 200)
     assert {name: splits[""].metric(name) for name in record.metrics} == pytest.approx(record.metrics)
 
 

@@ -57,34 +57,23 @@ MODERN = configured("quantization_config", quant_method="compressed-tensors", ve
 OLD = configured("compression_config")
 
 
-@pytest.fixture(scope="module")
-def sparse(tiny_bert, tmp_path_factory):
-    """A folder with 90 % zeros in its encoder."""
-    folder = tmp_path_factory.mktemp("sparse")
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(tiny_bert)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 2 and ".layer." in name:
-                parameter.masked_fill_(torch.rand_like(parameter) > 0.1, 0.0)
-    model.save_pretrained(folder)
-    transformers.AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
-def checkpoint(sparse, tmp_path):
+def checkpoint(sparse_tiny_bert, tmp_path):
     """Write the folder's model in the library's layout; returns the weights that must come back."""
 
     def checkpoint(section=MODERN, *, whole_names=False, dtype="fp32", shards=1, change=None, only=lambda name: True):
         folder = tmp_path / "checkpoint"
         folder.mkdir()
-        for file in sparse.iterdir():
+        for file in sparse_tiny_bert.iterdir():
             if file.suffix != ".safetensors":
                 (folder / file.name).write_bytes(file.read_bytes())
-        config = read_json(sparse / "config.json") | {"dtype": str(DTYPES[dtype]).removeprefix("torch.")} | section
+        config = (
+            read_json(sparse_tiny_bert / "config.json") | {"dtype": str(DTYPES[dtype]).removeprefix("torch.")} | section
+        )
         write_json(folder / "config.json", config)
-        weights = {name: weight.to(DTYPES[dtype]) for name, weight in load_file(sparse / "model.safetensors").items()}
+        weights = {
+            name: weight.to(DTYPES[dtype]) for name, weight in load_file(sparse_tiny_bert / "model.safetensors").items()
+        }
         tensors = compress(weights, whole_names=whole_names, only=only)
         if change is not None:
             change(tensors)
@@ -138,7 +127,7 @@ def test_only_the_linear_layers_may_be_compressed(checkpoint, tmp_path):
     assert found.sparsity == pytest.approx(0.9, abs=0.01)
 
 
-def test_the_folder_is_an_ordinary_one(checkpoint, sparse, tmp_path, pruneonce):
+def test_the_folder_is_an_ordinary_one(checkpoint, sparse_tiny_bert, tmp_path, pruneonce):
     source, weights = checkpoint()
     (source / "modeling_evil.py").write_text("raise SystemExit")
     (source / "pytorch_model.bin").write_bytes(b"pickle")
@@ -149,7 +138,7 @@ def test_the_folder_is_an_ordinary_one(checkpoint, sparse, tmp_path, pruneonce):
     assert files == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert "quantization_config" not in read_json(tmp_path / "out" / "config.json")
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o777 & ~current_umask()
-    assert inspect_folder(tmp_path / "out").prunable == inspect_folder(sparse).prunable
+    assert inspect_folder(tmp_path / "out").prunable == inspect_folder(sparse_tiny_bert).prunable
     packed = export_packed(tmp_path / "out", tmp_path / "m.pruneonce")
     assert packed.tensors[f"{LAYER}.weight"].to_dense().tobytes() == weights[f"{LAYER}.weight"].numpy().tobytes()
     code, out, err = pruneonce("predict", tmp_path / "m.pruneonce", "a good film")

@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
 from pruneonce import _native
-from pruneonce.sparsity.native_attention import NAME, _Attend, use_native_attention
+from pruneonce.sparsity.native_attention import NAME, NativeAttention, _Attend
 
 ISAS = _native.available_isas()
 pytestmark = pytest.mark.usefixtures("two_threads")
@@ -128,14 +128,15 @@ def test_loss_and_every_gradient_are_those_of_torchs_attention(mask, family, req
     calls = []
     original = _native.attend
     monkeypatch.setattr(_native, "attend", lambda *args, **options: calls.append(1) or original(*args, **options))
-    use_native_attention(model, True)
+    attention = NativeAttention(model)
+    attention.switch(True)
     loss, gradients = loss_and_gradients(model, batch)
     assert len(calls) == 2, "one call per layer"
     torch.testing.assert_close(loss, expected_loss)
     assert gradients.keys() == expected.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(gradients[name], gradient, atol=1e-6, rtol=1e-3, msg=name)
-    use_native_attention(model, False)
+    attention.switch(False)
     loss_and_gradients(model, batch)
     assert len(calls) == 2
 
@@ -143,9 +144,9 @@ def test_loss_and_every_gradient_are_those_of_torchs_attention(mask, family, req
 def test_spans_of_padded_questions_get_the_same_gradients(tiny_bert):
     model = AutoModelForQuestionAnswering.from_pretrained(tiny_bert).eval()
     batch = batch_of(PADDED_AT_THE_END)
-    results = []
+    results, attention = [], NativeAttention(model)
     for native in (False, True):
-        use_native_attention(model, native)
+        attention.switch(native)
         model.zero_grad()
         output = model(**batch)
         logits = output.start_logits.masked_fill(~PADDED_AT_THE_END, -1e4)
@@ -175,7 +176,7 @@ def test_what_the_kernels_do_not_fit_is_left_to_torch(reason, tiny_bert, monkeyp
     batch = batch_of(mask)
     torch.manual_seed(0)
     expected = model(**batch).logits
-    use_native_attention(model, True)
+    NativeAttention(model).switch(True)
     monkeypatch.setattr(_native, "attend", lambda *args, **options: pytest.fail("called"))
     torch.manual_seed(0)
     torch.testing.assert_close(model(**batch).logits, expected)
@@ -183,14 +184,16 @@ def test_what_the_kernels_do_not_fit_is_left_to_torch(reason, tiny_bert, monkeyp
 
 def test_the_implementation_that_was_there_comes_back(tiny_bert):
     model = AutoModelForSequenceClassification.from_pretrained(tiny_bert, attn_implementation="eager")
+    attributes, attention = set(vars(model)), NativeAttention(model)
     for native in (False, True, True, False, False):
-        use_native_attention(model, native)
+        attention.switch(native)
         assert (model.config._attn_implementation == NAME) == native
     assert model.config._attn_implementation == "eager"
+    assert set(vars(model)) == attributes, "nothing is left on somebody's model"
 
 
 def test_a_saved_folder_does_not_show_it(tiny_bert, tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(tiny_bert)
-    use_native_attention(model, True)
+    NativeAttention(model).switch(True)
     model.save_pretrained(tmp_path)
     assert NAME not in json.dumps(json.loads((tmp_path / "config.json").read_text()))

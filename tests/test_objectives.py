@@ -16,6 +16,7 @@ from pruneonce.recipe import Distillation
 from pruneonce.train.batching import ExampleKey
 from pruneonce.train.language_model import LanguageModel
 from pruneonce.train.objectives import IGNORED, PretrainingObjective, TaskObjective
+from pruneonce.train.teacher import Teacher
 
 SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 VOCABULARY = 60
@@ -62,7 +63,7 @@ def objective():
 
 @pytest.fixture
 def distilled(objective):
-    teacher = LanguageModel(tiny(BertForPreTraining, seed=1), nsp=True)
+    teacher = Teacher(LanguageModel(tiny(BertForPreTraining, seed=1), nsp=True))
     return replace(objective, teacher=teacher, distillation=Distillation())
 
 
@@ -202,7 +203,7 @@ def test_padding_changes_neither_the_loss_nor_the_distillation(kind, head, confi
         kind=kind,
         pad_id=0,
         token_types=True,
-        teacher=tiny(head, seed=1, **config),
+        teacher=Teacher(tiny(head, seed=1, **config)),
         distillation=Distillation(),
     )
     model = tiny(head, **config)

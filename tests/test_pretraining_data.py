@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +17,6 @@ from pruneonce.errors import PruneonceError, UsageError
 
 WORDS = 4000
 LAYOUTS = ("segment_pair_nsp", "document_sentences")
-SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "wikipedia"
 
 
 @pytest.fixture(scope="session")
@@ -489,10 +487,8 @@ def test_progress_counts_documents(tmp_path, model):
     assert seen == sorted(seen)
 
 
-def test_real_text(tmp_path, model):
-    source = SHARED / "squad_contexts.txt"
-    if not source.exists():
-        pytest.skip("shared/data is not here")
+def test_real_text(tmp_path, model, real_data):
+    source = real_data / "wikipedia" / "squad_contexts.txt"
     (tmp_path / "some.txt").write_text("".join(source.read_text(encoding="utf-8").splitlines(keepends=True)[:300]))
     text.collect([tmp_path / "some.txt"], tmp_path / "a", documents="line")
     for layout in LAYOUTS:

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from pruneonce.errors import PruneonceError
+from pruneonce.sparsity import criteria
+from pruneonce.sparsity.layers import Masked, WorkingLinear
 from pruneonce.sparsity.masks import magnitude_mask
-from pruneonce.sparsity.pruner import MaskedLinear, Pruner
+from pruneonce.sparsity.pruner import Pruner
 from pruneonce.sparsity.schedules import PruningSchedule
 
 SCHEDULE = PruningSchedule(0.5, begin_step=0, end_step=8, policy_begin_step=0, policy_end_step=4, frequency_steps=2)
@@ -112,7 +114,9 @@ def test_masked_model_can_be_deep_copied_after_a_forward_pass(model):
     Pruner(model, ["0"], SCHEDULE)
     model(torch.randn(2, 6))
     twin = copy.deepcopy(model)
-    assert isinstance(twin[0], MaskedLinear)
+    assert isinstance(twin[0], WorkingLinear)
+    assert isinstance(twin[0].form, Masked)
+    assert twin[0].mask is not model[0].mask
 
 
 def test_nan_weights_name_the_matrix_and_the_step(model):
@@ -136,3 +140,77 @@ def test_kept_weight_that_trained_to_zero_still_reads_back_as_kept(model):
         model[0].weight[mask] = 0.0
     pruner.bake()
     assert torch.equal(model[0].weight != 0, mask)
+
+
+class GradientMagnitude:
+    """|w * gradient|, summed over the steps: a criterion that learns, and must be in checkpoints."""
+
+    def __init__(self):
+        self.worth = {}
+
+    def observe(self, layers):
+        for name, layer in layers.items():
+            worth = (layer.weight * layer.weight.grad).detach().abs()
+            self.worth[name] = self.worth.get(name, 0) + worth
+
+    def scores(self, name, weight):
+        return self.worth.get(name, weight.detach().abs())
+
+    def state(self):
+        return dict(self.worth)
+
+    def load_state(self, state):
+        self.worth = dict(state)
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "1x4"])
+def test_a_criterion_that_learns_decides_the_masks_and_goes_on_after_a_checkpoint(pattern, monkeypatch):
+    monkeypatch.setitem(criteria.CRITERIA, "gradient", GradientMagnitude)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8))
+    pruner = Pruner(model, ["0"], SCHEDULE, pattern, "gradient")
+    model(torch.randn(5, 8)).square().sum().backward()
+    pruner.observe()
+    worth = (model[0].weight * model[0].weight.grad).detach().abs()
+    state, weights = pruner.state(), pruner.masked_state(model.state_dict())
+    fresh = nn.Sequential(nn.Linear(8, 8))
+    restored = Pruner(fresh, ["0"], SCHEDULE, pattern, "gradient")
+    fresh.load_state_dict(weights)
+    restored.load_state(state)
+    for each in (pruner, restored):
+        each.update(4)
+    assert restored.digests() == pruner.digests()
+    kept = worth[model[0].mask].sum()
+    assert kept > worth[magnitude_mask(model[0].weight, 0.5, pattern)].sum(), "more worth is kept than by magnitude"
+    if pattern == "unstructured":
+        assert worth[model[0].mask].min() >= worth[~model[0].mask].max()
+
+
+def test_magnitude_adds_nothing_to_a_checkpoint(model):
+    pruner = Pruner(model, ["0"], SCHEDULE)
+    assert sorted(pruner.state()) == ["0.latent", "0.mask", "0.sparse"]
+
+
+def test_masks_move_with_the_model(model):
+    Pruner(model, ["0"], SCHEDULE)
+    model.to(device="meta", dtype=torch.float64)
+    assert (model[0].mask.device.type, model[0].mask.dtype) == ("meta", torch.bool)
+
+
+def test_a_second_mask_on_a_layer_is_refused(model):
+    Pruner(model, ["0"], SCHEDULE)
+    with pytest.raises(TypeError, match="without a mask can be masked, 0 is WorkingLinear"):
+        Pruner(model, ["0"])
+
+
+def test_whoever_listens_hears_of_every_change_of_how_layers_compute(model):
+    pruner = Pruner(model, ["0"], PruningSchedule.one_shot(0.9))
+    heard = []
+    pruner.on_change = lambda: heard.append(pruner.computes_sparse)
+    pruner.compute_sparse(["0"])
+    pruner.update(0)
+    state = pruner.state()
+    pruner.compute_dense()
+    pruner.load_state(state)
+    pruner.bake()
+    assert heard == [False, True, False, False, True, False]

@@ -14,23 +14,18 @@ from torch import nn
 from pruneonce.errors import PruneonceError
 from pruneonce.formats.scales_file import LinearQuantization
 from pruneonce.models.family import BERT, DISTILBERT
-from pruneonce.sparsity.masks import magnitude_mask
-from pruneonce.sparsity.pruner import MaskedLinear, Pruner
-from pruneonce.sparsity.quantizer import (
-    OUTPUT_QUANTIZED,
+from pruneonce.sparsity.fake_quant import (
     Observer,
-    QuantLinear,
-    SparseQuantLinear,
     fake_quantize,
     input_parameters,
-    observing,
-    quantizable_linears,
-    quantize_layers,
-    quantized,
     rounded_input,
     weight_scale,
     whole_weight,
 )
+from pruneonce.sparsity.layers import Dense, Masked, Sparse
+from pruneonce.sparsity.masks import magnitude_mask
+from pruneonce.sparsity.pruner import Pruner
+from pruneonce.sparsity.quantizer import OUTPUT_QUANTIZED, observing, quantizable_linears, quantize_layers, quantized
 
 magnitudes = st.floats(2.0**-30, 2.0**20, width=32)
 limits = st.one_of(st.just(0.0), magnitudes)
@@ -129,7 +124,8 @@ def test_layers_compute_what_integers_would(model, preset):
         expected = linear_twin(inputs.numpy(), weight, bias, quantization)
         with quantized(model, {str(index): quantization}), torch.no_grad():
             np.testing.assert_allclose(layer(inputs).numpy(), expected, rtol=1e-5, atol=1e-5)
-            assert isinstance(layer, QuantLinear)
+            assert type(layer.form) is Dense
+            assert layer.rounding is not None
         assert type(layer) is nn.Linear
         assert len(set(quantization.weight_scale)) == 1 or preset == "default"
 
@@ -167,7 +163,7 @@ def test_zeros_stay_zeros_through_adamw_and_rounding(model, preset):
         optimizer.step()
         quantizer.end_step()
     found, vanished = quantizer.bake()
-    assert all(isinstance(model[index], MaskedLinear) for index in (0, 2))
+    assert all(type(model[index].form) is Masked and model[index].rounding is None for index in (0, 2))
     pruner.bake()
     for index, expected in zip((0, 2), zeros, strict=True):
         weight = model[index].weight.detach()
@@ -199,7 +195,7 @@ def test_non_zeros_alone_round_and_train_as_the_masked_layers_do(model, preset):
         quantizer = calibrated(twin, x, preset=preset, begin_step=1)
         if kernel == "sparse":
             pruner.compute_sparse(["0", "2"])
-            assert [type(twin[index]) for index in (0, 2)] == [SparseQuantLinear] * 2
+            assert [type(twin[index].form) for index in (0, 2)] == [Sparse] * 2
         optimizer = torch.optim.AdamW(twin.parameters(), lr=0.01, weight_decay=0.1)
         losses = []
         for step in range(8):
@@ -212,7 +208,7 @@ def test_non_zeros_alone_round_and_train_as_the_masked_layers_do(model, preset):
             quantizer.end_step()
         state = quantizer.state()
         pruner.compute_dense()
-        assert [type(twin[index]) for index in (0, 2)] == [QuantLinear] * 2
+        assert [type(twin[index].form) for index in (0, 2)] == [Masked] * 2
         found, vanished = quantizer.bake()
         pruner.bake()
         twins.append((losses, state, twin.state_dict(), found, vanished))
@@ -237,11 +233,45 @@ def test_quantised_non_zeros_answer_as_the_dense_model_does_and_come_back(model)
         pruner = Pruner(model, ["0", "2"])
         pruner.compute_sparse(["0", "2"])
         with quantized(model, found):
-            assert all(isinstance(model[index], SparseQuantLinear) for index in (0, 2))
+            assert all(type(model[index].form) is Sparse and model[index].rounding for index in (0, 2))
             torch.testing.assert_close(model(x), expected)
         assert not torch.equal(model(x), expected), "outside nothing is rounded"
     pruner.bake()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("first", ["rounding", "mask"])
+def test_whichever_of_mask_and_rounding_comes_first_the_model_answers_the_same_and_ends_plain(model, first):
+    x = torch.randn(20, 12)
+    twin = copy.deepcopy(sparse(model))
+    quantizer, pruner = calibrated(twin, x), Pruner(twin, ["0", "2"])
+    quantizer.update(0)
+    with torch.no_grad():
+        expected = twin(x)
+    if first == "rounding":
+        quantizer = calibrated(model, x)
+    pruner = Pruner(model, ["0", "2"])
+    if first == "mask":
+        quantizer = calibrated(model, x)
+    pruner.compute_sparse(["0"])
+    quantizer.update(0)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), expected)
+    pruner.compute_dense()
+    if first == "mask":
+        pruner.bake()
+        quantizer.bake()
+    else:
+        quantizer.bake()
+        pruner.bake()
+    assert [type(layer) for layer in model] == [nn.Linear, nn.GELU, nn.Linear]
+    assert set(vars(model[0])) == set(vars(nn.Linear(1, 1)))
+
+
+def test_a_layer_rounds_once(model):
+    quantize_layers(model, ["0"])
+    with pytest.raises(TypeError, match="0 is a WorkingLinear: only linear layers can be quantised, and once"):
+        quantize_layers(model, ["0"])
 
 
 def test_weights_that_round_to_zero_are_counted_and_leave_the_mask(model):
@@ -326,10 +356,10 @@ def test_padding_takes_no_part_in_the_ranges():
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
     with observing(quantizer):
         model(x, attention_mask=mask)
-    assert model.layer.rounds.input_observer.high == 1.0
+    assert model.layer.rounding.input_observer.high == 1.0
     with observing(quantizer):
         model(x, attention_mask=torch.ones(2, 4))
-    assert model.layer.rounds.input_observer.high > 1.0
+    assert model.layer.rounding.input_observer.high > 1.0
 
 
 # ------------------------------------------------------------------------------------------- which layers, and names

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import multiprocessing
-import os
 import shutil
-import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import tiny_stages
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -35,8 +34,8 @@ from pruneonce.formats.stored_tensors import SparseMatrix
 from pruneonce.models.tokenizer import load_tokenizer
 from pruneonce.recipe import TaskData, parse_recipe
 from pruneonce.run.model import load_model
-from pruneonce.sparsity.quantizer import QuantLinear, SparseQuantLinear, quantized
-from pruneonce.stages import RUNNERS, StageOptions
+from pruneonce.sparsity.layers import Sparse, WorkingLinear
+from pruneonce.sparsity.quantizer import quantized
 from pruneonce.tasks.recipe_data import task_of
 from pruneonce.train.task_model import load_task_model, torch_predict
 
@@ -44,27 +43,13 @@ ISAS = _native.available_isas()
 # Share of the largest logit by which torch and the engine may differ. Nearly always it is below 1e-6; but where floats
 # differ in the last bit, an activation may round to the neighbouring code, and a logit moves by a part of a step.
 LOGIT_BOUND = 1e-3
-forkserver = multiprocessing.get_context("forkserver")
-forkserver.set_forkserver_preload(["pruneonce.stages"])
+run = functools.partial(tiny_stages.run, "quantize")
 HEADS = {
     ("bert", "task"): BertForSequenceClassification,
     ("bert", "pretrained"): BertForPreTraining,
     ("distilbert", "task"): DistilBertForSequenceClassification,
     ("distilbert", "pretrained"): DistilBertForMaskedLM,
 }
-
-
-@pytest.fixture(scope="module")
-def reviews(tmp_path_factory):
-    """The label is whether the text says "good"."""
-    rng = np.random.default_rng(1)
-    file = tmp_path_factory.mktemp("reviews") / "reviews.jsonl"
-    with open(file, "w") as stream:
-        for _ in range(120):
-            words = [*rng.choice(["the", "film", "story", "was"], rng.integers(2, 12)), rng.choice(["good", "bad"])]
-            rng.shuffle(words)
-            stream.write(json.dumps({"text": " ".join(words), "label": "yes" if "good" in words else "no"}) + "\n")
-    return file
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +90,6 @@ def values(model, reviews, method="qat", kernel="sparse", **changes):
         **({"training": training} if method == "qat" else {}),
         **changes,
     }
-
-
-def run(recipe, out, **options):
-    return RUNNERS["quantize"](parse_recipe(recipe, "quantize"), StageOptions(out, **options))
 
 
 @pytest.fixture(scope="module")
@@ -341,8 +322,8 @@ def test_training_by_the_non_zeros_alone_is_that_of_masked_layers(preset, sparse
     seen, original = [], training.StageTrainer.training_step
 
     def step(self, *args, **kwargs):
-        layers = [type(layer) for layer in self.run.hub_model.modules()]
-        seen.append((layers.count(SparseQuantLinear), layers.count(QuantLinear)))
+        layers = [each for each in self.run.hub_model.modules() if isinstance(each, WorkingLinear) and each.rounding]
+        seen.append((sum(isinstance(each.form, Sparse) for each in layers), len(layers)))
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(training.StageTrainer, "training_step", step)
@@ -354,31 +335,12 @@ def test_training_by_the_non_zeros_alone_is_that_of_masked_layers(preset, sparse
         losses.append([entry["loss"] for entry in json.loads((tmp_path / kernel / "training_log.json").read_text())])
         weights.append(load_file(tmp_path / kernel / "model.safetensors"))
     classifier = int(preset == "paper")  # quantised there too, and dense
-    assert set(seen) == {(0, 13 + classifier), (13, classifier)}
+    assert set(seen) == {(0, 13 + classifier), (13, 13 + classifier)}
     np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
     for name, value in weights[0].items():
         # Where a weight lies between two whole numbers the last bit of a float decides.
         close = torch.isclose(weights[1][name], value, atol=1e-4, rtol=0.02)
         assert float(close.float().mean()) > 0.97, name
-
-
-def run_and_kill(recipe, out, kill_at):
-    """In a worker: run until `kill_at`, then die as by a power cut."""
-    from pruneonce.stages import lifecycle
-    from pruneonce.train import trainer as training
-
-    die = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
-    if kill_at == "step 7":
-        original = training.StageTrainer.training_step
-
-        def step(self, *args, **kwargs):
-            return die() if self.state.global_step == 7 else original(self, *args, **kwargs)
-
-        training.StageTrainer.training_step = step
-    else:
-        original = lifecycle.save_model_folder
-        lifecycle.save_model_folder = lambda *args: (original(*args), die())
-    run(recipe, out, keep_checkpoints=True)
 
 
 @pytest.mark.parametrize(
@@ -392,11 +354,7 @@ def test_killed_quantisation_ends_bit_for_bit_like_an_uninterrupted_one(
     recipe = values(sparse("bert", "task"), reviews, preset=preset, kernel=kernel)
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     run(recipe, straight, keep_checkpoints=True)
-    worker = forkserver.Process(target=run_and_kill, args=(recipe, killed, kill_at))
-    worker.start()
-    worker.join()
-    assert worker.exitcode == -signal.SIGKILL
-    assert not (killed / "pruneonce.json").exists()
+    tiny_stages.kill("quantize", recipe, killed, kill_at)
     run(recipe, killed, keep_checkpoints=True)
     last = "checkpoints/checkpoint-12"
     for file in ("model.safetensors", FILE_NAME, *(f"{last}/{name}.safetensors" for name in ("model", "quantizer"))):

@@ -84,7 +84,7 @@ def test_real_checkpoint_is_pruned_exactly(sparse_minilm):
     ],
 )
 def test_original_files_train_and_score_with_the_zeros_locked(
-    task, train, validation, metric, sparse_minilm, shared_data, tmp_path
+    task, train, validation, metric, sparse_minilm, real_data, tmp_path
 ):
     folder, _ = sparse_minilm
     values = {
@@ -92,8 +92,8 @@ def test_original_files_train_and_score_with_the_zeros_locked(
         "lock": "require",
         "task": {
             "name": task,
-            "train": str(shared_data / train),
-            "validation": str(shared_data / validation),
+            "train": str(real_data / train),
+            "validation": str(real_data / validation),
             "train_examples": 16,
             "validation_examples": 16,
             "max_tokens": 128,
@@ -114,14 +114,14 @@ def test_original_files_train_and_score_with_the_zeros_locked(
     ],
 )
 def test_engine_and_transformers_answer_real_examples_alike(
-    task, train, validation, examples, sparse_minilm, shared_data, tmp_path
+    task, train, validation, examples, sparse_minilm, real_data, tmp_path
 ):
     values = {
         "model": str(sparse_minilm[0]),
         "task": {
             "name": task,
-            "train": str(shared_data / train),
-            "validation": str(shared_data / validation),
+            "train": str(real_data / train),
+            "validation": str(real_data / validation),
             "train_examples": 16,
             "validation_examples": 1,
             "max_tokens": 128,
@@ -129,7 +129,7 @@ def test_engine_and_transformers_answer_real_examples_alike(
         "training": {"steps": 1, "batch_size": 4, "learning_rate": 1e-3, "checkpoint_steps": 100},
     }
     run("finetune", values, tmp_path / "out")
-    found = parity_script().parity(tmp_path / "out", shared_data / validation, limit=examples)
+    found = parity_script().parity(tmp_path / "out", real_data / validation, limit=examples)
     assert found.examples == examples
     assert found.equal + len(found.different) == examples
     assert found.largest_score_difference < 1e-5
@@ -147,9 +147,9 @@ def parity_script():
     return module
 
 
-def test_long_context_is_windowed_with_the_real_vocabulary(assets, shared_data):
+def test_long_context_is_windowed_with_the_real_vocabulary(assets, real_data):
     task = get_task("squad")
-    examples = task.read(shared_data / "squad" / "dev-v1.1.json")[:50]
+    examples = task.read(real_data / "squad" / "dev-v1.1.json")[:50]
     windows = task.features(examples, load_tokenizer(assets.model), 64)
     assert len(windows) > len(examples)
     assert max(len(window.input_ids) for window in windows) <= 64

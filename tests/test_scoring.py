@@ -14,8 +14,9 @@ from pruneonce.evaluation import scoring
 from pruneonce.evaluation.scoring import score, score_folder, score_packed
 from pruneonce.models.tokenizer import load_tokenizer
 from pruneonce.recipe import TaskData
-from pruneonce.sparsity.cpu_training import sparse_scoring
-from pruneonce.sparsity.sparse_linear import SparseLinear
+from pruneonce.sparsity import cpu_training
+from pruneonce.sparsity.cpu_training import as_served
+from pruneonce.sparsity.layers import Sparse
 from pruneonce.tasks.recipe_data import task_of
 from pruneonce.train.task_model import load_task_model, torch_predict
 
@@ -100,7 +101,7 @@ def test_a_pruned_model_is_scored_by_its_non_zeros_and_comes_back_as_it_was(
         dense = torch_predict(model, task, pad_id)
 
         def predict(features):
-            sparse = [layer for layer in model.modules() if isinstance(layer, SparseLinear)]
+            sparse = [each for each in model.modules() if type(getattr(each, "form", None)) is Sparse]
             answers.append((len(sparse), dense(features)))
             return answers[-1][1]
 
@@ -109,8 +110,12 @@ def test_a_pruned_model_is_scored_by_its_non_zeros_and_comes_back_as_it_was(
     monkeypatch.setattr(scoring, "torch_predict", noting_predict)
     model.save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
-    with sparse_scoring(model):
-        metrics = score(model, task, data, load_tokenizer(folder))
+    counts, original = [], cpu_training.names_with_zeros
+    with monkeypatch.context() as patch:
+        patch.setattr(cpu_training, "names_with_zeros", lambda model: counts.append(1) or original(model))
+        with as_served(model):
+            metrics = score(model, task, data, load_tokenizer(folder))
+    assert len(counts) == 1, "all weights are read to count their zeros: once"
     assert score(model, task, data, load_tokenizer(folder)) == pytest.approx(metrics)
     assert score_folder(tmp_path, data) == pytest.approx(metrics)
     assert answers.pop()[0] > 0

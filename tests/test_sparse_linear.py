@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 
 import numpy as np
@@ -14,10 +15,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pruneonce import _native
+from pruneonce.machine import SPARSE_BELOW
 from pruneonce.sparsity import training_kernel
-from pruneonce.sparsity.pruner import MaskedLinear, Pruner
+from pruneonce.sparsity.fake_quant import Rounding, Tokens, input_parameters
+from pruneonce.sparsity.layers import Dense, Kept, Masked, Sparse, finish, working
+from pruneonce.sparsity.pruner import Pruner
 from pruneonce.sparsity.schedules import PruningSchedule
-from pruneonce.sparsity.sparse_linear import SPARSE_BELOW, SparseLinear, make_dense, make_sparse
 from pruneonce.sparsity.torch_threads import torch_threads
 
 ISAS = _native.available_isas()
@@ -169,8 +172,8 @@ def pair(density=0.2, inputs=24, outputs=20, bias=True, seed=0):
     masked, sparse = model, copy.deepcopy(model)
     pruners = Pruner(masked, ["0"]), Pruner(sparse, ["0"])
     pruners[1].compute_sparse(["0"])
-    assert type(masked[0]) is MaskedLinear
-    assert type(sparse[0]) is SparseLinear
+    assert type(masked[0].form) is Masked
+    assert type(sparse[0].form) is Sparse
     return masked, sparse, pruners[1]
 
 
@@ -186,7 +189,7 @@ def test_layer_and_gradients_agree_with_the_masked_layer(bias, shape):
         output.square().sum().backward()
     torch.testing.assert_close(inputs[1].grad, inputs[0].grad)
     gradient = torch.zeros(20 * 24)
-    gradient[sparse[0].places] = sparse[0].values.grad
+    gradient[sparse[0].form.places] = sparse[0].values.grad
     torch.testing.assert_close(gradient.view(20, 24), masked[0].weight.grad)
     if bias:
         torch.testing.assert_close(sparse[0].bias.grad, masked[0].bias.grad)
@@ -271,11 +274,43 @@ def test_round_trip_through_sparse_keeps_every_bit_and_the_order_of_parameters()
     layer = nn.Linear(30, 20)
     mask = torch.rand(20, 30) < 0.3
     before = layer.weight.detach() * mask
-    make_sparse(layer, mask)
+    working(layer).take_form(Sparse(mask))
     assert [name for name, _ in layer.named_parameters()] == ["values", "bias"]
-    make_dense(layer)
+    layer.take_form(Dense())
+    finish(layer)
+    assert type(layer) is nn.Linear
     assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"]
     assert torch.equal(layer.weight, before)
+
+
+def test_what_does_not_train_does_not_begin_to_in_another_form():
+    layer = nn.Linear(8, 8).requires_grad_(False)
+    working(layer).take_form(Sparse(torch.eye(8, dtype=torch.bool)))
+    assert not layer.values.requires_grad
+    layer.take_form(Dense())
+    assert not layer.weight.requires_grad
+
+
+@pytest.mark.parametrize("rounds", [False, True])
+def test_every_form_may_follow_every_other_and_computes_the_same(rounds):
+    torch.manual_seed(0)
+    layer, mask = working(nn.Linear(24, 20)), torch.rand(20, 24) < 0.3
+    with torch.no_grad():
+        layer.weight.mul_(mask)
+    if rounds:
+        layer.rounding = Rounding("it", Tokens(), output=True, per_tensor=False)
+        layer.rounding.input_observer.fixed = layer.rounding.output_observer.fixed = input_parameters(-3.0, 3.0)
+        layer.rounding.set(observes=False, rounds=True)
+    x, weight = torch.randn(5, 24), layer.weight.detach().clone()
+    forms = {"dense": Dense, **{form.__name__: functools.partial(form, mask) for form in (Masked, Kept, Sparse)}}
+    expected = layer(x).detach()
+    for before, after in itertools.permutations(forms, 2):
+        for name in (before, after):
+            layer.take_form(forms[name]())
+            torch.testing.assert_close(layer(x), expected, msg=f"{before} -> {after}")
+            assert list(layer.state_dict()) in (["weight", "bias"], ["bias", "weight"])
+            assert [name for name, _ in layer.named_parameters()][1] == "bias", "the optimizer's order"
+            assert torch.equal(layer.state_dict()["weight"], weight)
 
 
 SCHEDULE = PruningSchedule(0.9, begin_step=0, end_step=16, policy_begin_step=0, policy_end_step=12, frequency_steps=2)
@@ -349,7 +384,7 @@ def test_pruner_state_restores_values_and_kernel():
     other = Pruner(fresh, ["0"])
     fresh.load_state_dict(weights)
     other.load_state(state)
-    assert type(fresh[0]) is SparseLinear
+    assert type(fresh[0].form) is Sparse
     assert torch.equal(fresh[0].values, sparse[0].values)
     assert other.digests() == pruner.digests()
     assert other.sparsity() == pruner.sparsity()
@@ -368,14 +403,14 @@ def test_each_shape_and_density_is_measured_once_and_the_faster_kernel_taken(mon
     timed = []
 
     def seconds(layer, autocast):
-        timed.append(type(layer))
-        dense = isinstance(layer, MaskedLinear)
+        timed.append(type(layer.form))
+        dense = type(layer.form) is Masked
         return 2.0 if dense and float(layer.mask.float().mean()) < 0.6 else 1.0 if dense else 1.5
 
     monkeypatch.setattr(training_kernel, "_seconds", seconds)
     assert training_kernel.layers_faster_sparse(layers) == ["0", "1", "2"]
-    assert timed == [SparseLinear, MaskedLinear] * 3
-    assert all(type(layer) is MaskedLinear for layer in model)
+    assert timed == [Sparse, Masked] * 3
+    assert all(type(layer.form) is Masked for layer in model)
 
 
 def test_what_is_plain_is_not_measured_so_that_runs_compute_alike(monkeypatch):
@@ -389,7 +424,7 @@ def test_a_plain_layer_does_not_decide_for_a_denser_one_of_its_shape(monkeypatch
     with torch.no_grad():
         for layer, kept in zip(model, (39, 41), strict=True):  # 19.5 % and 20.5 %
             layer.weight[:, kept:] = 0
-    monkeypatch.setattr(training_kernel, "_seconds", lambda layer, autocast: float(isinstance(layer, SparseLinear)))
+    monkeypatch.setattr(training_kernel, "_seconds", lambda layer, autocast: float(type(layer.form) is Sparse))
     assert training_kernel.layers_faster_sparse(Pruner(model, ["0", "1"]).layers) == ["0"]
 
 

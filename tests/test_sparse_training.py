@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 
@@ -12,27 +11,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_training import (  # noqa: F401 - fixtures
-    articles,
-    finetune_values,
-    forkserver,
-    pair_corpus,
-    prune_values,
-    reviews,
-    run,
-    run_and_kill,
-    sparse_bert,
-)
+from tiny_stages import STEPS, finetune_values, kill, prune_values, run
 from transformers import AutoConfig, BertLMHeadModel
 
 import pruneonce
 from pruneonce.convert.inspect_folder import inspect_folder
 from pruneonce.errors import UsageError
 from pruneonce.formats.record import read_provenance
-from pruneonce.sparsity.sparse_linear import SparseLinear
+from pruneonce.sparsity.layers import Sparse, WorkingLinear
 from pruneonce.train import trainer as training
-
-STEPS = 12
 
 
 def values_of(model, data, kernel, **training_values):
@@ -46,7 +33,7 @@ def losses(folder):
     return [entry["loss"] for entry in json.loads((folder / "training_log.json").read_text())]
 
 
-def test_a_hundred_steps_are_those_of_the_masked_dense_layers(sparse_bert, reviews, tmp_path):  # noqa: F811
+def test_a_hundred_steps_are_those_of_the_masked_dense_layers(sparse_bert, reviews, tmp_path):
     for kernel in ("dense", "sparse"):
         values = values_of(sparse_bert, reviews, kernel, steps=100, log_steps=1, learning_rate=1e-3, weight_decay=0.1)
         run("finetune", values, tmp_path / kernel)
@@ -63,7 +50,7 @@ def test_a_hundred_steps_are_those_of_the_masked_dense_layers(sparse_bert, revie
 
 def test_pruning_computes_what_it_keeps_and_prunes_as_masked_dense_layers_do(
     tiny_bert,
-    pair_corpus,  # noqa: F811
+    pair_corpus,
     tmp_path,
     monkeypatch,
 ):
@@ -91,13 +78,13 @@ def test_pruning_computes_what_it_keeps_and_prunes_as_masked_dense_layers_do(
     assert "pruneonce" not in json.dumps(config)
 
 
-def test_every_locked_layer_is_sparse_while_it_trains(sparse_bert, reviews, tmp_path, monkeypatch):  # noqa: F811
+def test_every_locked_layer_is_sparse_while_it_trains(sparse_bert, reviews, tmp_path, monkeypatch):
     seen = []
     original = training.StageTrainer.create_optimizer
 
     def look(self, *arguments):
         optimizer = original(self, *arguments)
-        layers = [layer for layer in self.run.hub_model.modules() if isinstance(layer, SparseLinear)]
+        layers = [each for each in self.run.hub_model.modules() if type(getattr(each, "form", None)) is Sparse]
         parameters = {id(each) for group in optimizer.param_groups for each in group["params"]}
         decayed = {id(each) for group in optimizer.param_groups if group["weight_decay"] for each in group["params"]}
         seen.append((len(layers), all(id(layer.values) in parameters & decayed for layer in layers)))
@@ -108,14 +95,11 @@ def test_every_locked_layer_is_sparse_while_it_trains(sparse_bert, reviews, tmp_
     assert seen == [(13, True)]
 
 
-def test_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(sparse_bert, reviews, tmp_path):  # noqa: F811
+def test_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(sparse_bert, reviews, tmp_path):
     values = values_of(sparse_bert, reviews, "sparse", steps=STEPS, checkpoint_steps=4, dropout=0.1, micro_batch_size=4)
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     run("finetune", values, straight, keep_checkpoints=True)
-    worker = forkserver.Process(target=run_and_kill, args=(values, killed, "step 7", "finetune"))
-    worker.start()
-    worker.join()
-    assert worker.exitcode == -signal.SIGKILL
+    kill("finetune", values, killed, "step 7")
     # Another machine, or another minute, might measure otherwise: the checkpoint decides.
     values["training"]["kernel"] = "dense"
     run("finetune", values, killed, keep_checkpoints=True)
@@ -128,7 +112,7 @@ def test_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(sparse_bert, revi
         assert all(torch.equal(ours["state"][index][name], value) for name, value in moments.items())
 
 
-def test_checkpoints_are_plain_models_and_hold_no_moments_of_zeros(sparse_bert, reviews, tmp_path):  # noqa: F811
+def test_checkpoints_are_plain_models_and_hold_no_moments_of_zeros(sparse_bert, reviews, tmp_path):
     from transformers import AutoModelForSequenceClassification
 
     for kernel in ("dense", "sparse"):
@@ -147,7 +131,7 @@ def test_checkpoints_are_plain_models_and_hold_no_moments_of_zeros(sparse_bert, 
     assert elements(dense) - elements(sparse) == zeros
 
 
-def test_two_processes_train_like_one_with_the_doubled_batch(sparse_bert, reviews, tmp_path):  # noqa: F811
+def test_two_processes_train_like_one_with_the_doubled_batch(sparse_bert, reviews, tmp_path):
     values = values_of(sparse_bert, reviews, "sparse", steps=STEPS, log_steps=1)
     run("finetune", values, tmp_path / "one")
     recipe = tmp_path / "recipe.toml"
@@ -165,7 +149,7 @@ def test_two_processes_train_like_one_with_the_doubled_batch(sparse_bert, review
     assert read_provenance(tmp_path / "two").masks == read_provenance(tmp_path / "one").masks
 
 
-def test_kernel_for_zeros_without_zeros_is_one_line(tiny_bert, reviews, tmp_path, pruneonce):  # noqa: F811
+def test_kernel_for_zeros_without_zeros_is_one_line(tiny_bert, reviews, tmp_path, pruneonce):
     with pytest.raises(UsageError, match=r'kernel = "sparse" is for training with zeros'):
         run("finetune", finetune_values(tiny_bert, reviews, kernel="sparse"), tmp_path / "out")
     recipe = tmp_path / "recipe.toml"
@@ -211,7 +195,7 @@ def load(folder):
     return AutoModelForSequenceClassification.from_pretrained(folder).eval()  # without dropout
 
 
-def test_a_loop_of_ones_own_trains_like_masks_and_leaves_an_ordinary_model(sparse_bert, batches, tmp_path):  # noqa: F811
+def test_a_loop_of_ones_own_trains_like_masks_and_leaves_an_ordinary_model(sparse_bert, batches, tmp_path):
     models, curves = [], []
     for kernel in ("dense", "sparse"):
         model = load(sparse_bert)
@@ -220,7 +204,7 @@ def test_a_loop_of_ones_own_trains_like_masks_and_leaves_an_ordinary_model(spars
             assert pruner.computes_sparse == (kernel == "sparse")
             curves.append(loop(model, batches))
             model.save_pretrained(tmp_path / kernel)  # within, too
-        assert all(type(module) is not SparseLinear for module in model.modules())
+        assert all(type(module) is not WorkingLinear for module in model.modules())
         assert all(torch.equal(each == 0, zeros[name]) for name, each in model.state_dict().items() if name in zeros)
         models.append(model.state_dict())
     np.testing.assert_allclose(curves[1], curves[0], rtol=1e-3)
@@ -230,16 +214,67 @@ def test_a_loop_of_ones_own_trains_like_masks_and_leaves_an_ordinary_model(spars
     assert loop(model, batches[:1], lr=0.0), "the model can still be trained"
 
 
-def test_a_loop_that_fails_leaves_an_ordinary_model_too(sparse_bert, batches):  # noqa: F811
+def test_a_loop_that_fails_leaves_an_ordinary_model_too(sparse_bert, batches):
     model = load(sparse_bert)
     expected = model(**batches[0]).logits.detach()
     with pytest.raises(RuntimeError, match="out of batches"), pruneonce.sparse_training(model, "sparse"):
         raise RuntimeError("out of batches")
-    assert all(type(module) is not SparseLinear for module in model.modules())
+    assert all(type(module) is not WorkingLinear for module in model.modules())
     torch.testing.assert_close(model(**batches[0]).logits, expected)
 
 
-def test_a_decoder_sees_nothing_of_what_comes_after(sparse_bert):  # noqa: F811
+def test_an_optimizer_made_before_is_refused_at_its_first_step_and_has_stepped_nothing(
+    sparse_bert,
+    batches,
+):
+    model = load(sparse_bert)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+
+    def steps():
+        with pruneonce.sparse_training(model, "sparse"):
+            model(**batches[0]).loss.backward()
+            optimizer.step()
+
+    with pytest.raises(UsageError, match=r"an optimizer holds bert.*weight, .* make the optimizer within") as caught:
+        steps()
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert loop(model, batches[:1]), "outside nothing is refused"
+
+
+@pytest.mark.parametrize(
+    "reason", ["none at all", "made within", "masks alone", "of the head alone", "of another model"]
+)
+def test_optimizers_that_train_what_they_hold_are_let_be(reason, sparse_bert, batches):
+    model = load(sparse_bert)
+    other = torch.nn.Linear(2, 2)
+    held = {"masks alone": model.parameters(), "of the head alone": model.classifier.parameters()}
+    optimizer = torch.optim.SGD(held.get(reason, other.parameters()), lr=0.1)
+    with pruneonce.sparse_training(model, "dense" if reason == "masks alone" else "sparse"):
+        if reason == "made within":
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model(**batches[0]).loss.backward()
+        other(torch.ones(1, 2)).sum().backward()
+        gradients = [each.grad for each in model.parameters() if each.grad is not None]
+        assert len(gradients) > 20
+        if reason != "none":
+            optimizer.step()
+
+
+def test_attention_follows_whatever_the_pruner_is_told(sparse_bert):
+    model = load(sparse_bert)
+    with pruneonce.sparse_training(model, "sparse") as pruner:
+        seen = [model.config._attn_implementation]
+        state = pruner.state()
+        pruner.compute_dense()
+        seen.append(model.config._attn_implementation)
+        pruner.load_state(state)
+        seen.append(model.config._attn_implementation)
+    assert [*seen, model.config._attn_implementation] == ["pruneonce", "sdpa", "pruneonce", "sdpa"]
+
+
+def test_a_decoder_sees_nothing_of_what_comes_after(sparse_bert):
     config = AutoConfig.from_pretrained(sparse_bert, is_decoder=True)
     model = BertLMHeadModel.from_pretrained(sparse_bert, config=config).eval()
     ids = torch.arange(5, 17)[None]
@@ -249,7 +284,7 @@ def test_a_decoder_sees_nothing_of_what_comes_after(sparse_bert):  # noqa: F811
     torch.testing.assert_close(whole[:, :6], begun)
 
 
-def test_a_model_in_bfloat16_stays_as_it_is_or_is_refused(sparse_bert, batches):  # noqa: F811
+def test_a_model_in_bfloat16_stays_as_it_is_or_is_refused(sparse_bert, batches):
     model = load(sparse_bert).to(torch.bfloat16)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pruneonce.sparse_training(model) as pruner:

@@ -1,10 +1,8 @@
 """GLUE's files and the user's own -> examples, features, scores."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +14,6 @@ from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.tasks import TASK_NAMES, get_task
 from pruneonce.tasks.classification import TextExample, discover_labels, label_id, label_text, truncating_copy
 from pruneonce.tasks.glue import GLUE
-
-DATA = Path(__file__).parents[1].parent / "shared" / "data" / "glue"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real GLUE files are not on this machine")
 
 
 def tiny_tokenizer():
@@ -103,7 +98,6 @@ def test_mnli_reports_matched_and_mismatched_separately():
     assert all(set(task.dev_splits) <= set(task.hub.splits) for task in GLUE.values())
 
 
-@needs_data
 @pytest.mark.parametrize(
     ("name", "file", "rows"),
     [
@@ -115,9 +109,9 @@ def test_mnli_reports_matched_and_mismatched_separately():
         ("qqp", "QQP/dev_from_train.subset.tsv", 1_000),
     ],
 )
-def test_real_glue_files_lose_no_row(name, file, rows):
+def test_real_glue_files_lose_no_row(name, file, rows, real_data):
     task = GLUE[name]
-    examples = task.read(DATA / file, training=True)
+    examples = task.read(real_data / "glue" / file, training=True)
     assert len(examples) == rows
     right = np.eye(len(task.labels), dtype=np.float32)[[example.label for example in examples]]
     features = task.features(examples[:50], TOKENIZER, 64)
@@ -125,13 +119,11 @@ def test_real_glue_files_lose_no_row(name, file, rows):
     assert max(len(feature.input_ids) for feature in features) <= 64
 
 
-@needs_data
-@pytest.mark.skipif("PRUNEONCE_TEST_MODEL" not in os.environ, reason="PRUNEONCE_TEST_MODEL names no model folder")
-def test_real_tokenizer_knows_the_words_of_sst2():
+def test_real_tokenizer_knows_the_words_of_sst2(assets, real_data):
     from pruneonce.models.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(os.environ["PRUNEONCE_TEST_MODEL"])
-    features = GLUE["sst2"].features(GLUE["sst2"].read(DATA / "SST-2/dev.tsv"), tokenizer, 128)
+    tokenizer = load_tokenizer(assets.model)
+    features = GLUE["sst2"].features(GLUE["sst2"].read(real_data / "glue/SST-2/dev.tsv"), tokenizer, 128)
     ids = np.concatenate([feature.input_ids for feature in features])
     assert np.mean(ids == tokenizer.token_to_id("[UNK]")) < 0.001
 

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,8 +23,6 @@ from pruneonce.tasks.question_answering import (
     window_bounds,
 )
 
-DATA = Path(__file__).parents[1].parent / "shared" / "data" / "squad"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real SQuAD files are not on this machine")
 TOKENIZER = tiny_tokenizer()
 TASK = QuestionAnsweringTask()
 CONTEXT = "The cat sat. Then the dog ran."
@@ -312,11 +309,10 @@ def test_stride_of_a_recipe_reaches_the_task():
         get_task("squad", stride_tokens=-1)
 
 
-@needs_data
-def test_real_dev_set_decodes_to_its_answers():
+def test_real_dev_set_decodes_to_its_answers(real_data):
     """What is missed at best: 9 answers of more than 30 tokens, and 57 that this copy places inside a longer word."""
     task = get_task("squad")
-    examples = task.read(DATA / "dev-v1.1.json")
+    examples = task.read(real_data / "squad" / "dev-v1.1.json")
     assert len(examples) == 10_570
     examples = examples[::10]
     features = task.features(examples, TOKENIZER, 384)

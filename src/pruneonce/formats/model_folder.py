@@ -116,7 +116,7 @@ def save_model_folder(model: Any, tokenizer_from: str | Path, folder: Path) -> N
 
 
 def mask_digest_of_array(weight: np.ndarray) -> str:
-    """Digest of an array's zero pattern; the same as `pruning.masks.mask_digest` of its non-zero mask."""
+    """SHA-256, hexadecimal, over the shape and the zero pattern of numbers or of a mask: equal means the same zeros."""
     shape = "x".join(str(size) for size in weight.shape)
     return hashlib.sha256(shape.encode() + b":" + np.packbits(weight != 0).tobytes()).hexdigest()
 

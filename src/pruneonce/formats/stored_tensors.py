@@ -114,6 +114,14 @@ class Csr:
     values: Array  # float32 [non-zeros]
 
 
+def nonzero_places(dense: Array) -> tuple[Array, Array]:
+    """(row pointers int64 [rows + 1], columns int32 [non-zeros]) of a matrix of numbers or of bool, as in `Csr`."""
+    rows, columns = np.nonzero(dense)
+    pointers = np.zeros(len(dense) + 1, np.int64)
+    np.cumsum(np.bincount(rows, minlength=len(dense)), out=pointers[1:])
+    return pointers, columns.astype(np.int32)
+
+
 @dataclass(frozen=True, eq=False)
 class Quantization:
     """What the int8 values of a sparse matrix stand for, and the 8-bit codes of the x it is multiplied with.

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from pruneonce import _native
-from pruneonce.formats.stored_tensors import Array, Csr, SparseMatrix, Tensor
+from pruneonce.formats.stored_tensors import Array, Csr, SparseMatrix, Tensor, nonzero_places
+from pruneonce.machine import SPARSE_BELOW
 
 Int8Weight = _native.Int8Weight | _native.Int8DenseWeight
 Weight = _native.PackedWeight | _native.DenseWeight | Int8Weight
 
-SPARSE_BELOW = 0.2  # density at which dense code need not be tried: it does five times the arithmetic
 # Weights per four neighbouring columns that have any, from which code for blocks is tried; it needs them nearly full.
 BLOCKS_FROM = 2.0
 MEASURED_TOKENS = 64
@@ -133,10 +133,8 @@ def _stacked(tensors: Sequence[Tensor]) -> Csr:
 
 
 def _csr_of(dense: Array) -> Csr:
-    rows, columns = np.nonzero(dense)
-    pointers = np.zeros(dense.shape[0] + 1, np.int64)
-    np.cumsum(np.bincount(rows, minlength=dense.shape[0]), out=pointers[1:])
-    return Csr((dense.shape[0], dense.shape[1]), pointers, columns.astype(np.int32), dense[rows, columns])
+    pointers, columns = nonzero_places(dense)
+    return Csr((dense.shape[0], dense.shape[1]), pointers, columns, dense[dense != 0])
 
 
 def _seconds(weight: Weight) -> float:

@@ -19,24 +19,28 @@ from transformers.masking_utils import sdpa_mask
 from pruneonce import _native
 
 NAME = "pruneonce"
-BEFORE = "_attention_before_pruneonce"  # attribute of a model: the implementation it had
 HEAD_SIZE_MULTIPLE = 16  # of the kernels
 
 
-def use_native_attention(model: Any, native: bool) -> None:
-    """Let a transformers model attend by our kernels, or as it did before. Its folder will not show it.
+class NativeAttention:
+    """Lets a transformers model attend by our kernels, and as it did before; its folder will not show it.
 
     A decoder stays as it is: every token of ours sees all of its sequence.
     """
-    native = native and not getattr(model.config, "is_decoder", False)
-    AttentionInterface.register(NAME, _attention)
-    AttentionMaskInterface.register(NAME, _lengths_or_mask)
-    now = model.config._attn_implementation
-    if native and now != NAME:
-        setattr(model, BEFORE, now)
-        model.set_attn_implementation(NAME)
-    elif not native and now == NAME:
-        model.set_attn_implementation(getattr(model, BEFORE, "sdpa"))
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._before: str | None = None  # the implementation to go back to; None: it is in use
+
+    def switch(self, native: bool) -> None:
+        """By our kernels, or as before."""
+        now = self._model.config._attn_implementation
+        if native and now != NAME and not getattr(self._model.config, "is_decoder", False):
+            self._before = now
+            self._model.set_attn_implementation(NAME)
+        elif not native and self._before is not None:
+            self._model.set_attn_implementation(self._before)
+            self._before = None
 
 
 def _lengths_or_mask(*arguments: Any, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
@@ -109,3 +113,8 @@ class _Attend(torch.autograd.Function):
             dv=dv.numpy(),
         )
         return dq, dk, dv, None, None
+
+
+# For the whole process, and once: a name that no model uses until it is switched to.
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, _lengths_or_mask)

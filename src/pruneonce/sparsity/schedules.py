@@ -62,6 +62,24 @@ class PruningSchedule:
                 f"and {self.end_step}: the final sparsity would never be applied"
             )
 
+    @classmethod
+    def one_shot(cls, sparsity: float) -> PruningSchedule:
+        """All of it before the first step, and never again.
+
+        >>> schedule = PruningSchedule.one_shot(0.9)
+        >>> [(schedule.updates_masks_at(step), schedule.sparsity_at(step)) for step in (0, 1)]
+        [(True, 0.9), (False, 0.9)]
+        """
+        return cls(
+            final_sparsity=sparsity,
+            begin_step=0,
+            end_step=0,
+            policy_begin_step=-1,
+            policy_end_step=0,
+            frequency_steps=1,
+            initial_sparsity=sparsity,
+        )
+
     def updates_masks_at(self, step: int) -> bool:
         """True at begin_step, every frequency_steps after it, and at end_step."""
         if not self.begin_step <= step <= self.end_step:

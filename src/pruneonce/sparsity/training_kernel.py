@@ -10,17 +10,22 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from pruneonce.sparsity.pruner import MaskedLinear
-from pruneonce.sparsity.sparse_linear import SPARSE_BELOW, make_sparse
+from pruneonce.machine import SPARSE_BELOW
+from pruneonce.sparsity.layers import Sparse, WorkingLinear, working
 
 MEASURED_TOKENS = 512
 MEASURED_RUNS = 3
 
 
+def few_left(density: float) -> bool:
+    """Whether so few weights are left that in float32 their kernels are plainly faster than dense ones."""
+    return density < SPARSE_BELOW
+
+
 def layers_faster_sparse(
-    layers: Mapping[str, MaskedLinear], autocast: torch.dtype | None = None, density: float | None = None
+    layers: Mapping[str, WorkingLinear], autocast: torch.dtype | None = None, density: float | None = None
 ) -> list[str]:
-    """Names of the layers whose forward and backward pass take less time by `SparseLinear` than dense and masked.
+    """Names of the layers whose forward and backward pass take less time in the form `Sparse` than as they are.
 
     autocast: the lower precision that the dense rival would compute in, if any. density: share of weights that masks
     will leave; None: what they leave now. Float32 layers of a density below SPARSE_BELOW are not measured, so that the
@@ -30,7 +35,7 @@ def layers_faster_sparse(
     names = []
     for name, layer in layers.items():
         share = float(layer.mask.float().mean()) if density is None else density
-        if autocast is None and share < SPARSE_BELOW:
+        if autocast is None and few_left(share):
             names.append(name)
             continue
         key = (*layer.weight.shape, round(20 * share))
@@ -42,14 +47,14 @@ def layers_faster_sparse(
     return names
 
 
-def _random_mask(layer: MaskedLinear, density: float) -> Tensor:
+def _random_mask(layer: WorkingLinear, density: float) -> Tensor:
     return torch.rand(layer.weight.shape, generator=torch.Generator().manual_seed(0)) < density
 
 
-def _sparse(layer: MaskedLinear, mask: Tensor) -> nn.Linear:
+def _sparse(layer: WorkingLinear, mask: Tensor) -> nn.Linear:
     plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
     plain.load_state_dict(copy.deepcopy(layer.state_dict()))
-    make_sparse(plain, mask)
+    working(plain).take_form(Sparse(mask))
     return plain
 
 
@@ -63,5 +68,6 @@ def _time(layer: nn.Linear, x: Tensor, autocast: torch.dtype | None) -> float:
     begun = time.perf_counter()
     with context:
         y = layer(x)
-    torch.autograd.grad(y, [x, *layer.parameters()], torch.ones_like(y))
+    trained = [each for each in layer.parameters() if each.requires_grad]
+    torch.autograd.grad(y, [x, *trained], torch.ones_like(y))
     return time.perf_counter() - begun

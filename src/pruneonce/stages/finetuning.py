@@ -36,10 +36,10 @@ from pruneonce.tasks.recipe_data import (
     validation_examples,
     validation_sources,
 )
-from pruneonce.train.distillation import freeze_teacher
 from pruneonce.train.objectives import TaskObjective
 from pruneonce.train.processes import world_size
 from pruneonce.train.task_model import load_task_model, match_vocabulary, takes_token_types
+from pruneonce.train.teacher import Teacher
 from pruneonce.train.teacher_logits import answers_pay, teacher_logits
 from pruneonce.train.trainer import TrainingRun, autocast_of, checkpoints_folder
 
@@ -79,7 +79,7 @@ def prepare_run(
     distillation = recipe.distillation
     teacher = None
     if distillation is not None:
-        teacher = freeze_teacher(load_task_model(distillation.teacher, task, trained=True)[0], autocast_of(training))
+        teacher = Teacher(load_task_model(distillation.teacher, task, trained=True)[0], autocast_of(training))
         match_vocabulary(model, teacher, distillation.teacher)
     pad_id = special_token_ids(tokenizer)["pad"]
     taught = None

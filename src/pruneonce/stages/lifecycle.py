@@ -23,9 +23,9 @@ from pruneonce.machine import library_versions
 from pruneonce.models.family import architecture_of, encoder_name
 from pruneonce.progress import Advance
 from pruneonce.recipe import Recipe, Training, parse_recipe
-from pruneonce.sparsity.cpu_training import sparse_scoring
+from pruneonce.sparsity.cpu_training import as_served
 from pruneonce.sparsity.pruner import Pruner
-from pruneonce.sparsity.quantizer import Quantizer, quantized
+from pruneonce.sparsity.quantizer import Quantizer
 from pruneonce.train.processes import is_main_process
 from pruneonce.train.trainer import TrainingRun, train
 
@@ -138,7 +138,7 @@ def save_outcome(
         layers, record.rounded_to_zero = outcome.quantizer.bake()
     if outcome.pruner is not None:
         _bake(outcome.pruner, outcome.hub_model, record)
-    with sparse_scoring(outcome.hub_model), quantized(outcome.hub_model, layers):
+    with as_served(outcome.hub_model, layers):
         record.metrics = score()
     record.timings = {"training": outcome.seconds, "evaluation": time.monotonic() - begun}
     if layers:

@@ -17,7 +17,7 @@ from pruneonce.formats.record import Provenance
 from pruneonce.models.family import architecture_of, prunable_linears
 from pruneonce.models.tokenizer import load_tokenizer, special_token_ids
 from pruneonce.recipe import PruneRecipe, Pruning, TeacherRecipe, Training
-from pruneonce.sparsity.masks import BLOCK, pruned_count
+from pruneonce.sparsity.patterns import PATTERNS
 from pruneonce.sparsity.pruner import Pruner
 from pruneonce.sparsity.schedules import PruningSchedule, linear_factor, rewinding_factor, warmup_steps_from_ratio
 from pruneonce.stages.lifecycle import (
@@ -28,9 +28,9 @@ from pruneonce.stages.lifecycle import (
     set_dropout,
     total_steps,
 )
-from pruneonce.train.distillation import freeze_teacher
-from pruneonce.train.language_model import LanguageModel, load_config, load_language_model
+from pruneonce.train.language_model import load_config, load_language_model
 from pruneonce.train.objectives import PretrainingObjective
+from pruneonce.train.teacher import Teacher
 from pruneonce.train.trainer import TrainingRun, autocast_of
 
 
@@ -61,7 +61,7 @@ def run_prune(recipe: PruneRecipe, options: StageOptions) -> Provenance:
 def pruning_schedule(pruning: Pruning, steps: int) -> PruningSchedule:
     """The schedule of a recipe; steps it leaves out follow the original's proportions (50 %, 80 % and 1 % of all)."""
     if pruning.schedule == "one-shot":
-        return PruningSchedule(pruning.sparsity, 0, 0, -1, 0, 1, initial_sparsity=pruning.sparsity)
+        return PruningSchedule.one_shot(pruning.sparsity)
     policy_end = pruning.policy_end_step if pruning.policy_end_step is not None else steps // 2
     end = pruning.end_step if pruning.end_step is not None else max(policy_end, steps * 4 // 5)
     if end >= steps:
@@ -86,7 +86,7 @@ def scheduled_pruner(model: nn.Module, pruning: Pruning, steps: int) -> Pruner:
     """Masks on a Hugging Face model that grow by magnitude in the course of `steps`."""
     config: Any = model.config
     names = prunable_linears(linear_names(model), architecture_of(config.model_type), pooler=pruning.pooler)
-    _block(model, names, pruning)
+    _check_pattern(model, names, pruning)
     return Pruner(model, names, pruning_schedule(pruning, steps), pruning.pattern)
 
 
@@ -127,29 +127,27 @@ def plan_pruning(recipe: PruneRecipe) -> list[PlannedMatrix]:
         model = loader.from_config(config)
     names = linear_names(model)
     pruned = prunable_linears(names, architecture, pooler=recipe.pruning.pooler)
-    block = _block(model, pruned, recipe.pruning)
+    _check_pattern(model, pruned, recipe.pruning)
+    pattern = PATTERNS[recipe.pruning.pattern]
     rows = []
     for name in names:
         rows_out, columns = model.get_submodule(name).weight.shape
         target = recipe.pruning.sparsity if name in pruned else 0.0
-        zeros = block * pruned_count(rows_out * columns // block, target)
+        zeros = pattern.zeros((rows_out, columns), target) if name in pruned else 0
         rows.append(PlannedMatrix(name, (rows_out, columns), target, zeros))
     return rows
 
 
-def _block(model: nn.Module, names: Iterable[str], pruning: Pruning) -> int:
-    """Neighbouring weights that are pruned together; UsageError names a matrix that cannot be cut into such blocks."""
-    if pruning.pattern == "unstructured":
-        return 1
+def _check_pattern(model: nn.Module, names: Iterable[str], pruning: Pruning) -> None:
+    """UsageError names a matrix that cannot have the pattern."""
     for name in names:
         weight: Any = model.get_submodule(name).weight
-        rows, columns = weight.shape
-        if columns % BLOCK:
+        try:
+            PATTERNS[pruning.pattern].zeros(tuple(weight.shape), pruning.sparsity)
+        except ValueError as error:
             raise UsageError(
-                f'pruning.pattern "{pruning.pattern}": {name}.weight of {rows} x {columns} cannot be cut into blocks '
-                f'of {BLOCK} neighbouring inputs: set pruning.pattern = "unstructured"'
-            )
-    return BLOCK
+                f'pruning.pattern "{pruning.pattern}": {name}.weight of {error}: set pruning.pattern = "unstructured"'
+            ) from error
 
 
 def _run_pretraining(stage: str, recipe: TeacherRecipe | PruneRecipe, options: StageOptions) -> Provenance:
@@ -208,13 +206,13 @@ def _run_pretraining(stage: str, recipe: TeacherRecipe | PruneRecipe, options: S
     return complete_stage(stage, recipe, inputs, run, options, score)
 
 
-def _load_pretraining_teacher(path: str, nsp: bool, autocast: torch.dtype | None) -> LanguageModel:
+def _load_pretraining_teacher(path: str, nsp: bool, autocast: torch.dtype | None) -> Teacher:
     teacher, missing = load_language_model(path, nsp=nsp)
     if missing:
         raise UsageError(
             f"the teacher {path} has no pre-training heads (missing {missing[0]}): run `pruneonce teacher` on it first"
         )
-    return freeze_teacher(teacher, autocast)
+    return Teacher(teacher, autocast)
 
 
 def _corpus_special_ids(model: str, corpus: Corpus) -> dict[str, int]:

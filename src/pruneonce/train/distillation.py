@@ -1,15 +1,9 @@
-"""Knowledge distillation on logits, as pure functions; and the frozen teacher that supplies them."""
+"""Knowledge distillation on logits, as pure functions."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
-
-import torch
-from accelerate.utils import convert_outputs_to_fp32
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-
-Model = TypeVar("Model", bound=nn.Module)
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -25,22 +19,3 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     student_log = functional.log_softmax(student / temperature, dim=-1)
     teacher_log = functional.log_softmax(teacher / temperature, dim=-1)
     return functional.kl_div(student_log, teacher_log, reduction="sum", log_target=True) * temperature**2
-
-
-def freeze_teacher(model: Model, autocast: torch.dtype | None = None) -> Model:
-    """Put a teacher in evaluation mode and take its parameters out of training.
-
-    autocast: the lower precision that it answers in, as its student does; its logits are float32 all the same.
-    """
-    model.eval()
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    if autocast is not None:
-        forward = model.forward
-
-        def answer(*arguments: Any, **inputs: Any) -> Any:
-            with torch.autocast(next(model.parameters()).device.type, autocast):
-                return forward(*arguments, **inputs)
-
-        model.forward = convert_outputs_to_fp32(answer)
-    return model

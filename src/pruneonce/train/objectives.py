@@ -21,7 +21,7 @@ from pruneonce.data.masking import distilled_positions, mask_tokens
 from pruneonce.recipe import Distillation
 from pruneonce.train.batching import ExampleKey
 from pruneonce.train.distillation import distillation_loss
-from pruneonce.train.language_model import LanguageModel
+from pruneonce.train.teacher import Teacher
 
 Batch = dict[str, Any]
 IGNORED = -100  # label of positions without a target, as in transformers
@@ -49,7 +49,7 @@ class PretrainingObjective:
     seed: int
     nsp: bool
     mlm_probability: float = 0.15
-    teacher: LanguageModel | None = None
+    teacher: Teacher | None = None
     distillation: Distillation | None = None
 
     def lengths(self) -> np.ndarray:
@@ -148,7 +148,7 @@ class TaskObjective:
     kind: str  # "classification" | "regression" | "question_answering"
     pad_id: int
     token_types: bool  # whether the models take token_type_ids
-    teacher: nn.Module | None = None
+    teacher: Teacher | None = None
     distillation: Distillation | None = None
     taught: Sequence[np.ndarray] | None = None  # the teacher's logits of each feature; None: it is asked in each step
 

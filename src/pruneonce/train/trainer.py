@@ -25,14 +25,14 @@ from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import cannot_write
 from pruneonce.progress import Advance
 from pruneonce.recipe import Training
-from pruneonce.sparsity.cpu_training import compute_faster, match_attention
+from pruneonce.sparsity.cpu_training import CpuTraining
 from pruneonce.sparsity.pruner import Pruner
 from pruneonce.sparsity.quantizer import Quantizer
-from pruneonce.sparsity.torch_threads import torch_threads
 from pruneonce.train.batching import BatchPlan, ExampleKey
 from pruneonce.train.checkpoints import PREFIX, latest_complete, mark_complete, remove_incomplete
 from pruneonce.train.objectives import Batch, Objective
 from pruneonce.train.processes import everyone_says, first_process_says, is_main_process, leave_in_order, world_size
+from pruneonce.train.teacher import Teacher
 
 PRUNER_FILE = "pruner.safetensors"
 QUANTIZER_FILE = "quantizer.safetensors"
@@ -53,7 +53,7 @@ class TrainingRun:
     learning_rate_factor: Callable[[int], float]  # step -> fraction of the peak
     pruner: Pruner | None = None
     quantizer: Quantizer | None = None
-    teacher: nn.Module | None = None
+    teacher: Teacher | None = None
     new_parameters: Sequence[str] = ()  # names in hub_model that the checkpoint did not have
     on_progress: Advance | None = None
 
@@ -66,9 +66,14 @@ def train(run: TrainingRun) -> list[dict[str, float]]:
     """
     checkpoints = checkpoints_folder(run.folder)
     arguments = _arguments(run, checkpoints)
-    with torch_threads():
-        choose_kernels(run)
+    with computing(run):
         return _train(run, arguments, checkpoints)
+
+
+def computing(run: TrainingRun) -> CpuTraining:
+    """How the run's model computes while it trains: a context. What a checkpoint says of it overrules the recipe."""
+    kernel, autocast = run.training.kernel, autocast_of(run.training)
+    return CpuTraining(run.hub_model, run.pruner, kernel, autocast, agree=first_process_says)
 
 
 def _train(run: TrainingRun, arguments: TrainingArguments, checkpoints: Path) -> list[dict[str, float]]:
@@ -82,8 +87,6 @@ def _train(run: TrainingRun, arguments: TrainingArguments, checkpoints: Path) ->
     trainer.accelerator.unwrap_model(run.model, keep_fp32_wrapper=False)
     _check_finite(run)
     if run.pruner is not None:
-        run.pruner.compute_dense()
-        match_attention(run.hub_model, run.pruner)
         _check_same_masks(run.pruner.digests())
     leave_in_order()
     log: list[dict[str, float]] = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -215,7 +218,6 @@ class StageTrainer(Trainer):
             )
         if self.run.pruner is not None:
             self.run.pruner.load_state(load_file(folder / PRUNER_FILE))
-            match_attention(self.run.hub_model, self.run.pruner)
         if self.run.quantizer is not None:
             self.run.quantizer.load_state(load_file(folder / QUANTIZER_FILE))
 
@@ -258,17 +260,6 @@ def accumulation_for(training: Training, processes: int) -> int:
         raise UsageError(f"training.batch_size ({training.batch_size}) is below the number of processes ({processes})")
     share = -(-training.batch_size // processes)
     return -(-share // (training.micro_batch_size or share))
-
-
-def choose_kernels(run: TrainingRun) -> None:
-    """Let layers with zeros compute their non-zeros alone where that is faster. A checkpoint overrules it."""
-    if run.pruner is not None:
-        autocast = autocast_of(run.training)
-        compute_faster(run.hub_model, run.pruner, run.training.kernel, autocast, agree=first_process_says)
-    elif run.training.kernel == "sparse":
-        raise UsageError(
-            'training.kernel = "sparse" is for training with zeros: this run has none; use "auto" or "dense"'
-        )
 
 
 def _check_finite(run: TrainingRun) -> None:
@@ -372,10 +363,14 @@ class _StepCallback(TrainerCallback):
         self.note = ""
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.run.pruner is not None and self.run.pruner.update(state.global_step):
-            match_attention(self.run.hub_model, self.run.pruner)
+        if self.run.pruner is not None:
+            self.run.pruner.update(state.global_step)
         if self.run.quantizer is not None:
             self.run.quantizer.update(state.global_step)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.run.pruner is not None:
+            self.run.pruner.observe()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:

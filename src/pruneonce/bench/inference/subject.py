@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
@@ -111,17 +111,17 @@ def make_random(
     import transformers
 
     from pruneonce.convert import onnx_graph
-    from pruneonce.sparsity.masks import block_magnitude_mask, magnitude_mask
+    from pruneonce.sparsity.masks import magnitude_mask
+    from pruneonce.sparsity.patterns import PatternName
 
     family = architecture_of(SHAPES[shape][0])
-    mask = block_magnitude_mask if pattern == "1x4" else magnitude_mask
     torch.manual_seed(seed)
     model = getattr(transformers, onnx_graph.HEADS[HEADS[head]].loader).from_config(_config(shape))
     modules = dict(model.named_modules())
     with torch.no_grad():
         for name in prunable_linears(modules, family):
             weight: Any = modules[name].weight
-            weight.mul_(mask(weight, sparsity))
+            weight.mul_(magnitude_mask(weight, sparsity, cast("PatternName", pattern)))
     model.save_pretrained(folder)
     _tokenizer().save(str(folder / "tokenizer.json"))
     zeros = f"{sparsity:.0%} zeros" + (" in blocks of 1x4" if pattern == "1x4" else "")

@@ -20,15 +20,14 @@ from pruneonce.bench.training.parts import part_clock
 from pruneonce.models.family import architecture_of, encoder_name
 from pruneonce.recipe import Training
 from pruneonce.sparsity.cpu_training import names_with_zeros
-from pruneonce.sparsity.pruner import MaskedLinear, Pruner
-from pruneonce.sparsity.sparse_linear import SparseLinear
-from pruneonce.sparsity.torch_threads import torch_threads
+from pruneonce.sparsity.layers import Masked, Sparse, WorkingLinear
+from pruneonce.sparsity.pruner import Pruner
 from pruneonce.stages.lifecycle import set_dropout
 from pruneonce.tasks import get_task
 from pruneonce.train.language_model import quiet_transformers
 from pruneonce.train.objectives import Batch, TaskObjective
 from pruneonce.train.task_model import load_task_model, takes_token_types
-from pruneonce.train.trainer import TrainingRun, choose_kernels, parameter_groups
+from pruneonce.train.trainer import TrainingRun, computing, parameter_groups
 
 LABELS = ("negative", "positive")
 
@@ -112,8 +111,9 @@ class TrainingSubject:
         peak_of_steps: whether `peak` is that of the steps alone; otherwise it is the process's, loading included.
         """
         parameters = list(self.model.parameters())
-        patterns = (layer.pattern_bytes for layer in self.model.modules() if isinstance(layer, SparseLinear))
-        masks = (layer.mask for layer in self.model.modules() if isinstance(layer, MaskedLinear))
+        forms = [layer.form for layer in self.model.modules() if isinstance(layer, WorkingLinear)]
+        patterns = (form.pattern_bytes for form in forms if isinstance(form, Sparse))
+        masks = (form.mask for form in forms if isinstance(form, Masked))
         states = (value for state in self._optimizer.state.values() for value in state.values())
         return {
             "weights": _bytes(parameters),
@@ -130,7 +130,7 @@ class TrainingSubject:
         pruner = self._run.pruner
         layers = pruner.layers if pruner is not None else {}
         architecture = architecture_of(self.model.config.model_type)
-        dense = [encoder_name(name, architecture) for name, layer in layers.items() if isinstance(layer, MaskedLinear)]
+        dense = [encoder_name(name, architecture) for name, layer in layers.items() if not layer.computes_sparse]
         return {"layers": len(layers), "sparse": len(layers) - len(dense), "dense": dense}
 
 
@@ -170,8 +170,7 @@ def _prepare(name: str, case: TrainingCase) -> tuple[TrainingRun, contextlib.Exi
     )
     settings = contextlib.ExitStack()
     if name != "dense":
-        settings.enter_context(torch_threads())
-        choose_kernels(run)
+        settings.enter_context(computing(run))
     return run, settings
 
 
