@@ -62,15 +62,14 @@ def pack_random(shape: str, sparsity: float, folder: Path) -> Path:
     from safetensors.torch import load_file, save_file
 
     from pruneonce.bench.inference.subject import make_random
-    from pruneonce.formats.model_folder import WEIGHTS_FILE, read_architecture
+    from pruneonce.formats.model_folder import WEIGHTS_FILE, read_family
     from pruneonce.formats.scales_file import LinearQuantization, write_quantization
-    from pruneonce.models.family import prunable_linears
     from pruneonce.sparsity.fake_quant import weight_scale, whole_weight
 
     make_random(shape, "sequence-classification", sparsity, folder)
     weights, layers = load_file(folder / WEIGHTS_FILE), {}
     modules = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
-    for name in prunable_linears(modules, read_architecture(folder)):
+    for name in read_family(folder).prunable_linears(modules):
         weight = weights[f"{name}.weight"]
         scale = weight_scale(weight)
         weights[f"{name}.weight"] = torch.where(weight != 0, whole_weight(weight, scale) * scale[:, None], 0.0)

@@ -17,15 +17,14 @@ import time
 from typing import Any
 
 import torch
-from transformers import AutoModelForPreTraining
 
-from pruneonce.cost.probe import KNOWN_SHAPES
-from pruneonce.models.family import prunable_linears
+from pruneonce.bench.inference.subject import SHAPES
+from pruneonce.models.hub import config_for, quiet_transformers, random_hub_model
 from pruneonce.quickstart.assets import fetch_assets
 from pruneonce.sparsity.cpu_training import CpuTraining
 from pruneonce.sparsity.pruner import Pruner
 from pruneonce.sparsity.schedules import PruningSchedule
-from pruneonce.train.language_model import LanguageModel, load_language_model, quiet_transformers
+from pruneonce.train.language_model import LanguageModel, load_language_model, pretraining_class
 
 BATCH, TOKENS, SPARSITY = 16, 128, 0.9
 MASKED_TOKENS = round(0.15 * BATCH * TOKENS)
@@ -35,7 +34,7 @@ SIDES = ("plain", "masked", "kept")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=None)
-    parser.add_argument("--random", choices=sorted(KNOWN_SHAPES), help="a known shape with random weights")
+    parser.add_argument("--random", choices=sorted(SHAPES), help="a known shape with random weights")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of dense products")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--json", action="store_true")
@@ -99,8 +98,9 @@ def measure(folder: str | None, shape: str | None, precision: str, steps: int) -
 def load(folder: str | None, shape: str | None) -> LanguageModel:
     """A language model with fresh heads where it has none, without dropout."""
     if shape is not None:
-        config = KNOWN_SHAPES[shape]()
-        model = LanguageModel(AutoModelForPreTraining.from_config(config), nsp=config.model_type == "bert")
+        family, sizes = SHAPES[shape]
+        config, nsp = config_for(family, family.config_of(sizes)), family.heads.next_sentence is not None
+        model = LanguageModel(random_hub_model(pretraining_class(nsp=nsp), config), nsp=nsp)
     else:
         model, _ = load_language_model(folder or fetch_assets().model)
     for module in model.modules():
@@ -111,7 +111,7 @@ def load(folder: str | None, shape: str | None) -> LanguageModel:
 
 def prunable(model: LanguageModel) -> list[str]:
     linears = [name for name, module in model.model.named_modules() if isinstance(module, torch.nn.Linear)]
-    return prunable_linears(linears, model.architecture)
+    return model.family.prunable_linears(linears)
 
 
 def step(

@@ -24,7 +24,7 @@ from pruneonce.bench.training.subject import TrainingSubject
 from pruneonce.cli import app as cli
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import read_json
-from pruneonce.models.family import architecture_of
+from pruneonce.models import family_of
 from pruneonce.report.collect import collect
 from pruneonce.report.write import write_report
 
@@ -277,7 +277,7 @@ def test_every_part_opens_and_closes_in_both_passes(request, monkeypatch, family
     loader = AutoModelForSequenceClassification if family == "sparse_tiny_bert" else AutoModelForQuestionAnswering
     model = loader.from_pretrained(folder)
     monkeypatch.setattr(training_parts, "PartClock", LoggedClock)
-    with part_clock(model, architecture_of(model.config.model_type)) as clock:
+    with part_clock(model, family_of(model.config.model_type)) as clock:
         output = model(input_ids=torch.ones(2, 8, dtype=torch.int64))
         counts = []
         for passing in (lambda: None, lambda: output[0].sum().backward()):

@@ -19,6 +19,7 @@ from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.formats.nonzero_codes import Positions
 from pruneonce.formats.packed_file import read_packed, write_packed
 from pruneonce.formats.stored_tensors import FLOAT_TYPES, SparseMatrix, dense
+from pruneonce.run import weights
 from pruneonce.run.model import Model, load_model
 
 ISAS = _native.available_isas()
@@ -129,6 +130,23 @@ def test_layers_without_enough_zeros_run_dense_or_sparse_with_the_same_answer(de
         np.testing.assert_allclose(output, torch_logits(model, sequence, segments), atol=1e-4)
 
 
+@pytest.mark.parametrize("kernels", ["sparse", "dense"])
+def test_with_pinned_kernels_two_starts_answer_with_the_same_bits_whatever_was_faster(kernels, pack, monkeypatch):
+    file = pack(make_model("Bert", "ForQuestionAnswering", 0.5))
+    ids, types = random_batch()
+    pinned, measured = [], []
+    for faster in (_native.PackedWeight, _native.DenseWeight):  # what timing finds in one start, and in the other
+        monkeypatch.setattr(weights, "_chosen", {})
+        monkeypatch.setattr(weights, "_seconds", lambda weight, faster=faster: 0.0 if type(weight) is faster else 1.0)
+        pinned.append(np.concatenate(load_model(file, kernels=kernels)(ids, types)))
+        measured.append(load_model(file))
+    assert np.array_equal(*pinned)
+    kinds = [type(model.encoder.layers[0].up.weight) for model in measured]
+    assert kinds == [_native.PackedWeight, _native.DenseWeight]
+    with pytest.raises(UsageError, match="kernels is 'fast': one of measured, sparse, dense is expected"):
+        load_model(file, kernels="fast")
+
+
 def test_a_batch_larger_than_one_pass_keeps_its_order(classifier_file):
     model = load_model(classifier_file)
     ids, types = random_batch([1 + i % 64 for i in range(60)])
@@ -155,6 +173,20 @@ def test_hidden_states_whatever_the_head(pack):
     states = load_model(pack(model)).hidden_states(ids, types)
     for state, sequence, segments in zip(states, ids, types, strict=True):
         np.testing.assert_allclose(state, torch_logits(model.bert, sequence, segments), atol=2e-5)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_answers_of_a_pass_are_not_written_over_by_the_next(head, pack):
+    """Heads compute in space that the thread keeps."""
+    model = load_model(pack(make_model("Bert", head)))
+    ids, types = random_batch()
+    first = model(ids, types)
+    before = [np.array(each) for each in first]
+    model(*random_batch((64,) * 7, seed=1))
+    for kept, output in zip(before, first, strict=True):
+        assert np.array_equal(kept, output)
+    for again, output in zip(model(ids, types), first, strict=True):
+        assert np.array_equal(again, output)
 
 
 def test_an_empty_batch(classifier_file):
@@ -315,7 +347,7 @@ def test_a_folder_or_an_unknown_instruction_set(classifier_file):
 def test_the_engine_runs_without_torch(classifier_file):
     code = (
         "import sys, json, numpy as np\n"
-        "from pruneonce.engine import load_model\n"
+        "from pruneonce.run.model import load_model\n"
         f"logits = load_model({str(classifier_file)!r})([np.arange(5)])\n"
         "print(json.dumps([logits.tolist(), sorted(sys.modules)]))\n"
     )

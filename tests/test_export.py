@@ -281,7 +281,7 @@ def test_half_a_character_in_a_config_or_record_is_one_line(pruneonce, save, tmp
 
 def test_export_never_imports_torch(save, tmp_path):
     code = (
-        "import sys; from pruneonce.export import export_packed; export_packed(*sys.argv[1:]); "
+        "import sys; from pruneonce.convert.to_packed import export_packed; export_packed(*sys.argv[1:]); "
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(save()), str(tmp_path / "m")], check=True)

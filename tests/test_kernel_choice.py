@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pruneonce import _native
-from pruneonce.formats.stored_tensors import Quantization, pack, pack_int8
+from pruneonce.formats.stored_tensors import Quantization, dense, pack, pack_int8
 from pruneonce.run import weights as kernel_choice
 from pruneonce.run.weights import weight_of
 
@@ -99,3 +99,15 @@ def test_whatever_is_chosen_the_sums_are_the_same(monkeypatch, isa, block, densi
         results.append(rows)
     assert np.array_equal(results[0], results[1])
     assert np.array_equal(results[0], results[2])
+
+
+def test_a_pinned_choice_is_never_measured_where_numbers_depend_on_it(monkeypatch):
+    seen = prefer(monkeypatch, "dense")
+    few, many = pack(whole_weights(0.1)), pack(whole_weights(0.9))
+    assert isinstance(weight_of([few], kernels="dense"), _native.DenseWeight)
+    assert isinstance(weight_of([many], kernels="sparse"), _native.PackedWeight)
+    assert isinstance(weight_of([few, many], kernels="sparse"), _native.PackedWeight)
+    assert isinstance(weight_of([dense(whole_weights(0.9))], kernels="sparse"), _native.DenseWeight)
+    assert isinstance(weight_of([quantized(whole_weights(0.1))], kernels="dense"), _native.Int8DenseWeight)
+    assert not seen
+    assert isinstance(weight_of([quantized(whole_weights(0.9, block=4))], kernels="sparse"), _native.Int8Weight)

@@ -15,13 +15,14 @@ import torch
 import transformers
 
 import pruneonce
+from pruneonce import _native
 from pruneonce.cli.app import main
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.formats.packed_file import read_packed, write_packed
 from pruneonce.formats.stored_tensors import dense
 from pruneonce.run.model import Model, load_model
-from pruneonce.run.pipelines import PIPELINES, pipeline
+from pruneonce.run.pipelines import PIPELINES, pipeline, text_model
 
 TEXTS = [
     "The old film was not good, but the music was great!",
@@ -482,3 +483,31 @@ def test_predict_says_what_is_missing(make, monkeypatch, capsys, tmp_path):
         assert code == 2
         assert message in err
         assert len(err.splitlines()) == 1
+
+
+def test_a_pipeline_parses_its_tokenizer_once_until_a_text_must_be_cut(make, monkeypatch):
+    _, file = make("text-classification")
+    parsed = []
+    parse = text_model.tokenizer_from_text
+    monkeypatch.setattr(text_model, "tokenizer_from_text", lambda text: parsed.append(text) or parse(text))
+    classify = pipeline("text-classification", file)
+    short = classify("a good film")
+    assert len(parsed) == 1
+    long = " ".join(["good"] * 100)
+    with pytest.raises(UsageError, match="the model takes 64"):
+        classify(long, truncation=False)
+    classify(long, truncation=True)
+    classify(long, truncation=True)
+    assert len(parsed) == 2
+    assert classify("a good film") == short
+
+
+def test_a_pipeline_passes_the_choice_of_kernels_on(make):
+    _, file = make("text-classification")
+    layers = {
+        kernels: pipeline(None, file, kernels=kernels).text_model.model.encoder.layers[0]
+        for kernels in ("sparse", "dense")
+    }
+    assert type(layers["dense"].up.weight) is _native.DenseWeight
+    with pytest.raises(UsageError, match="kernels is 'fast'"):
+        pipeline(None, file, kernels="fast")

@@ -13,7 +13,10 @@ from torch import nn
 
 from pruneonce.errors import PruneonceError
 from pruneonce.formats.scales_file import LinearQuantization
-from pruneonce.models.family import BERT, DISTILBERT
+from pruneonce.models import FAMILIES
+from pruneonce.models.bert import BERT
+from pruneonce.models.distilbert import DISTILBERT
+from pruneonce.models.family import ATTENTION_ROLES
 from pruneonce.sparsity.fake_quant import (
     Observer,
     fake_quantize,
@@ -25,7 +28,7 @@ from pruneonce.sparsity.fake_quant import (
 from pruneonce.sparsity.layers import Dense, Masked, Sparse
 from pruneonce.sparsity.masks import magnitude_mask
 from pruneonce.sparsity.pruner import Pruner
-from pruneonce.sparsity.quantizer import OUTPUT_QUANTIZED, observing, quantizable_linears, quantize_layers, quantized
+from pruneonce.sparsity.quantizer import observing, quantizable_linears, quantize_layers, quantized
 
 magnitudes = st.floats(2.0**-30, 2.0**20, width=32)
 limits = st.one_of(st.just(0.0), magnitudes)
@@ -371,10 +374,20 @@ def test_the_papers_preset_takes_all_linears_and_the_same_roles_in_both_families
     assert quantizable_linears(bert, BERT, "default") == bert[:2]
     distilbert = ["distilbert.transformer.layer.0.attention.q_lin", "pre_classifier", "classifier"]
     assert quantizable_linears(distilbert, DISTILBERT, "default") == distilbert[:1]
-    roles = {0: "query", 1: "key", 4: "up"}  # of the six linears of a layer, in both families in this order
-    for family in (BERT, DISTILBERT):
-        outputs = {index for index, linear in enumerate(family.linears) if linear in OUTPUT_QUANTIZED}
-        assert outputs == set(roles), family.model_type
+    for family in FAMILIES.values():
+        layer = f"{family.base}.{family.layers}.1."
+        linears = [layer + getattr(family.layer, role) for role in (*ATTENTION_ROLES, "up", "down")]
+        model = nn.ModuleDict()
+        for name in linears:
+            parent = model
+            for part in name.split(".")[:-1]:
+                if part not in parent:
+                    parent[part] = nn.ModuleDict()
+                parent = parent[part]
+            parent[name.rpartition(".")[2]] = nn.Linear(4, 4)
+        quantizer = quantize_layers(model, linears, preset="paper")
+        outputs = [name for name, each in quantizer.layers.items() if each.rounding.output_observer is not None]
+        assert outputs == [linears[0], linears[1], linears[4]], family.model_type
 
 
 def test_only_linear_layers_and_layers_that_exist_are_quantised(model):

@@ -195,9 +195,9 @@ def study(
     as_json: JSON = False,
 ) -> None:
     """Run a grid of methods, sparsities, tasks and seeds. Run again to resume: what is done is skipped."""
+    from pruneonce.models.hub import quiet_transformers
     from pruneonce.study.plan import make_plan
     from pruneonce.study.recipe import load_study
-    from pruneonce.train.language_model import quiet_transformers
 
     quiet_transformers()
     folder = out or default_output(recipe)
@@ -325,8 +325,8 @@ def evaluate(
 ) -> None:
     """Score a fine-tuned model folder, or a packed file, with the task's standard metrics."""
     from pruneonce.evaluation.scoring import score_folder, score_packed
+    from pruneonce.models.hub import quiet_transformers
     from pruneonce.recipe import TaskData
-    from pruneonce.train.language_model import quiet_transformers
 
     quiet_transformers()
     wanted = TaskData(task, "", data, text, text_pair, label, max_tokens=max_tokens)
@@ -537,8 +537,8 @@ def quickstart(
         fetch_assets()
         print(f"assets: {assets_folder()}")
         return
+    from pruneonce.models.hub import quiet_transformers
     from pruneonce.quickstart.run import COLUMNS, cells, run_quickstart
-    from pruneonce.train.language_model import quiet_transformers
 
     quiet_transformers()
     report = run_quickstart(out)
@@ -551,7 +551,7 @@ def quickstart(
 
 def _export_onnx(model: Path, out: Path, as_json: bool) -> None:
     from pruneonce.convert.to_onnx import export_onnx
-    from pruneonce.train.language_model import quiet_transformers
+    from pruneonce.models.hub import quiet_transformers
 
     quiet_transformers()
     written = export_onnx(model, out)
@@ -566,9 +566,9 @@ def _export_onnx(model: Path, out: Path, as_json: bool) -> None:
 
 
 def _run_stage(stage: str, path: Path, overrides: list[str] | None, out: Path | None, keep: bool) -> None:
+    from pruneonce.models.hub import quiet_transformers
     from pruneonce.recipe import load_recipes
     from pruneonce.stages import RUNNERS, StageOptions
-    from pruneonce.train.language_model import quiet_transformers
     from pruneonce.train.processes import is_main_process
 
     quiet_transformers()

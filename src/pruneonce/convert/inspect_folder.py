@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pruneonce.formats.model_folder import Matrix, mask_digests, read_architecture, read_matrices, require_folder
+from pruneonce.formats.model_folder import Matrix, mask_digests, read_family, read_matrices, require_folder
 from pruneonce.formats.record import read_provenance
-from pruneonce.models.family import EMBEDDING_MARK
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,14 @@ def inspect_folder(path: str | Path) -> Inspection:
     """Measure every tensor of a local model folder. UsageError if it is not one."""
     folder = require_folder(path)
     matrices = list(read_matrices(folder))
-    digests = mask_digests(matrices, read_architecture(folder))
+    family = read_family(folder)
+    digests = mask_digests(matrices, family)
     record = read_provenance(folder)
     return Inspection(
         folder=str(folder),
         matrices=matrices,
         prunable=_total(matrix for matrix in matrices if matrix.prunable),
-        without_embeddings=_total(matrix for matrix in matrices if EMBEDDING_MARK not in matrix.name),
+        without_embeddings=_total(matrix for matrix in matrices if family.part_of(matrix.name) != "embeddings"),
         everything=_total(matrices),
         stage=record.stage if record else None,
         lock_intact=record.masks.items() <= digests.items() if record and record.masks else None,

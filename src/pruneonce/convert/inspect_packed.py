@@ -12,7 +12,7 @@ from pruneonce.formats.model_folder import mask_digest_of_array
 from pruneonce.formats.nonzero_codes import ENCODINGS
 from pruneonce.formats.packed_file import FORMAT_VERSION, PackedModel, read_packed
 from pruneonce.formats.stored_tensors import FLOAT_TYPES, INT8, Int8Matrix, SparseMatrix, Tensor
-from pruneonce.models.family import EMBEDDING_MARK, Architecture, architecture_of, encoder_name, prunable_linears
+from pruneonce.models import Family, family_of
 
 KINDS = ("encoder values", "encoder positions", "embeddings", "heads", "other", "header")
 FP32_BYTES = 4
@@ -108,8 +108,8 @@ def inspect_packed(path: str | Path) -> PackedInspection:
     """Read a packed file, checking all of it, and measure every tensor."""
     path = Path(path)
     model = read_packed(path)
-    architecture = architecture_of(str(model.config.get("model_type")))
-    tensors = [_measure(name, tensor, architecture) for name, tensor in model.tensors.items()]
+    family = family_of(model.config.get("model_type"))
+    tensors = [_measure(name, tensor, family) for name, tensor in model.tensors.items()]
     sparse = [tensor for tensor in tensors if tensor.sparse]
     by_kind = {kind: sum(tensor.value_bytes for tensor in tensors if tensor.kind == kind) for kind in KINDS}
     by_kind["encoder positions"] = sum(tensor.position_bytes for tensor in sparse)
@@ -124,19 +124,19 @@ def inspect_packed(path: str | Path) -> PackedInspection:
         position_bits=8 * by_kind["encoder positions"] / max(1, sum(tensor.size for tensor in sparse)),
         tensors=tensors,
         stage=str(model.provenance.get("stage")) if model.provenance else None,
-        lock_intact=_lock_intact(model, tensors, architecture),
+        lock_intact=_lock_intact(model, tensors, family),
     )
 
 
-def _measure(name: str, tensor: Tensor, architecture: Architecture) -> PackedTensor:
-    prunable = name.endswith(".weight") and bool(prunable_linears([name.removesuffix(".weight")], architecture))
+def _measure(name: str, tensor: Tensor, family: Family) -> PackedTensor:
+    prunable = family.is_prunable(name)
     position_bytes = tensor.positions.nbytes if isinstance(tensor, SparseMatrix) else 0
     return PackedTensor(
         name=name,
         shape=tensor.shape,
         encoding=tensor.encoding,
         type="int8" if isinstance(tensor, Int8Matrix) else tensor.type.name,
-        kind=_kind(name, prunable or isinstance(tensor, SparseMatrix), architecture),
+        kind=_kind(name, prunable or isinstance(tensor, SparseMatrix), family),
         value_bytes=tensor.nbytes - position_bytes,
         position_bytes=position_bytes,
         stored=tensor.values.size if isinstance(tensor, SparseMatrix) else math.prod(tensor.shape),
@@ -144,22 +144,16 @@ def _measure(name: str, tensor: Tensor, architecture: Architecture) -> PackedTen
     )
 
 
-def _kind(name: str, matrix: bool, architecture: Architecture) -> str:
-    if matrix:
-        return "encoder values"
-    if EMBEDDING_MARK in name:
-        return "embeddings"
-    inner = encoder_name(name, architecture)
-    pooler = architecture.pooler is not None and inner.startswith(architecture.pooler)
-    return "other" if inner.startswith(architecture.layers) or pooler else "heads"
+def _kind(name: str, matrix: bool, family: Family) -> str:
+    return "encoder values" if matrix else {"encoder": "other"}.get(part := family.part_of(name), part)
 
 
-def _lock_intact(model: PackedModel, tensors: list[PackedTensor], architecture: Architecture) -> bool | None:
+def _lock_intact(model: PackedModel, tensors: list[PackedTensor], family: Family) -> bool | None:
     masks = model.provenance.get("masks") if model.provenance else None
     if not isinstance(masks, Mapping) or not masks:
         return None
     actual = {
-        encoder_name(tensor.name.removesuffix(".weight"), architecture): tensor.mask_digest
+        family.encoder_name(tensor.name.removesuffix(".weight")): tensor.mask_digest
         for tensor in tensors
         if tensor.mask_digest
     }

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # the last one not for DistilBERT
+from pruneonce.models import family_of
+from pruneonce.models.hub import load_hub_model
+
 AXES = ("sequences", "tokens")
 
 
@@ -42,13 +43,13 @@ class NamedOutputs(nn.Module):
         """head: a key of HEADS. attention: "eager" can be traced, "sdpa" is faster."""
         super().__init__()
         self.head = HEADS[head]
-        loader = getattr(transformers, self.head.loader)
-        self.model: Any = loader.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention)
+        options = {"dtype": torch.float32, "attn_implementation": attention}
+        self.model: Any = load_hub_model(self.head.loader, folder, **options)
         self.eval()  # not the model alone: the exporter puts back what the outermost module was
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return INPUTS if self.model.config.model_type == "bert" else INPUTS[:2]
+        return family_of(self.model.config.model_type).inputs
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """int64 [sequences, tokens] per name of `inputs` -> float32 per name of the head's outputs."""

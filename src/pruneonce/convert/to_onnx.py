@@ -13,7 +13,7 @@ import numpy as np
 
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import cannot_write, read_json, replacing
-from pruneonce.formats.model_folder import read_architecture, require_folder
+from pruneonce.formats.model_folder import read_family, require_folder
 from pruneonce.formats.scales_file import read_quantization
 from pruneonce.models.tokenizer import load_tokenizer, special_token_ids
 
@@ -57,7 +57,7 @@ def export_onnx(model: str | Path, out: str | Path) -> OnnxFile:
             raise UsageError(
                 f"ONNX export needs {package}, which is not installed: `pip install 'pruneonce[train,onnxruntime]'`"
             )
-    read_architecture(folder)  # is this a model we know?
+    read_family(folder)  # is this a model we know?
     from pruneonce.convert.onnx_graph import NamedOutputs, write_graph
 
     module = NamedOutputs(folder, head_of(folder))
@@ -137,7 +137,11 @@ def _check(module: Any, graph: Path, folder: Path) -> float:
 def sample_batches(folder: Path) -> Iterator[dict[str, Array]]:
     """SAMPLES as the model takes them, int64 [sequences, tokens] by name: each alone, then all in a padded batch."""
     tokenizer = load_tokenizer(folder)
-    tokenizer.enable_truncation(int(read_json(folder / "config.json").get("max_position_embeddings", 512)))
+    try:
+        plan = read_family(folder).encoder_plan(read_json(folder / "config.json"))
+    except ValueError as error:
+        raise PruneonceError(f"{folder}: {error}") from error
+    tokenizer.enable_truncation(plan.max_tokens)
     batches = [tokenizer.encode_batch([sample]) for sample in SAMPLES]
     tokenizer.enable_padding(pad_id=special_token_ids(tokenizer)["pad"])
     for batch in (*batches, tokenizer.encode_batch(list(SAMPLES))):

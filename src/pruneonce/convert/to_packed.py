@@ -9,14 +9,14 @@ import numpy as np
 
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import read_json
-from pruneonce.formats.model_folder import mask_digest_of_array, read_architecture, require_folder
+from pruneonce.formats.model_folder import mask_digest_of_array, read_family, require_folder
 from pruneonce.formats.nonzero_codes import Array
 from pruneonce.formats.packed_file import FLOAT_OF_CONTAINER, PackedModel, write_packed
 from pruneonce.formats.record import Provenance, check_masks, read_provenance
 from pruneonce.formats.safetensors_file import Container, open_container
 from pruneonce.formats.scales_file import read_quantization
 from pruneonce.formats.stored_tensors import Quantization, Tensor, decode_floats, dense, pack, pack_int8, quantize_rows
-from pruneonce.models.family import EMBEDDING_MARK, Architecture, encoder_name, prunable_linears
+from pruneonce.models import Family
 from pruneonce.models.tokenizer import load_tokenizer
 
 VALUES = ("fp32", "fp16", "bf16")  # what the encoder's matrices may be stored as
@@ -35,18 +35,18 @@ def export_packed(model: str | Path, out: str | Path, *, embeddings: str = "fp16
     folder, out = require_folder(model), Path(out)
     if out.is_dir():
         raise UsageError(f"'{out}' is a folder: the name of a file is expected")
-    architecture, record = read_architecture(folder), read_provenance(folder)
-    weights = _Weights(folder, architecture)
+    family, record = read_family(folder), read_provenance(folder)
+    weights = _Weights(folder, family)
     quantization = _quantization(folder, weights)
     if record:
-        _check_masks(weights, architecture, record, folder)
+        _check_masks(weights, family, record, folder)
     tensors: dict[str, Tensor] = {}
     for name in weights.names:
         try:
             if name in quantization:
                 tensors[name] = pack_int8(weights.read(name), quantization[name])
             else:
-                tensors[name] = _pack(name, weights.read(name), architecture, embeddings, values)
+                tensors[name] = _pack(name, weights.read(name), family, embeddings, values)
         except ValueError as error:
             raise PruneonceError(f"{folder}: tensor {name}: {error}") from error
     packed = PackedModel(
@@ -62,15 +62,15 @@ def export_packed(model: str | Path, out: str | Path, *, embeddings: str = "fp16
 class _Weights:
     """The tensors of a folder under their present names, mapped, without those that transformers derives itself."""
 
-    def __init__(self, folder: Path, architecture: Architecture) -> None:
+    def __init__(self, folder: Path, family: Family) -> None:
         self._folder = folder
         self._where: dict[str, tuple[Container, str]] = {}  # present name -> (file, name there)
         for file in sorted(folder.glob("model*.safetensors")):
             self._add(open_container(file))
-        words = architecture.base + ".embeddings.word_embeddings.weight"
-        for name in list(self._where):
-            if name.startswith(architecture.mlm_head) and words in self._where and self._same(name, words):
-                del self._where[name]  # the tied decoder: transformers stores it once, older tools twice
+        words = f"{family.base}.{family.embeddings.words}.weight"
+        decoder = f"{family.heads.masked_lm.decoder}.weight"
+        if {words, decoder} <= self._where.keys() and self._same(decoder, words):
+            del self._where[decoder]  # tied: transformers stores it once, older tools twice
 
     @property
     def names(self) -> list[str]:
@@ -127,19 +127,19 @@ def _present_name(name: str) -> str:
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
-def _check_masks(weights: _Weights, architecture: Architecture, record: Provenance, folder: Path) -> None:
+def _check_masks(weights: _Weights, family: Family, record: Provenance, folder: Path) -> None:
     modules = [name.removesuffix(".weight") for name in weights.names if name.endswith(".weight")]
     actual = {
-        encoder_name(module, architecture): mask_digest_of_array(weights.read(f"{module}.weight"))
-        for module in prunable_linears(modules, architecture)
-        if encoder_name(module, architecture) in record.masks
+        family.encoder_name(module): mask_digest_of_array(weights.read(f"{module}.weight"))
+        for module in family.prunable_linears(modules)
+        if family.encoder_name(module) in record.masks
     }
     check_masks(record.masks, actual, where=str(folder))
 
 
-def _pack(name: str, tensor: Array, architecture: Architecture, embeddings: str, values: str) -> Tensor:
-    if name.endswith(".weight") and prunable_linears([name.removesuffix(".weight")], architecture):
+def _pack(name: str, tensor: Array, family: Family, embeddings: str, values: str) -> Tensor:
+    if family.is_prunable(name):
         return pack(tensor, values)
-    if EMBEDDING_MARK in name and "LayerNorm" not in name:
+    if family.encoder_name(name) in family.embedding_tables:
         return quantize_rows(tensor) if embeddings == "int8" else dense(tensor, embeddings)
     return dense(tensor)

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, BertConfig, DistilBertConfig
 
-from pruneonce.models.family import prunable_linears
+from pruneonce.models import family_of, known_shape
+from pruneonce.models.hub import config_for, load_config, random_hub_model
 from pruneonce.recipe import FinetuneRecipe, QuantizeRecipe, Recipe, TeacherRecipe
 from pruneonce.sparsity.cpu_training import CpuTraining, as_served
 from pruneonce.sparsity.layers import Masked, Sparse, WorkingLinear
@@ -21,18 +21,9 @@ from pruneonce.sparsity.pruner import Pruner
 from pruneonce.sparsity.quantizer import quantize_layers
 from pruneonce.sparsity.schedules import PruningSchedule
 from pruneonce.stages.lifecycle import set_dropout
-from pruneonce.train.language_model import LanguageModel, load_config
+from pruneonce.train.language_model import LanguageModel, pretraining_class
 from pruneonce.train.trainer import accumulation_for, autocast_of
 
-# Shapes of the published models, by a part of their names: an estimate needs neither the network nor the folder of a
-# stage that has not run yet ("runs/bert-large/teacher").
-KNOWN_SHAPES: dict[str, Callable[[], Any]] = {
-    "distilbert": DistilBertConfig,
-    "bert-large": lambda: BertConfig(
-        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
-    ),
-    "bert-base": BertConfig,
-}
 # Examples timed beside 1, so that what a pass costs by itself is told apart from its examples: at least so many, and
 # at least so many tokens, for short examples are cheaper in company.
 PROBE_EXAMPLES = 3
@@ -106,17 +97,18 @@ def probe(recipe: Recipe, tokens: int, locked: float | None = None, pruned: floa
 
 def _random_model(recipe: Recipe) -> LanguageModel:
     config = _config(recipe.model)
-    nsp = config.model_type == "bert"
-    loader = AutoModelForPreTraining if nsp else AutoModelForMaskedLM
-    return LanguageModel(loader.from_config(config), nsp=nsp)
+    nsp = family_of(config.model_type).heads.next_sentence is not None
+    return LanguageModel(random_hub_model(pretraining_class(nsp=nsp), config), nsp=nsp)
 
 
 def _config(model: str) -> Any:
-    if not Path(model).is_dir():
-        for name, shape in KNOWN_SHAPES.items():
-            if name in model:
-                return shape()
-    return load_config(model)
+    # A published model's shape needs neither the network nor the folder of a stage that has not run yet
+    # ("runs/bert-large/teacher").
+    known = None if Path(model).is_dir() else known_shape(model)
+    if known is None:
+        return load_config(model)
+    family, shape = known
+    return config_for(family, family.config_of(shape))
 
 
 @contextlib.contextmanager
@@ -128,7 +120,7 @@ def _as_trained(recipe: Recipe, model: LanguageModel, locked: float | None, prun
         return
     assert recipe.training is not None
     linears = {name: module for name, module in model.model.named_modules() if isinstance(module, nn.Linear)}
-    names = prunable_linears(linears, model.architecture)
+    names = model.family.prunable_linears(linears)
     if locked is not None:
         with torch.no_grad():
             for name in names:

@@ -14,6 +14,7 @@ from pruneonce.errors import UsageError
 from pruneonce.evaluation.evaluate import EVALUATION_BATCH, Predict, evaluate_task
 from pruneonce.evaluation.predictions import write_predictions
 from pruneonce.formats.scales_file import read_quantization
+from pruneonce.models.hub import load_config
 from pruneonce.models.tokenizer import load_tokenizer, special_token_ids, tokenizer_from_text
 from pruneonce.progress import Advance
 from pruneonce.recipe import TaskData
@@ -22,7 +23,6 @@ from pruneonce.sparsity.cpu_training import as_served
 from pruneonce.sparsity.quantizer import quantized
 from pruneonce.tasks import Task
 from pruneonce.tasks.recipe_data import max_tokens_of, task_of, validation_examples
-from pruneonce.train.language_model import load_config
 from pruneonce.train.task_model import load_task_model, torch_predict
 
 

@@ -16,7 +16,9 @@ from safetensors import SafetensorError
 from pruneonce.errors import UsageError
 from pruneonce.files import cannot_write, fsync, read_json, replacing, sha256_file
 from pruneonce.formats.safetensors_file import open_container
-from pruneonce.models.family import Architecture, architecture_of, encoder_name, prunable_linears
+from pruneonce.models import Family, family_of
+from pruneonce.models.hub import load_hub_tokenizer
+from pruneonce.models.tokenizer import load_tokenizer
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -67,28 +69,28 @@ def folder_digest(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def read_architecture(folder: Path) -> Architecture:
-    """The table row of a folder's config."""
+def read_family(folder: Path) -> Family:
+    """The family of a folder's config."""
     config = read_json(folder / "config.json")
-    return architecture_of(str(config.get("model_type") if isinstance(config, dict) else None))
+    return family_of(config.get("model_type") if isinstance(config, dict) else None)
 
 
 def read_matrices(folder: Path) -> Iterator[Matrix]:
     """Every tensor of a folder, one at a time (memory: the largest tensor). PruneonceError as of `open_container`."""
-    architecture = read_architecture(folder)
+    family = read_family(folder)
     for file in sorted(folder.glob("model*.safetensors")):
         container = open_container(file)
         for name, entry in container.entries.items():
             tensor = container.array(name)
             if entry.dtype == "BF16":  # its bits: without the sign, zero is zero
                 tensor = tensor & 0x7FFF
-            yield _measure(name, tensor, architecture)
+            yield _measure(name, tensor, family)
 
 
-def mask_digests(matrices: Iterable[Matrix], architecture: Architecture) -> dict[str, str]:
+def mask_digests(matrices: Iterable[Matrix], family: Family) -> dict[str, str]:
     """Mask digest of every prunable matrix, by its name within the encoder."""
     return {
-        encoder_name(matrix.name.removesuffix(".weight"), architecture): matrix.mask_digest
+        family.encoder_name(matrix.name.removesuffix(".weight")): matrix.mask_digest
         for matrix in matrices
         if matrix.prunable
     }
@@ -121,8 +123,8 @@ def mask_digest_of_array(weight: np.ndarray) -> str:
     return hashlib.sha256(shape.encode() + b":" + np.packbits(weight != 0).tobytes()).hexdigest()
 
 
-def _measure(name: str, tensor: np.ndarray, architecture: Architecture) -> Matrix:
-    prunable = name.endswith(".weight") and bool(prunable_linears([name.removesuffix(".weight")], architecture))
+def _measure(name: str, tensor: np.ndarray, family: Family) -> Matrix:
+    prunable = family.is_prunable(name)
     return Matrix(
         name=name,
         shape=tensor.shape,
@@ -134,11 +136,7 @@ def _measure(name: str, tensor: np.ndarray, architecture: Architecture) -> Matri
 
 
 def _save_tokenizer(source: str | Path, folder: Path) -> None:
-    from transformers import AutoTokenizer
-
-    from pruneonce.models.tokenizer import load_tokenizer
-
-    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    load_hub_tokenizer(source).save_pretrained(folder)
     # Some published tokenizers carry a padding or truncation length that would silently cut every text.
     with replacing(folder / "tokenizer.json") as temporary:
         load_tokenizer(folder).save(str(temporary))

@@ -1,1 +1,34 @@
-"""What a model family is: names of its tensors, config keys, special tokens, heads; its tokenizer. No torch."""
+"""What a model family is, one file for each: `bert`, `distilbert`. In: a config's model type; out: a `Family`.
+
+`plan`: what an encoder computes; `family`: the record; `tokenizer`: a folder's text rules; `hub`: transformers' models,
+configs and tokenizers, loaded in one place. A new family is a file here and its name in FAMILIES.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from pruneonce.errors import UsageError
+from pruneonce.models.bert import BERT
+from pruneonce.models.distilbert import DISTILBERT
+from pruneonce.models.family import Family, Shape
+
+FAMILIES = {family.model_type: family for family in (BERT, DISTILBERT)}
+
+__all__ = ["FAMILIES", "Family", "family_of", "known_shape"]
+
+
+def family_of(model_type: object) -> Family:
+    """The family of a config's `model_type`; UsageError, which names the nearest, for one that we do not know."""
+    if isinstance(model_type, str) and model_type in FAMILIES:
+        return FAMILIES[model_type]
+    shown = str(model_type)[:40]
+    near = difflib.get_close_matches(shown, FAMILIES, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    raise UsageError(f"model type {shown!a} is not supported: expected one of {', '.join(sorted(FAMILIES))}.{hint}")
+
+
+def known_shape(name: str) -> tuple[Family, Shape] | None:
+    """The published model whose name is part of a Hub id or path: the longest one, as DistilBERT's has BERT's in it."""
+    found = [(family, shape) for family in FAMILIES.values() for shape in family.shapes if shape.name in name]
+    return max(found, key=lambda each: len(each[1].name), default=None)

@@ -1,91 +1,198 @@
-"""The model families we know, as a table: which matrices may be pruned, and where heads and poolers are.
+"""The record of a model family: everything that is to be known of it, as data. One file per family fills one in.
 
 Prunable are the linear layers of the encoder, and BERT's pooler as in the original work; embeddings, task heads
 and the masked-LM head (its decoder is tied to the embeddings) never are.
+
+Names of tensors and modules are those of a Hugging Face checkpoint. The encoder's are relative to it (`base`), so that
+they are the same in a bare encoder ("encoder.layer.0…") and in every head model ("bert.encoder.layer.0…"); a head's
+are those in the head model. The names of modules serve as attribute paths of a transformers model as well.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-from pruneonce.errors import UsageError
+from pruneonce.models.plan import EncoderPlan
 
-EMBEDDING_MARK = "embeddings."  # in the names of the embeddings' tensors, in every family
+# Roles of an encoder's linear layers: what they compute, whatever a family calls them.
+ATTENTION_ROLES = ("query", "key", "value", "attention_output")
+FEED_FORWARD_ROLES = ("gate", "up", "down")
+POOLER_ROLE = "pooler"
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # of a transformers model, in the order of its forward
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """Names of one family's parts. Module paths are relative to the encoder (`base`)."""
+class SpecialTokens:
+    """What a family's vocabulary calls the tokens that no text holds."""
 
-    model_type: str  # `model_type` in config.json
+    pad: str
+    unk: str
+    cls: str  # first of every sequence
+    sep: str  # last of every text
+    mask: str
+
+
+@dataclass(frozen=True)
+class ConfigKeys:
+    """Keys of config.json."""
+
+    hidden_size: str
+    layers: str
+    heads: str
+    intermediate_size: str
+    nonlinearity: str
+    max_positions: str
+
+
+@dataclass(frozen=True)
+class EmbeddingNames:
+    """Tables and what follows them; all names begin with `prefix`."""
+
+    prefix: str
+    words: str
+    positions: str | None
+    types: str | None
+    norm: str
+    projection: str | None = None  # to the hidden size, where the tables are narrower
+
+
+@dataclass(frozen=True)
+class LayerNames:
+    """Parts of one transformer layer, relative to it."""
+
+    attention: str  # the module that holds scores and softmax
+    query: str
+    key: str
+    value: str
+    attention_output: str
+    attention_norm: str
+    up: str
+    down: str
+    output_norm: str
+    gate: str | None = None
+
+
+@dataclass(frozen=True)
+class SequenceHead:
+    """A text's classes: out(nonlinearity(dense x)), x the state of the first token."""
+
+    dense: str
+    nonlinearity: Literal["tanh", "relu", "gelu"]
+    out: str
+
+
+@dataclass(frozen=True)
+class MaskedLMHead:
+    """Words in place of masks: decoder · norm(nonlinearity(dense x)) + bias, the nonlinearity that of the encoder."""
+
+    dense: str
+    norm: str
+    decoder: str  # tied to the words' embeddings, and mostly not stored
+    biases: tuple[str, ...]  # tensors, the first that is there holds; of the same parameter
+    norm_epsilon: float | None  # None: that of the encoder
+    modules: tuple[str, ...]  # what computes the head in transformers' model, called one after another
+
+    def has(self, tensor: str) -> bool:
+        """Whether a tensor is part of this head."""
+        return tensor in self.biases or tensor.startswith(tuple(f"{m}." for m in (self.dense, self.norm, self.decoder)))
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Where the task heads are."""
+
+    sequence: SequenceHead
+    tokens: str
+    spans: str  # start and end of an answer
+    masked_lm: MaskedLMHead
+    next_sentence: str | None  # reads the pooler's output; None: the family has no such task
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a published model, by which costs are estimated and benchmarks made without its files."""
+
+    name: str  # part of the names that it goes by, as in "bert-base-uncased"
+    layers: int
+    hidden_size: int
+    heads: int
+    intermediate_size: int
+
+
+@dataclass(frozen=True)
+class Family:
+    """All that tells one model family from another."""
+
+    model_type: str  # in config.json, and transformers' name for the family
     base: str  # attribute of every head model that holds the encoder
+    config: ConfigKeys
+    special_tokens: SpecialTokens
+    embeddings: EmbeddingNames
     layers: str  # list of transformer layers
-    linears: tuple[str, ...]  # linear layers of one transformer layer
-    pooler: str | None  # linear layer over the first token, if the family has one
-    corpus_layout: str  # how this family was pre-trained
-    mlm_head: str  # prefix of the masked-LM head in the head model
+    layer: LayerNames
+    final_norm: str | None
+    pooler: str | None  # linear layer over the first token that comes with the encoder
+    heads: Heads
+    token_types: bool  # transformers' model is told which of two texts a token is of
+    corpus_layout: str  # how the family was pre-trained: a layout of `data.corpus`
+    shapes: tuple[Shape, ...]
+    encoder_plan: Callable[[Mapping[str, Any]], EncoderPlan]  # from config.json; ValueError names the key
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Of INPUTS, what transformers' model takes."""
+        return INPUTS if self.token_types else INPUTS[:2]
 
-BERT = Architecture(
-    model_type="bert",
-    base="bert",
-    layers="encoder.layer",
-    linears=(
-        "attention.self.query",
-        "attention.self.key",
-        "attention.self.value",
-        "attention.output.dense",
-        "intermediate.dense",
-        "output.dense",
-    ),
-    pooler="pooler.dense",
-    corpus_layout="segment_pair_nsp",
-    mlm_head="cls.predictions",
-)
+    @property
+    def embedding_tables(self) -> tuple[str, ...]:
+        """Tensors of the tables, relative to the encoder."""
+        tables = (self.embeddings.words, self.embeddings.positions, self.embeddings.types)
+        return tuple(f"{name}.weight" for name in tables if name is not None)
 
-DISTILBERT = Architecture(
-    model_type="distilbert",
-    base="distilbert",
-    layers="transformer.layer",
-    linears=("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2"),
-    pooler=None,
-    corpus_layout="document_sentences",
-    mlm_head="vocab_",
-)
+    def encoder_name(self, name: str) -> str:
+        """A name within the encoder: the same for the bare encoder and every head model built on it."""
+        return name.removeprefix(self.base + ".")
 
-ARCHITECTURES = {family.model_type: family for family in (BERT, DISTILBERT)}
+    def role_of(self, module: str) -> str | None:
+        """What a linear layer of the encoder computes, of the roles above; None for any other module."""
+        name = self.encoder_name(module)
+        if name == self.pooler:
+            return POOLER_ROLE
+        inner = self.name_in_layer(module)
+        if inner is None:
+            return None
+        names = asdict(self.layer)
+        return next((role for role in (*ATTENTION_ROLES, *FEED_FORWARD_ROLES) if names[role] == inner), None)
 
+    def name_in_layer(self, module: str) -> str | None:
+        """A module's name within its transformer layer; None outside of them."""
+        name = self.encoder_name(module)
+        if not name.startswith(self.layers + "."):
+            return None
+        number, _, inner = name.removeprefix(self.layers + ".").partition(".")
+        return inner if number.isdigit() else None
 
-def architecture_of(model_type: str) -> Architecture:
-    """The table row of a config's `model_type`; UsageError for a family we do not know."""
-    if model_type in ARCHITECTURES:
-        return ARCHITECTURES[model_type]
-    near = difflib.get_close_matches(model_type, ARCHITECTURES, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise UsageError(
-        f"model type '{model_type}' is not supported: expected one of {', '.join(sorted(ARCHITECTURES))}.{hint}"
-    )
+    def is_prunable(self, tensor: str, *, pooler: bool = True) -> bool:
+        """Whether a tensor is a matrix that may be pruned. pooler: count the pooler's."""
+        role = self.role_of(tensor.removesuffix(".weight")) if tensor.endswith(".weight") else None
+        return role is not None and (pooler or role != POOLER_ROLE)
 
+    def prunable_linears(self, modules: Iterable[str], *, pooler: bool = True) -> list[str]:
+        """The prunable ones among a model's modules, in model order."""
+        return [name for name in modules if self.is_prunable(f"{name}.weight", pooler=pooler)]
 
-def prunable_linears(module_names: Iterable[str], architecture: Architecture, *, pooler: bool = True) -> list[str]:
-    """The prunable ones among a model's module (or `….weight` stripped tensor) names, in model order.
+    def part_of(self, tensor: str) -> Literal["embeddings", "encoder", "heads"]:
+        """Which part of the model a tensor is of; the pooler counts as the encoder's."""
+        name = self.encoder_name(tensor)
+        if name.startswith(self.embeddings.prefix):
+            return "embeddings"
+        inside = [part for part in (self.layers, self.pooler, self.final_norm) if part is not None]
+        return "encoder" if name.startswith(tuple(f"{part}." for part in inside)) else "heads"
 
-    Works for head models ("bert.encoder.layer.0…") and bare encoders ("encoder.layer.0…").
-    """
-    return [name for name in module_names if _is_prunable(encoder_name(name, architecture), architecture, pooler)]
-
-
-def encoder_name(name: str, architecture: Architecture) -> str:
-    """A module's name within the encoder: the same for the bare encoder and every head model built on it."""
-    return name.removeprefix(architecture.base + ".")
-
-
-def _is_prunable(name: str, architecture: Architecture, pooler: bool) -> bool:
-    if name == architecture.pooler:
-        return pooler
-    if not name.startswith(architecture.layers + "."):
-        return False
-    number, _, linear = name.removeprefix(architecture.layers + ".").partition(".")
-    return number.isdigit() and linear in architecture.linears
+    def config_of(self, shape: Shape) -> dict[str, Any]:
+        """What config.json says of a shape; transformers has defaults for the rest."""
+        keys = ("layers", "hidden_size", "heads", "intermediate_size")
+        return {getattr(self.config, key): getattr(shape, key) for key in keys}

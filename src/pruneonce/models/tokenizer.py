@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from tokenizers import Encoding, Tokenizer
 
 from pruneonce.errors import UsageError
+from pruneonce.models import FAMILIES
+from pruneonce.models.family import SpecialTokens
+from pruneonce.models.hub import converted_tokenizer
 
 
 def load_tokenizer(model: str | Path) -> Tokenizer:
@@ -19,7 +23,7 @@ def load_tokenizer(model: str | Path) -> Tokenizer:
     """
     file = Path(model) / "tokenizer.json"
     if not file.is_file():
-        return _plain(_convert(str(model)))
+        return _plain(converted_tokenizer(model))
     try:
         return tokenizer_from_text(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, UsageError) as error:
@@ -70,27 +74,18 @@ def _plain(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def special_token_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    """Ids of the BERT vocabulary's special tokens: keys `pad`, `unk`, `cls`, `sep`, `mask`. UsageError if one lacks."""
-    ids = {}
-    for name in ("pad", "unk", "cls", "sep", "mask"):
-        token_id = tokenizer.token_to_id(f"[{name.upper()}]")
-        if token_id is None:
-            raise UsageError(f"this tokenizer has no [{name.upper()}]: a BERT or DistilBERT vocabulary is expected")
-        ids[name] = token_id
-    return ids
+    """Ids of the special tokens of a family's vocabulary: keys `pad`, `unk`, `cls`, `sep`, `mask`.
 
-
-def _convert(model: str) -> Tokenizer:
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise UsageError(
-            f"{model} holds no tokenizer.json; converting an older tokenizer needs `pip install pruneonce[train]`"
-        ) from error
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise UsageError(f"no tokenizer found for '{model}': {first_line}") from error
-    backend: Tokenizer = tokenizer.backend_tokenizer
-    return backend
+    The family is the one whose special tokens the tokenizer has. UsageError names one that lacks.
+    """
+    vocabularies = {family.special_tokens: None for family in FAMILIES.values()}
+    lacking: dict[SpecialTokens, list[str]] = {}
+    for vocabulary in vocabularies:
+        tokens: dict[str, str] = asdict(vocabulary)
+        found = {name: tokenizer.token_to_id(token) for name, token in tokens.items()}
+        ids = {name: token_id for name, token_id in found.items() if token_id is not None}
+        if len(ids) == len(tokens):
+            return ids
+        lacking[vocabulary] = [token for name, token in tokens.items() if name not in ids]
+    nearest = min(lacking.values(), key=len)
+    raise UsageError(f"this tokenizer has no {nearest[0]}: a vocabulary of {' or '.join(FAMILIES)} is expected")

@@ -1,15 +1,16 @@
-"""The forward pass of BERT and DistilBERT over native kernels, for sequences of any lengths laid end to end."""
+"""The forward pass of an encoder over native kernels, for sequences of any lengths laid end to end."""
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 
 import numpy as np
 
 from pruneonce._native import Activations, Codes, attention, embed, layer_norm, multiply, multiply_to_codes
 from pruneonce.formats.stored_tensors import Array, DenseTensor, Int8Matrix
+from pruneonce.models.plan import EncoderPlan
 from pruneonce.run.weights import Int8Weight, Weight
+from pruneonce.run.workspace import Workspace
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ class Embeddings:
 
     words: DenseTensor | Int8Matrix  # [vocabulary, hidden]
     positions: Array  # float32 [max tokens, hidden]
-    types: Array | None  # float32 [types, hidden]; DistilBERT has none
+    types: Array | None  # float32 [types, hidden]; None: the family has none
     norm: LayerNorm
 
     def __call__(self, token_ids: Array, token_types: Array, positions: Array, out: Activations) -> None:
@@ -92,43 +93,44 @@ class Embeddings:
 
 
 class Encoder:
-    """Embeddings and layers. Several threads may call it at once."""
+    """Embeddings and layers, as a plan says. Several threads may call it at once, each with a workspace of its own."""
 
-    def __init__(
-        self, embeddings: Embeddings, layers: list[Layer], *, heads: int, nonlinearity: str, isa: str | None = None
-    ) -> None:
-        self.embeddings, self.layers, self.heads = embeddings, layers, heads
-        self.nonlinearity = nonlinearity
-        self.hidden_size = embeddings.positions.shape[1]
-        self._isa = isa
-        self._of_thread = threading.local()
+    def __init__(self, embeddings: Embeddings, layers: list[Layer], plan: EncoderPlan) -> None:
+        """ValueError for a plan that these kernels cannot compute."""
+        require_computable(plan)
+        self.embeddings, self.layers, self.plan = embeddings, layers, plan
 
-    def __call__(self, token_ids: Array, token_types: Array, starts: Array, kept: Array | None = None) -> Activations:
-        """Last hidden states [hidden, tokens], valid until the thread's next call.
+    def __call__(
+        self, token_ids: Array, token_types: Array, starts: Array, space: Workspace, kept: Array | None = None
+    ) -> Activations:
+        """Last hidden states [hidden, tokens], valid until the next call with this workspace.
 
         token_ids, token_types: int64 [tokens], the sequences laid end to end; starts: int64 [sequences + 1], where each
         begins, and the end. kept: int64, the tokens whose states are wanted (None: all); the last layer computes no
         other.
         """
-        space = self._workspace()
-        hidden, attended, codes = space.hidden, space.attended, space.codes
-        positions = np.arange(len(token_ids)) - np.repeat(starts[:-1], np.diff(starts))
+        size = self.plan.hidden_size
+        hidden, attended = space.activations("hidden", size), space.activations("attended", size)
+        context, query_key_value = space.activations("context", size), space.activations("query_key_value", 3 * size)
+        positions = (
+            np.arange(len(token_ids)) - np.repeat(starts[:-1], np.diff(starts)) + (self.plan.first_position or 0)
+        )
         self.embeddings(token_ids, token_types, positions, hidden)
         for layer in self.layers:
-            layer.query_key_value(hidden, space.query_key_value, codes)
-            attention(space.query_key_value, starts=starts, heads=self.heads, out=space.context)
+            layer.query_key_value(hidden, query_key_value, space.codes)
+            attention(query_key_value, starts=starts, heads=self.plan.heads, out=context)
             if layer is self.layers[-1] and kept is not None and len(kept) < len(token_ids):
-                for states in (space.context, hidden):
+                for states in (context, hidden):
                     states.take(kept)
-            layer.attention_output(space.context, attended, codes, residual=hidden)
+            layer.attention_output(context, attended, space.codes, residual=hidden)
             layer.attention_norm(attended)
             self._feed_forward(layer, attended, hidden, space)
             layer.output_norm(hidden)
         return hidden
 
-    def _feed_forward(self, layer: Layer, x: Activations, out: Activations, space: _Workspace) -> None:
+    def _feed_forward(self, layer: Layer, x: Activations, out: Activations, space: Workspace) -> None:
         """out = down(nonlinearity(up(x))) + x; the many floats between two quantised layers are never stored."""
-        up, down = layer.up, layer.down
+        up, down, nonlinearity = layer.up, layer.down, self.plan.nonlinearity
         if isinstance(up.weight, Int8Weight) and isinstance(down.weight, Int8Weight):
             space.codes.quantize(x, up.weight)
             codes = space.intermediate_codes
@@ -138,29 +140,30 @@ class Encoder:
                 out=codes,
                 next=down.weight,
                 bias=up.bias,
-                nonlinearity=self.nonlinearity,
+                nonlinearity=nonlinearity,
             )
             multiply(down.weight, codes, out=out, bias=down.bias, residual=x)
         else:
-            between = space.intermediate[up.weight.rows]
-            up(x, between, space.codes, nonlinearity=self.nonlinearity)
+            between = space.activations("intermediate", up.weight.rows)  # layers may differ
+            up(x, between, space.codes, nonlinearity=nonlinearity)
             down(between, out, space.codes, residual=x)
 
-    def _workspace(self) -> _Workspace:
-        if not hasattr(self._of_thread, "workspace"):
-            intermediate = {layer.up.weight.rows for layer in self.layers}
-            self._of_thread.workspace = _Workspace(self.hidden_size, intermediate, self._isa)
-        workspace: _Workspace = self._of_thread.workspace
-        return workspace
 
-
-class _Workspace:
-    """A thread's activations; their memory grows to the largest batch and stays, since fresh pages cost time."""
-
-    def __init__(self, hidden_size: int, intermediate_sizes: set[int], isa: str | None) -> None:
-        self.hidden = Activations(hidden_size, isa=isa)
-        self.query_key_value = Activations(3 * hidden_size, isa=isa)
-        self.context = Activations(hidden_size, isa=isa)
-        self.attended = Activations(hidden_size, isa=isa)
-        self.intermediate = {size: Activations(size, isa=isa) for size in intermediate_sizes}  # layers may differ
-        self.codes, self.intermediate_codes = Codes(isa=isa), Codes(isa=isa)
+def require_computable(plan: EncoderPlan) -> None:
+    """ValueError, which names the first part, for a plan that asks for more than these kernels compute."""
+    beyond = {
+        f"layer norms placed {plan.norm_placement}": plan.norm_placement != "post",
+        "a final layer norm": plan.final_norm,
+        "layer norms without shifts": not plan.norm_shifts,
+        "linear layers without biases": not plan.biases,
+        "gated feed-forwards": plan.gated,
+        f"embeddings of {plan.embedding_size} projected to {plan.hidden_size}": plan.embedding_size
+        not in (None, plan.hidden_size),
+        "positions without a table": plan.first_position is None,
+        "relative attention biases": bool(plan.relative_buckets),
+        "rotary positions": plan.rotary_base is not None or plan.local_rotary_base is not None,
+        f"attention within windows of {plan.local_window} tokens": bool(plan.local_window),
+    }
+    for part, asked in beyond.items():
+        if asked:
+            raise ValueError(f"the engine does not compute {part}, which this model's config.json asks for")

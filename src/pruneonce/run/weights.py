@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -14,20 +15,26 @@ from pruneonce.machine import SPARSE_BELOW
 Int8Weight = _native.Int8Weight | _native.Int8DenseWeight
 Weight = _native.PackedWeight | _native.DenseWeight | Int8Weight
 
+Kernels = Literal["measured", "sparse", "dense"]  # which of a matrix's kernels computes it
+KERNELS = ("measured", "sparse", "dense")
+
 # Weights per four neighbouring columns that have any, from which code for blocks is tried; it needs them nearly full.
 BLOCKS_FROM = 2.0
 MEASURED_TOKENS = 64
 MEASURED_RUNS = 3
 
-# (kind of number, rows, columns, density in 1/20, weights per four in halves, ISA) -> the fastest kernel's name
-_chosen: dict[tuple[str, int, int, int, int, str], str] = {}
+# Kind of number, rows, columns, density in 1/20, weights per four in halves, ISA, kernels that were asked for.
+_Key = tuple[str, int, int, int, int, str, str]
+_chosen: dict[_Key, str] = {}  # -> the fastest kernel's name
 
 
-def weight_of(tensors: Sequence[Tensor], isa: str | None = None) -> Weight:
-    """Matrices of equally many columns, stacked and packed for the kernel that multiplies them fastest here.
+def weight_of(tensors: Sequence[Tensor], isa: str | None = None, *, kernels: Kernels = "measured") -> Weight:
+    """Matrices of equally many columns, stacked and packed for a kernel.
 
-    The choice is measured once per process for each type of number, shape, density, filling of blocks and instruction
-    set. Whichever it is, int8 results are the same.
+    kernels: "measured": the one that multiplies them fastest here, measured once per process for each type of number,
+    shape, density, filling of blocks and instruction set. "dense"; or "sparse", which is dense for what is stored with
+    its zeros. Results of floats depend on the choice in their last bits, those of int8 do not: which of its two
+    sparse kernels is the faster one is always measured.
     """
     isa = isa or _native.choose_isa()
     quantized = any(isinstance(tensor, SparseMatrix) and tensor.quantization is not None for tensor in tensors)
@@ -36,15 +43,17 @@ def weight_of(tensors: Sequence[Tensor], isa: str | None = None) -> Weight:
     density = len(matrix.values) / max(1, rows * columns)
     fill = _weights_per_four(matrix) if quantized else 0.0
     candidates = _int8_kernels(tensors, matrix, isa) if quantized else _float_kernels(matrix, isa)
-    if density < SPARSE_BELOW:
+    if kernels == "dense" or (kernels == "sparse" and not any(isinstance(each, SparseMatrix) for each in tensors)):
+        return candidates["dense"]()
+    if kernels == "sparse" or density < SPARSE_BELOW:
         candidates.pop("dense")
     if fill < BLOCKS_FROM:
         candidates.pop("neighbours", None)
-    key = ("int8" if quantized else "float", rows, columns, round(20 * density), round(2 * fill), isa)
+    key = ("int8" if quantized else "float", rows, columns, round(20 * density), round(2 * fill), isa, kernels)
     return _fastest(candidates, key)
 
 
-def _fastest(candidates: Mapping[str, Callable[[], Weight]], key: tuple[str, int, int, int, int, str]) -> Weight:
+def _fastest(candidates: Mapping[str, Callable[[], Weight]], key: _Key) -> Weight:
     if len(candidates) == 1:
         return next(iter(candidates.values()))()
     if key in _chosen:

@@ -19,7 +19,7 @@ from pruneonce import _native
 from pruneonce.errors import UsageError
 from pruneonce.formats.scales_file import LinearQuantization
 from pruneonce.machine import SPARSE_BELOW
-from pruneonce.models.family import architecture_of, prunable_linears
+from pruneonce.models import family_of
 from pruneonce.recipe import TrainingKernel
 from pruneonce.sparsity.native_attention import NativeAttention
 from pruneonce.sparsity.pruner import Pruner
@@ -157,7 +157,7 @@ def names_with_zeros(model: Any) -> list[str]:
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     return [
         name
-        for name in prunable_linears(linears, architecture_of(model.config.model_type))
+        for name in family_of(model.config.model_type).prunable_linears(linears)
         if float((linears[name].weight == 0).float().mean()) >= LOCKED_FROM
     ]
 

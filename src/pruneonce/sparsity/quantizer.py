@@ -17,22 +17,19 @@ from torch.utils.hooks import RemovableHandle
 
 from pruneonce.errors import PruneonceError
 from pruneonce.formats.scales_file import LARGEST_SCALE, LinearQuantization
-from pruneonce.models.family import Architecture, prunable_linears
+from pruneonce.models import FAMILIES, Family
 from pruneonce.sparsity.fake_quant import Rounding, Tokens, whole_weight
 from pruneonce.sparsity.layers import Masked, WorkingLinear, finish, working
 
 Preset = Literal["default", "paper"]
-# Layers whose output is quantised as well in the paper's configuration for BERT. The original code matched names, so
-# that DistilBERT, with other names, got another scheme in silence; here both families have the same roles.
-OUTPUT_QUANTIZED = (
-    *("attention.self.query", "attention.self.key", "intermediate.dense"),
-    *("attention.q_lin", "attention.k_lin", "ffn.lin1"),
-)
+# Roles of the layers whose output is quantised as well in the paper's configuration for BERT. The original code matched
+# names, so that DistilBERT, with other names, got another scheme in silence.
+OUTPUT_QUANTIZED = ("query", "key", "up")
 
 
-def quantizable_linears(names: Iterable[str], architecture: Architecture, preset: Preset) -> list[str]:
+def quantizable_linears(names: Iterable[str], family: Family, preset: Preset) -> list[str]:
     """Of a model's linear layers, those to quantise: what may be pruned, or in the paper's preset all."""
-    return list(names) if preset == "paper" else prunable_linears(names, architecture)
+    return list(names) if preset == "paper" else family.prunable_linears(names)
 
 
 @dataclass
@@ -99,7 +96,8 @@ def quantize_layers(
         layer = model.get_submodule(name)
         if not _may_round(layer):
             raise TypeError(f"{name} is a {type(layer).__name__}: only linear layers can be quantised, and once")
-        output = preset == "paper" and name.endswith(OUTPUT_QUANTIZED)
+        roles = {family.role_of(name) for family in FAMILIES.values()}
+        output = preset == "paper" and not roles.isdisjoint(OUTPUT_QUANTIZED)
         layers[name] = working(layer)
         layers[name].rounding = Rounding(name, tokens, output=output, per_tensor=preset == "paper")
     return Quantizer(layers, model.register_forward_pre_hook(tokens.note, with_kwargs=True), begin_step)

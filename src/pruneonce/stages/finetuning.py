@@ -13,7 +13,7 @@ from pruneonce.evaluation.scoring import score
 from pruneonce.files import sha256_file
 from pruneonce.formats.model_folder import folder_digest
 from pruneonce.formats.record import Provenance, check_masks, read_provenance
-from pruneonce.models.family import architecture_of, encoder_name
+from pruneonce.models import family_of
 from pruneonce.models.tokenizer import load_tokenizer, special_token_ids
 from pruneonce.recipe import FinetuneRecipe, QuantizeRecipe, Training
 from pruneonce.sparsity.cpu_training import LOCKED_FROM, names_with_zeros
@@ -124,9 +124,9 @@ def lock_zeros(model: Any, recipe: FinetuneRecipe | QuantizeRecipe) -> Pruner | 
     if recipe.lock == "off":
         return None
     parent = read_provenance(recipe.model)
-    architecture = architecture_of(model.config.model_type)
+    family = family_of(model.config.model_type)
     # A matrix that has lost its zeros must be found, and zeros by rounding (int8) are not for keeping.
-    recorded = {name: encoder_name(name, architecture) for name in linear_names(model)}
+    recorded = {name: family.encoder_name(name) for name in linear_names(model)}
     names = names_with_zeros(model) if parent is None else [name for name in recorded if recorded[name] in parent.masks]
     if not names:
         if recipe.lock == "require":

@@ -20,7 +20,7 @@ from pruneonce.formats.model_folder import save_model_folder
 from pruneonce.formats.record import Provenance, read_provenance
 from pruneonce.formats.scales_file import LinearQuantization, write_quantization
 from pruneonce.machine import library_versions
-from pruneonce.models.family import architecture_of, encoder_name
+from pruneonce.models import family_of
 from pruneonce.progress import Advance
 from pruneonce.recipe import Recipe, Training, parse_recipe
 from pruneonce.sparsity.cpu_training import as_served
@@ -172,11 +172,11 @@ def set_dropout(model: nn.Module, probability: float | None) -> None:
 
 def _bake(pruner: Pruner, hub_model: Any, record: Provenance) -> None:
     """Write down what the masks are, then make them part of the weights."""
-    architecture = architecture_of(hub_model.config.model_type)
+    family = family_of(hub_model.config.model_type)
     digests = pruner.digests()
     for name, layer in pruner.layers.items():
-        record.sparsity[encoder_name(name, architecture)] = 1 - float(layer.mask.float().mean())
-        record.masks[encoder_name(name, architecture)] = digests[name]
+        record.sparsity[family.encoder_name(name)] = 1 - float(layer.mask.float().mean())
+        record.masks[family.encoder_name(name)] = digests[name]
     pruner.bake()
 
 

@@ -14,7 +14,8 @@ from pruneonce.errors import UsageError
 from pruneonce.evaluation.evaluate import evaluate_language_model
 from pruneonce.formats.model_folder import folder_digest
 from pruneonce.formats.record import Provenance
-from pruneonce.models.family import architecture_of, prunable_linears
+from pruneonce.models import family_of
+from pruneonce.models.hub import load_config, random_hub_model
 from pruneonce.models.tokenizer import load_tokenizer, special_token_ids
 from pruneonce.recipe import PruneRecipe, Pruning, TeacherRecipe, Training
 from pruneonce.sparsity.patterns import PATTERNS
@@ -28,7 +29,7 @@ from pruneonce.stages.lifecycle import (
     set_dropout,
     total_steps,
 )
-from pruneonce.train.language_model import load_config, load_language_model
+from pruneonce.train.language_model import load_language_model, pretraining_class
 from pruneonce.train.objectives import PretrainingObjective
 from pruneonce.train.teacher import Teacher
 from pruneonce.train.trainer import TrainingRun, autocast_of
@@ -85,7 +86,7 @@ def pruning_schedule(pruning: Pruning, steps: int) -> PruningSchedule:
 def scheduled_pruner(model: nn.Module, pruning: Pruning, steps: int) -> Pruner:
     """Masks on a Hugging Face model that grow by magnitude in the course of `steps`."""
     config: Any = model.config
-    names = prunable_linears(linear_names(model), architecture_of(config.model_type), pooler=pruning.pooler)
+    names = family_of(config.model_type).prunable_linears(linear_names(model), pooler=pruning.pooler)
     _check_pattern(model, names, pruning)
     return Pruner(model, names, pruning_schedule(pruning, steps), pruning.pattern)
 
@@ -118,15 +119,13 @@ def learning_rate_factor(training: Training, steps: int, pruning: Pruning | None
 def plan_pruning(recipe: PruneRecipe) -> list[PlannedMatrix]:
     """Every linear layer of the recipe's model with its target; reads the config, not the weights."""
     from accelerate import init_empty_weights
-    from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 
     config = load_config(recipe.model)
-    architecture = architecture_of(config.model_type)
-    loader = AutoModelForPreTraining if architecture.pooler else AutoModelForMaskedLM
+    family = family_of(config.model_type)
     with init_empty_weights():
-        model = loader.from_config(config)
+        model = random_hub_model(pretraining_class(nsp=family.heads.next_sentence is not None), config)
     names = linear_names(model)
-    pruned = prunable_linears(names, architecture, pooler=recipe.pruning.pooler)
+    pruned = family.prunable_linears(names, pooler=recipe.pruning.pooler)
     _check_pattern(model, pruned, recipe.pruning)
     pattern = PATTERNS[recipe.pruning.pattern]
     rows = []
@@ -151,7 +150,7 @@ def _check_pattern(model: nn.Module, names: Iterable[str], pruning: Pruning) -> 
 
 
 def _run_pretraining(stage: str, recipe: TeacherRecipe | PruneRecipe, options: StageOptions) -> Provenance:
-    architecture_of(load_config(recipe.model).model_type)  # first of all: is this a model we know?
+    load_config(recipe.model)  # first of all: is this a model we know?
     pruning = recipe.pruning if isinstance(recipe, PruneRecipe) else None
     distillation = recipe.distillation if isinstance(recipe, PruneRecipe) else None
     if distillation is not None and not distillation.teacher:

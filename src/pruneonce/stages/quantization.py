@@ -10,7 +10,7 @@ from typing import Any
 from pruneonce.errors import UsageError
 from pruneonce.evaluation.scoring import score
 from pruneonce.formats.record import Provenance
-from pruneonce.models.family import architecture_of
+from pruneonce.models import family_of
 from pruneonce.models.tokenizer import load_tokenizer, special_token_ids
 from pruneonce.recipe import QuantizeRecipe
 from pruneonce.sparsity.quantizer import Quantizer, observing, quantizable_linears, quantize_layers
@@ -77,7 +77,7 @@ def _after_training(
 
 def _calibrated(model: Any, recipe: QuantizeRecipe, task: Task, features: Sequence[Any]) -> Quantizer:
     """The model's layers made to round, their ranges set by `features`."""
-    names = quantizable_linears(linear_names(model), architecture_of(model.config.model_type), recipe.preset)
+    names = quantizable_linears(linear_names(model), family_of(model.config.model_type), recipe.preset)
     quantizer = quantize_layers(model, names, preset=recipe.preset, begin_step=recipe.begin_step)
     with observing(quantizer):
         torch_predict(model, task, special_token_ids(load_tokenizer(recipe.model))["pad"])(features)

@@ -19,12 +19,12 @@ from pruneonce.data import text
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.formats.record import Provenance
 from pruneonce.machine import available_cores
+from pruneonce.models.hub import quiet_transformers
 from pruneonce.progress import Advance
 from pruneonce.recipe import Recipe
 from pruneonce.stages import RUNNERS, StageOptions
 from pruneonce.study.plan import Node, Plan, below_data
 from pruneonce.study.record import write_study
-from pruneonce.train.language_model import quiet_transformers
 from pruneonce.train.processes import world_size
 
 Progress = Callable[[str], AbstractContextManager[Advance]]

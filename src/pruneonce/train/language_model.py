@@ -1,19 +1,19 @@
-"""A BERT or DistilBERT with its pre-training heads, computing vocabulary logits only where a loss reads them."""
+"""A model with its pre-training heads, computing vocabulary logits only where a loss reads them."""
 
 from __future__ import annotations
 
 import math
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining
-from transformers.utils import logging as transformers_logging
 
 from pruneonce.errors import UsageError
-from pruneonce.models.family import Architecture, architecture_of
+from pruneonce.models import Family, family_of
+from pruneonce.models.hub import load_config, load_hub_model
 
 
 class LanguageModel(nn.Module):
@@ -26,7 +26,7 @@ class LanguageModel(nn.Module):
     def __init__(self, model: Any, *, nsp: bool) -> None:
         super().__init__()
         self.model = model
-        self.architecture: Architecture = architecture_of(model.config.model_type)
+        self.family: Family = family_of(model.config.model_type)
         self.nsp = nsp
 
     @property
@@ -41,22 +41,19 @@ class LanguageModel(nn.Module):
         input_ids, attention_mask, token_type_ids: int64 [batch, tokens]; positions: int64 [n], flat indices into
         batch x tokens. Returns `mlm` [n, vocabulary] and, for models with next-sentence prediction, `nsp` [batch, 2].
         """
-        encoder = getattr(self.model, self.architecture.base)
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if self.architecture.model_type == "bert":
-            inputs["token_type_ids"] = token_type_ids
-        output = encoder(**inputs)
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        output = getattr(self.model, self.family.base)(**{name: given[name] for name in self.family.inputs})
         hidden = output.last_hidden_state.flatten(0, 1)[positions]
         logits = {"mlm": self._mlm_head(hidden)}
         if self.nsp:
-            logits["nsp"] = self.model.cls.seq_relationship(output.pooler_output)
+            assert self.family.heads.next_sentence is not None
+            logits["nsp"] = attrgetter(self.family.heads.next_sentence)(self.model)(output.pooler_output)
         return logits
 
     def _mlm_head(self, hidden: Tensor) -> Tensor:
-        if self.architecture.model_type == "bert":
-            return self.model.cls.predictions(hidden)
-        model = self.model
-        return model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
+        for module in self.family.heads.masked_lm.modules:
+            hidden = attrgetter(module)(self.model)(hidden)
+        return hidden
 
 
 def load_language_model(
@@ -70,47 +67,29 @@ def load_language_model(
     steps need not learn which words are common. Raises UsageError for an unknown path or family.
     """
     config = load_config(path)
-    family = architecture_of(config.model_type)
+    family = family_of(config.model_type)
     if nsp is None:
         nsp = family.corpus_layout == "segment_pair_nsp"
-    if nsp and family.pooler is None:
+    if nsp and family.heads.next_sentence is None:
         raise UsageError(
             f"{family.model_type} has no next-sentence head: build a corpus with layout document_sentences"
         )
-    loader = AutoModelForPreTraining if nsp else AutoModelForMaskedLM
-    model, info = loader.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+    model, info = load_hub_model(pretraining_class(nsp=nsp), path, dtype=torch.float32, output_loading_info=True)
     missing = sorted(info["missing_keys"])
     language_model = LanguageModel(model, nsp=nsp)
-    if any(name.startswith(family.mlm_head) for name in missing):
+    if any(map(family.heads.masked_lm.has, missing)):
         _initialise_mlm_head(language_model, token_counts)
     return language_model, missing
 
 
-def quiet_transformers() -> None:
-    """For commands: no loading bars or reports of missing heads from transformers; we say ourselves what matters."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-
-
-def load_config(path: str | Path) -> Any:
-    """A checkpoint's config; a folder or Hub id that holds none is a UsageError."""
-    try:
-        return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"'{path}' is not a model folder or Hub id that can be loaded: {reason}") from error
+def pretraining_class(*, nsp: bool) -> str:
+    """transformers' class of a model with its pre-training heads."""
+    return "AutoModelForPreTraining" if nsp else "AutoModelForMaskedLM"
 
 
 def _initialise_mlm_head(language_model: LanguageModel, token_counts: np.ndarray | None) -> None:
-    model = language_model.model
-    if language_model.architecture.model_type == "bert":
-        transform, norm, bias = (
-            model.cls.predictions.transform.dense,
-            model.cls.predictions.transform.LayerNorm,
-            model.cls.predictions.bias,
-        )
-    else:
-        transform, norm, bias = model.vocab_transform, model.vocab_layer_norm, model.vocab_projector.bias
+    head = language_model.family.heads.masked_lm
+    transform, norm, bias = (attrgetter(name)(language_model.model) for name in (head.dense, head.norm, head.biases[0]))
     with torch.no_grad():
         nn.init.eye_(transform.weight)
         nn.init.zeros_(transform.bias)

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
 from pruneonce.errors import UsageError
-from pruneonce.models.family import architecture_of
+from pruneonce.models import family_of
+from pruneonce.models.hub import load_config, load_hub_model
 from pruneonce.progress import Advance
 from pruneonce.tasks import Task
-from pruneonce.train.language_model import load_config
 from pruneonce.train.objectives import pad_features, task_logits
 
 PREDICTION_TOKENS = 4096  # per forward pass, padding included: large enough for full speed on two cores
@@ -28,15 +27,15 @@ def load_task_model(path: str | Path, task: Task, *, trained: bool = False) -> t
     head is missing or has other labels.
     """
     config = load_config(path)
-    architecture_of(config.model_type)
     options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
     if task.kind == "question_answering":
-        model, info = AutoModelForQuestionAnswering.from_pretrained(path, **options)
+        model, info = load_hub_model("AutoModelForQuestionAnswering", path, **options)
     else:
         labels = task.labels or ("score",)
         if trained and config.num_labels != len(labels):
             raise UsageError(f"{path} has {config.num_labels} labels, the task has {len(labels)} ({', '.join(labels)})")
-        model, info = AutoModelForSequenceClassification.from_pretrained(
+        model, info = load_hub_model(
+            "AutoModelForSequenceClassification",
             path,
             num_labels=len(labels),
             id2label=dict(enumerate(labels)),
@@ -84,8 +83,8 @@ def torch_predict(
 
 
 def takes_token_types(model: Any) -> bool:
-    """DistilBERT has no segment embeddings."""
-    return bool(model.config.model_type == "bert")
+    """Whether a model is told which of two texts a token is of."""
+    return family_of(model.config.model_type).token_types
 
 
 def match_vocabulary(model: nn.Module, teacher: nn.Module, teacher_path: str) -> None:

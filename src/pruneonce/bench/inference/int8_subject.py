@@ -10,7 +10,7 @@ from pathlib import Path
 from pruneonce.bench.inference.cases import Batch
 from pruneonce.bench.inference.subject import Subject
 from pruneonce.formats.scales_file import FILE_NAME, read_quantization, write_quantization
-from pruneonce.models.family import architecture_of
+from pruneonce.models import family_of
 from pruneonce.stages.lifecycle import linear_names
 
 
@@ -43,7 +43,7 @@ def int8_subject(subject: Subject, folder: Path, calibration: Sequence[Batch]) -
     from pruneonce.sparsity.quantizer import observing, quantizable_linears, quantize_layers
 
     module = NamedOutputs(subject.folder, subject.head, "sdpa")
-    names = quantizable_linears(linear_names(module.model), architecture_of(module.model.config.model_type), "default")
+    names = quantizable_linears(linear_names(module.model), family_of(module.model.config.model_type), "default")
     quantizer = quantize_layers(module.model, names)
     with observing(quantizer), torch.inference_mode():
         for batch in calibration:

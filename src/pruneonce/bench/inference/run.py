@@ -71,7 +71,7 @@ def _run(make_subject: Callable[[Path], Subject], options: Options, on_progress:
     if min(options.threads, options.rounds) < 1 or options.settle < 0:
         raise UsageError("--threads and --rounds must be at least 1, --settle at least 0")
     require(["torch", *options.against], deepsparse_python=options.deepsparse_python)
-    from pruneonce.train.language_model import quiet_transformers
+    from pruneonce.models.hub import quiet_transformers
 
     quiet_transformers()
     with (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,19 +11,14 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from pruneonce.errors import UsageError
 from pruneonce.files import read_json
-from pruneonce.formats.model_folder import read_architecture, read_matrices, require_folder
-from pruneonce.models.family import architecture_of, encoder_name, prunable_linears
+from pruneonce.formats.model_folder import read_family, read_matrices, require_folder
+from pruneonce.models import FAMILIES, Family
+from pruneonce.models.family import POOLER_ROLE
 
 # Heads that can be measured: how the class in config.json ends.
 MEASURED = ("ForSequenceClassification", "ForQuestionAnswering", "ForTokenClassification", "Model")
 HEADS = {"sequence-classification": "ForSequenceClassification", "question-answering": "ForQuestionAnswering"}
-# Model type and sizes: layers, hidden size, heads, intermediate size.
-SHAPES = {
-    "bert-base": ("bert", 12, 768, 12, 3072),
-    "bert-large": ("bert", 24, 1024, 16, 4096),
-    "distilbert": ("distilbert", 6, 768, 12, 3072),
-    "minilm": ("bert", 6, 384, 12, 1536),
-}
+SHAPES = {shape.name: (family, shape) for family in FAMILIES.values() for shape in family.shapes}
 PATTERNS = ("unstructured", "1x4")
 VOCABULARY = 30522
 
@@ -63,7 +58,11 @@ class Subject:
 def read_subject(folder: str | Path, name: str = "") -> Subject:
     """Describe a model folder; UsageError for a folder that cannot be benchmarked."""
     path = require_folder(folder)
-    family, config = read_architecture(path), read_json(path / "config.json")
+    family, config = read_family(path), read_json(path / "config.json")
+    try:
+        plan = family.encoder_plan(config)
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be benchmarked: {error}") from error
     if not (path / "tokenizer.json").is_file():
         raise UsageError(f"{path} has no tokenizer.json: save its tokenizer there, the packed file needs it")
     classes = config.get("architectures") or ["none"]
@@ -74,7 +73,7 @@ def read_subject(folder: str | Path, name: str = "") -> Subject:
     for matrix in read_matrices(path):
         if matrix.prunable:
             size += matrix.size
-            if encoder_name(matrix.name.removesuffix(".weight"), family) == family.pooler:
+            if family.role_of(matrix.name.removesuffix(".weight")) == POOLER_ROLE:
                 pooled += matrix.size - matrix.zeros
             else:
                 token += matrix.size - matrix.zeros
@@ -82,9 +81,9 @@ def read_subject(folder: str | Path, name: str = "") -> Subject:
         name=name or path.resolve().name,
         folder=str(path),
         head=head,
-        layers=config.get("num_hidden_layers") or config["n_layers"],
-        hidden_size=config.get("hidden_size") or config["dim"],
-        max_tokens=config["max_position_embeddings"],
+        layers=plan.layers,
+        hidden_size=plan.hidden_size,
+        max_tokens=plan.max_tokens,
         prunable=size,
         nonzeros_per_token=token,
         nonzeros_per_sequence=pooled,
@@ -108,42 +107,33 @@ def make_random(
     if not 0 <= sparsity < 1:
         raise UsageError(f"--sparsity {sparsity}: expected at least 0 and less than 1")
     import torch
-    import transformers
 
     from pruneonce.convert import onnx_graph
+    from pruneonce.models.hub import config_for, random_hub_model
     from pruneonce.sparsity.masks import magnitude_mask
     from pruneonce.sparsity.patterns import PatternName
 
-    family = architecture_of(SHAPES[shape][0])
+    family, sizes = SHAPES[shape]
     torch.manual_seed(seed)
-    model = getattr(transformers, onnx_graph.HEADS[HEADS[head]].loader).from_config(_config(shape))
+    model = random_hub_model(onnx_graph.HEADS[HEADS[head]].loader, config_for(family, family.config_of(sizes)))
     modules = dict(model.named_modules())
     with torch.no_grad():
-        for name in prunable_linears(modules, family):
+        for name in family.prunable_linears(modules):
             weight: Any = modules[name].weight
             weight.mul_(magnitude_mask(weight, sparsity, cast("PatternName", pattern)))
     model.save_pretrained(folder)
-    _tokenizer().save(str(folder / "tokenizer.json"))
+    _tokenizer(family).save(str(folder / "tokenizer.json"))
     zeros = f"{sparsity:.0%} zeros" + (" in blocks of 1x4" if pattern == "1x4" else "")
     return replace(read_subject(folder, f"random {shape}, {zeros}, {head}"), shape=shape, pattern=pattern)
 
 
-def _config(shape: str) -> Any:
-    from transformers import BertConfig, DistilBertConfig
-
-    model_type, layers, hidden, heads, intermediate = SHAPES[shape]
-    if model_type == "distilbert":
-        return DistilBertConfig(n_layers=layers, dim=hidden, n_heads=heads, hidden_dim=intermediate)
-    return BertConfig(
-        num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=heads, intermediate_size=intermediate
-    )
-
-
-def _tokenizer() -> Tokenizer:
+def _tokenizer(family: Family) -> Tokenizer:
     """As many words as BERT has, none of them real: random ids need a vocabulary, not a language."""
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    special = list(asdict(family.special_tokens).values())
     words = [*special, *(f"w{number}" for number in range(VOCABULARY - len(special)))]
-    tokenizer = Tokenizer(models.WordPiece({word: index for index, word in enumerate(words)}, unk_token=special[1]))
+    tokenizer = Tokenizer(
+        models.WordPiece({word: index for index, word in enumerate(words)}, unk_token=family.special_tokens.unk)
+    )
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.add_special_tokens(special)

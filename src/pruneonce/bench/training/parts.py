@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 
-from pruneonce.models.family import Architecture, encoder_name
+from pruneonce.models import Family
+from pruneonce.models.family import ATTENTION_ROLES, FEED_FORWARD_ROLES
 
 ATTENTION_LINEARS, FEED_FORWARD_LINEARS = "attention linears", "feed-forward linears"
 ATTENTION, ACTIVATION, LAYER_NORM, EMBEDDINGS = "attention", "activation", "layer norm", "embeddings"
@@ -65,12 +66,12 @@ class PartClock:
 
 
 @contextlib.contextmanager
-def part_clock(model: nn.Module, architecture: Architecture) -> Iterator[PartClock]:
+def part_clock(model: nn.Module, family: Family) -> Iterator[PartClock]:
     """A clock that the modules of `model` drive while it is open."""
     clock = PartClock()
     handles = []
     for name, module in model.named_modules():
-        part = part_of(encoder_name(name, architecture), module, architecture)
+        part = part_of(name, module, family)
         if part is None:
             continue
         handles.append(module.register_forward_pre_hook(_enter(clock, part)))
@@ -89,18 +90,18 @@ def part_clock(model: nn.Module, architecture: Architecture) -> Iterator[PartClo
             handle.remove()
 
 
-def part_of(name: str, module: nn.Module, architecture: Architecture) -> str | None:
-    """The part that a module of the encoder is, by its name there; None: it belongs to what is around it."""
-    if name == EMBEDDINGS:
+def part_of(name: str, module: nn.Module, family: Family) -> str | None:
+    """The part that a module is, by its name; None: it belongs to what is around it."""
+    if family.encoder_name(name) == EMBEDDINGS:
         return EMBEDDINGS
     if isinstance(module, nn.LayerNorm):
         return LAYER_NORM
-    number, _, inner = name.removeprefix(f"{architecture.layers}.").partition(".")
-    if not number.isdigit():
+    inner, role = family.name_in_layer(name), family.role_of(name)
+    if inner is None:
         return None
-    if inner in architecture.linears:
-        return ATTENTION_LINEARS if inner.startswith("attention.") else FEED_FORWARD_LINEARS
-    if inner == architecture.linears[0].rpartition(".")[0]:
+    if role in (*ATTENTION_ROLES, *FEED_FORWARD_ROLES):
+        return ATTENTION_LINEARS if role in ATTENTION_ROLES else FEED_FORWARD_LINEARS
+    if inner == family.layer.attention:
         return ATTENTION
     if isinstance(module, nn.GELU) or type(module).__module__ == "transformers.activations":
         return ACTIVATION

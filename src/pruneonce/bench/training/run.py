@@ -69,7 +69,7 @@ def run_on_random(shape: str, sparsity: float, options: TrainingOptions, on_prog
     _check(options)
     if shape not in SHAPES:
         raise UsageError(f"--random '{shape}' is unknown: expected one of {', '.join(SHAPES)}")
-    from pruneonce.train.language_model import quiet_transformers
+    from pruneonce.models.hub import quiet_transformers
 
     quiet_transformers()
     with tempfile.TemporaryDirectory(prefix="pruneonce-bench-", ignore_cleanup_errors=True) as work:

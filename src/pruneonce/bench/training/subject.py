@@ -17,14 +17,14 @@ from pruneonce.bench.inference.cases import FIRST_WORD
 from pruneonce.bench.inference.resident_memory import peak_bytes, reset_peak, resident_bytes
 from pruneonce.bench.training.case import TrainingCase
 from pruneonce.bench.training.parts import part_clock
-from pruneonce.models.family import architecture_of, encoder_name
+from pruneonce.models import family_of
+from pruneonce.models.hub import quiet_transformers
 from pruneonce.recipe import Training
 from pruneonce.sparsity.cpu_training import names_with_zeros
 from pruneonce.sparsity.layers import Masked, Sparse, WorkingLinear
 from pruneonce.sparsity.pruner import Pruner
 from pruneonce.stages.lifecycle import set_dropout
 from pruneonce.tasks import get_task
-from pruneonce.train.language_model import quiet_transformers
 from pruneonce.train.objectives import Batch, TaskObjective
 from pruneonce.train.task_model import load_task_model, takes_token_types
 from pruneonce.train.trainer import TrainingRun, computing, parameter_groups
@@ -69,7 +69,7 @@ class TrainingSubject:
 
     def step_by_parts(self) -> dict[str, dict[str, float]]:
         """One step, by part: seconds of the forward and of the backward pass."""
-        with part_clock(self.model, architecture_of(self.model.config.model_type)) as clock:
+        with part_clock(self.model, family_of(self.model.config.model_type)) as clock:
             _, forward, backward = self._step(clock.lap)
         return {part: {"forward": forward[part], "backward": backward[part]} for part in forward}
 
@@ -129,8 +129,8 @@ class TrainingSubject:
         """How the layers with zeros compute: how many sparse and dense, and the names of the dense ones."""
         pruner = self._run.pruner
         layers = pruner.layers if pruner is not None else {}
-        architecture = architecture_of(self.model.config.model_type)
-        dense = [encoder_name(name, architecture) for name, layer in layers.items() if not layer.computes_sparse]
+        family = family_of(self.model.config.model_type)
+        dense = [family.encoder_name(name) for name, layer in layers.items() if not layer.computes_sparse]
         return {"layers": len(layers), "sparse": len(layers) - len(dense), "dense": dense}
 
 

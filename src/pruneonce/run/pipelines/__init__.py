@@ -14,6 +14,7 @@ from pruneonce.run.pipelines.question_answering import QuestionAnswering
 from pruneonce.run.pipelines.text_classification import TextClassification
 from pruneonce.run.pipelines.text_model import TextModel
 from pruneonce.run.pipelines.token_classification import TokenClassification
+from pruneonce.run.weights import Kernels
 
 Pipeline = TextClassification | TokenClassification | QuestionAnswering | FillMask | FeatureExtraction
 
@@ -30,13 +31,18 @@ __all__ = ["PIPELINES", "Pipeline", "pipeline"]
 
 
 def pipeline(
-    task: str | None = None, model: str | Path | Model = "", *, isa: str | None = None, threads: int | None = None
+    task: str | None = None,
+    model: str | Path | Model = "",
+    *,
+    isa: str | None = None,
+    kernels: Kernels = "measured",
+    threads: int | None = None,
 ) -> Pipeline:
     """A function from text to answers; called like that of `transformers.pipeline`, with the same results.
 
-    task: one of PIPELINES; None: what the model was made for. model: a packed file, or a loaded `Model`. isa: an
-    instruction set to use instead of the best. threads: of the whole process, from now on. UsageError for an unknown
-    task or a model without its head.
+    task: one of PIPELINES; None: what the model was made for. model: a packed file, or a loaded `Model`. isa,
+    kernels: as of `load_model`, for a file. threads: of the whole process, from now on. UsageError for an unknown task
+    or a model without its head.
     """
     if task is not None:
         task = OTHER_NAMES.get(task, task)
@@ -52,7 +58,7 @@ def pipeline(
     if not isinstance(model, Model):
         if not str(model):
             raise UsageError("pipeline: model is missing: the path of a packed file is expected")
-        model = load_model(model, isa=isa)
+        model = load_model(model, isa=isa, kernels=kernels)
     task = task or model.task
     if task not in (model.task, "feature-extraction"):
         raise UsageError(f"this model is one for {model.task}; it has no head for {task}")

@@ -38,7 +38,8 @@ class FillMask:
         positions = [np.flatnonzero(each == self.text_model.special["mask"]) for each in ids]
         for number, each in enumerate(positions):
             if not len(each):
-                raise UsageError(f"text {number} has no [MASK] to fill")
+                mask = self.text_model.tokenizer.id_to_token(self.text_model.special["mask"])
+                raise UsageError(f"text {number} has no {mask} to fill")
         logits = self.text_model.logits(encodings, batch_size=batch_size, positions=positions)
         answers = [
             self._answers(*each, top_k=top_k, wanted=wanted) for each in zip(ids, positions, logits, strict=True)

@@ -29,7 +29,7 @@ class TextModel:
         self.model = model
         self.tokenizer: Tokenizer = tokenizer_from_text(model.tokenizer)
         self.special = special_token_ids(self.tokenizer)
-        self._cutting: Tokenizer = tokenizer_from_text(model.tokenizer)  # its truncation changes from call to call
+        self._cutting: Tokenizer | None = None
         self._lock = threading.Lock()
 
     def encode(self, texts: Sequence[Any], *, truncation: bool, remedy: str) -> list[Encoding]:
@@ -47,8 +47,9 @@ class TextModel:
                 require_unicode(part, f"text {number}")
         if truncation:
             with self._lock:
-                self._cutting.enable_truncation(self.model.max_tokens)
-                return encode_batch(self._cutting, texts)
+                cutting = self._cutting_tokenizer()
+                cutting.enable_truncation(self.model.max_tokens)
+                return encode_batch(cutting, texts)
         encodings = encode_batch(self.tokenizer, texts)
         for number, encoding in enumerate(encodings):
             if len(encoding.ids) > self.model.max_tokens:
@@ -69,14 +70,21 @@ class TextModel:
         )
         with self._lock:
             strategy = "only_second" if question else "longest_first"
+            cutting = self._cutting_tokenizer()
             try:
                 with refused_as(no_room):
-                    self._cutting.enable_truncation(max_tokens, stride=stride, strategy=strategy)
-                    first: Encoding = self._cutting.encode(*text) if question else self._cutting.encode(text)
+                    cutting.enable_truncation(max_tokens, stride=stride, strategy=strategy)
+                    first: Encoding = cutting.encode(*text) if question else cutting.encode(text)
             except UsageError:
                 encode_batch(self.tokenizer, [text])  # raises if it is the text that is refused, not the window
                 raise
         return [first, *first.overflowing]
+
+    def _cutting_tokenizer(self) -> Tokenizer:
+        """One of its own, since its truncation changes from call to call; for holders of the lock."""
+        if self._cutting is None:  # its JSON takes long to parse, and texts that fit need none
+            self._cutting = tokenizer_from_text(self.model.tokenizer)
+        return self._cutting
 
     def logits(
         self, encodings: Sequence[Encoding], *, batch_size: int, positions: Sequence[Array] | None = None

@@ -1,0 +1,95 @@
+"""Models, configs and tokenizers by way of transformers: the one place that calls its `from_pretrained`.
+
+A folder or Hub id is untrusted. Its `model_type` is looked up here before transformers sees it, and code that it may
+bring along is never run. transformers is imported by the call that needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from pruneonce.errors import UsageError
+from pruneonce.models import Family, family_of
+
+
+def load_config(path: str | Path) -> Any:
+    """A checkpoint's config; UsageError for what holds none, or is of a family that we do not know."""
+    from transformers import AutoConfig, PretrainedConfig
+
+    try:
+        values, _ = PretrainedConfig.get_config_dict(path)
+    except (OSError, ValueError) as error:
+        raise _not_loadable(path, error) from error
+    if "model_type" not in values:
+        raise UsageError(f"'{path}' is not a model that can be loaded: its config.json has no model_type")
+    family_of(values["model_type"])
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise _not_loadable(path, error) from error
+
+
+def load_hub_model(auto_class: str, path: str | Path, **options: Any) -> Any:
+    """A checkpoint as one of transformers' `AutoModel…` classes loads it; `options` go to its `from_pretrained`.
+
+    UsageError as of `load_config`.
+    """
+    import transformers
+
+    load_config(path)
+    return getattr(transformers, auto_class).from_pretrained(path, trust_remote_code=False, **options)
+
+
+def random_hub_model(auto_class: str, config: Any) -> Any:
+    """A model of a config with random weights, as one of transformers' `AutoModel…` classes makes it."""
+    import transformers
+
+    family_of(config.model_type)
+    return getattr(transformers, auto_class).from_config(config, trust_remote_code=False)
+
+
+def config_for(family: Family, values: Mapping[str, Any]) -> Any:
+    """transformers' config of a family, with these values and its defaults for all others."""
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(family.model_type, **values)
+
+
+def load_hub_tokenizer(path: str | Path) -> Any:
+    """transformers' tokenizer of a folder or Hub id; UsageError if it has none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise UsageError(f"no tokenizer found for '{path}': {first_line}") from error
+
+
+def converted_tokenizer(path: str | Path) -> Tokenizer:
+    """The fast tokenizer that transformers makes of an older folder's `vocab.txt`, or of a Hub id's files."""
+    try:
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            f"{path} holds no tokenizer.json; converting an older tokenizer needs `pip install pruneonce[train]`"
+        ) from error
+    tokenizer: Tokenizer = load_hub_tokenizer(str(path)).backend_tokenizer
+    return tokenizer
+
+
+def quiet_transformers() -> None:
+    """For commands: no loading bars or reports of missing heads from transformers; we say ourselves what matters."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _not_loadable(path: str | Path, error: Exception) -> UsageError:
+    reason = str(error).strip().splitlines()[0]
+    return UsageError(f"'{path}' is not a model folder or Hub id that can be loaded: {reason}")

@@ -1,0 +1,73 @@
+"""The tensors of a packed file by the names of its family, as layers ready to compute; shapes are checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from pruneonce.errors import UsageError
+from pruneonce.formats.packed_file import PackedModel
+from pruneonce.formats.stored_tensors import Array, DenseTensor, Int8Matrix, SparseMatrix, Tensor
+from pruneonce.models import Family, family_of
+from pruneonce.run.encoder import LayerNorm, Linear
+from pruneonce.run.weights import Kernels, Weight, weight_of
+
+
+class Tensors:
+    """What the engine takes from a file; a missing or ill-shaped tensor is a ValueError with its name."""
+
+    def __init__(self, packed: PackedModel, isa: str, kernels: Kernels) -> None:
+        try:
+            self.family: Family = family_of(packed.config.get("model_type"))
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        self.config = packed.config
+        self.plan = self.family.encoder_plan(packed.config)
+        self.isa, self._kernels = isa, kernels
+        self._all: Mapping[str, Tensor] = packed.tensors
+        has_base = any(name.startswith(self.family.base + ".") for name in packed.tensors)
+        self._prefix = self.family.base + "." if has_base else ""
+
+    def has(self, name: str) -> bool:
+        return name in self._all
+
+    def in_encoder(self, name: str) -> str:
+        """A name relative to the encoder as this file has it: bare encoders have no prefix."""
+        return self._prefix + name
+
+    def get(self, name: str, shape: tuple[int | None, ...]) -> Tensor:
+        """A tensor; None in `shape`: any size."""
+        if name not in self._all:
+            raise ValueError(f"tensor {name} is missing; config.json promises {self.config.get('architectures')}")
+        tensor = self._all[name]
+        if len(tensor.shape) != len(shape) or any(b not in (None, a) for a, b in zip(tensor.shape, shape, strict=True)):
+            expected = ", ".join("any" if size is None else str(size) for size in shape)
+            raise ValueError(f"tensor {name} has shape {list(tensor.shape)}, expected [{expected}]")
+        return tensor
+
+    def table(self, name: str, columns: int) -> DenseTensor | Int8Matrix:
+        """Embeddings. Sparse they would be written out: few bytes, any number of rows."""
+        tensor = self.get(name, (None, columns))
+        if isinstance(tensor, SparseMatrix):
+            raise ValueError(f"tensor {name} is stored sparse: embeddings are dense or int8")
+        return tensor
+
+    def vector(self, name: str, size: int) -> Array:
+        """float32 [size]."""
+        return np.ascontiguousarray(self.get(name, (size,)).to_dense())
+
+    def linear(self, names: Sequence[str], rows: int | None, columns: int) -> Linear:
+        """Layers of equally many inputs, as one; rows: of each, None for any."""
+        weights = [self.get(f"{name}.weight", (rows, columns)) for name in names]
+        biases = [self.vector(f"{name}.bias", weight.shape[0]) for name, weight in zip(names, weights, strict=True)]
+        return Linear(self.weight(weights), np.concatenate(biases))
+
+    def weight(self, tensors: Sequence[Tensor]) -> Weight:
+        """Matrices of equally many columns, stacked and packed for a kernel."""
+        return weight_of(tensors, self.isa, kernels=self._kernels)
+
+    def norm(self, name: str, epsilon: float) -> LayerNorm:
+        """A layer norm over hidden states."""
+        size = self.plan.hidden_size
+        return LayerNorm(self.vector(f"{name}.weight", size), self.vector(f"{name}.bias", size), epsilon)
