@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "run.h"
+#include "tile.h"
 
 namespace pruneonce {
 

@@ -8,7 +8,7 @@
 
 #include "csr.h"
 #include "machine.h"
-#include "spmm_kernel.h"
+#include "tile.h"
 #include "tiling.h"
 
 namespace pruneonce {

@@ -4,7 +4,7 @@
 
 #include <cstddef>
 
-#include "spmm_kernel.h"
+#include "tile.h"
 
 namespace pruneonce {
 

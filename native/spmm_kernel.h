@@ -2,21 +2,10 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 
-#include "run.h"
+#include "tile.h"
 
 namespace pruneonce {
-
-// The non-zeros of some rows in some columns.
-struct Tile {
-  const Run* runs;
-  std::size_t run_count;
-  const std::uint16_t* row;  // place in the tile; kRowsAhead more can be read
-  const std::uint16_t*
-      offset;          // [non-zeros] column in the tile, times the bytes of one vector; kValuesAhead more can be read
-  const float* value;  // [non-zeros] kValuesAhead more can be read
-};
 
 // Where the sums of a tile begin: at y itself, or at bias + residual. Null: there is none. Rows as in y.
 struct Start {
@@ -24,8 +13,6 @@ struct Start {
   const float* bias;
   const float* residual;
 };
-
-constexpr std::size_t kValuesAhead = 3;
 
 struct SpmmKernel {
   // y = start + tile · x, for panels of `index + 1` vectors per row.

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "spmm_kernel.h"
+#include "tile.h"
 
 namespace pruneonce::PRUNEONCE_ISA_NAMESPACE {
 

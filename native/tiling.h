@@ -10,7 +10,7 @@
 #include "function_ref.h"
 #include "machine.h"
 #include "parts.h"
-#include "run.h"
+#include "tile.h"
 
 namespace pruneonce {
 
