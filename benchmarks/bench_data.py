@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pruneonce.data import articles, sentences, wikipedia
-from pruneonce.data import corpus as pretraining
+from pruneonce.data.build import build
 
 
 def main() -> None:
@@ -69,18 +69,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         texts = [text for _, text in articles.read(folder)]
         text_bytes = sum(len(text.encode()) for text in texts)
 
-        def build(layout: str) -> Callable[[], Any]:
-            return lambda: pretraining.build(
-                folder, tempfile.mkdtemp(dir=scratch), tokenizer=arguments.tokenizer, layout=layout
-            )
+        def building(layout: str) -> Callable[[], Any]:
+            return lambda: build(folder, tempfile.mkdtemp(dir=scratch), tokenizer=arguments.tokenizer, layout=layout)
 
         stages: dict[str, tuple[int, Callable[[], Any]]] = {
             "decompress": (xml_bytes, lambda: decompress(dump)),
             "decompress and parse XML": (xml_bytes, lambda: sum(1 for _ in wikipedia.read_pages(dump, Counter()))),
             "clean wikitext": (xml_bytes, lambda: [wikipedia.clean(page.wikitext) for page in pages]),
             "split sentences": (text_bytes, lambda: [sentences.split_sentences(text) for text in texts]),
-            "build segment_pair_nsp": (text_bytes, build("segment_pair_nsp")),
-            "build document_sentences": (text_bytes, build("document_sentences")),
+            "build segment_pair_nsp": (text_bytes, building("segment_pair_nsp")),
+            "build document_sentences": (text_bytes, building("document_sentences")),
         }
         return {name: size / 1e6 / best(stage, repeats) for name, (size, stage) in stages.items()}
 

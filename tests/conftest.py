@@ -155,20 +155,20 @@ def articles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def pair_corpus(articles: Path, tiny_bert: Path) -> Path:
     """The articles in pairs of at most 32 tokens, for `tiny_bert`."""
-    from pruneonce.data import corpus
+    from pruneonce.data.build import build
 
     folder = articles.parent / "pairs"
-    corpus.build(articles, folder, tokenizer=tiny_bert, layout="segment_pair_nsp", max_tokens=32)
+    build(articles, folder, tokenizer=tiny_bert, layout="segment_pair_nsp", max_tokens=32)
     return folder
 
 
 @pytest.fixture(scope="session")
 def sentence_corpus(articles: Path, tiny_distilbert: Path) -> Path:
     """The articles in runs of sentences of at most 32 tokens, for `tiny_distilbert`."""
-    from pruneonce.data import corpus
+    from pruneonce.data.build import build
 
     folder = articles.parent / "sentences"
-    corpus.build(articles, folder, tokenizer=tiny_distilbert, layout="document_sentences", max_tokens=32)
+    build(articles, folder, tokenizer=tiny_distilbert, layout="document_sentences", max_tokens=32)
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,15 +20,20 @@ from pruneonce.bench.inference import results
 from pruneonce.bench.inference.cases import Batch, Inputs, mixed_lengths, parse_grid
 from pruneonce.bench.inference.deepsparse_worker import receive, send
 from pruneonce.bench.inference.int8_subject import float_subject, int8_subject, is_int8
+from pruneonce.bench.inference.record import load_bench, read_bench
 from pruneonce.bench.inference.rivals import DeepSparse, Ours, Torch, require, rows
-from pruneonce.bench.inference.run import Options, run_on_folder
+from pruneonce.bench.inference.run import BenchSettings, run_on_folder
 from pruneonce.bench.inference.subject import make_random, read_subject
-from pruneonce.bench.machine import Machine, best_of
 from pruneonce.bench.measure import interleave, paired_ratio, timed
+from pruneonce.bench.speed_limits import SpeedLimits, best_of
+from pruneonce.bench.training.record import is_training, load_training_bench
 from pruneonce.cli import app as cli
 from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.files import read_json
 from pruneonce.models.tokenizer import load_tokenizer
 from pruneonce.recipe import TaskData
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 
 def scripted(log, name, durations):
@@ -147,8 +153,8 @@ def test_the_page_says_what_the_raw_seconds_say(tmp_path, monkeypatch):
 def test_the_overview_compares_like_with_like():
     """An int8 rival with our int8 engine, an fp32 one with our fp32 engine; what was not measured is left empty."""
     seconds = {"pruneonce": [0.002], "pruneonce-int8": [0.001], "rival": [0.004], "rival-int8": [0.003]}
-    both = record(cases=[{**record()["cases"][0], "seconds": seconds}])
-    lines = results.overview([both, record()])
+    both = record(cases=[{**record()["cases"][0], "seconds": seconds, "max_difference": dict.fromkeys(seconds, 0.0)}])
+    lines = results.overview([read_bench(each, "record") for each in (both, record())])
     assert lines[0].endswith("| rival / ours | rival-int8 / ours | torch / ours |")
     assert lines[2] == "| random tiny | avx2, 2 threads | 2x3 | 2.00 | 1.00 | 2.00 | 3.00 |  |"
     assert lines[3] == "| random tiny | avx2, 2 threads | 2x3 | 1.00 |  |  |  | 4.00 |"
@@ -158,7 +164,38 @@ def test_a_file_that_is_no_record_is_named(tmp_path):
     file = tmp_path / "other.json"
     file.write_text(json.dumps(record(format=2)))
     with pytest.raises(UsageError, match=r"other\.json is no record"):
-        results.load(file)
+        load_bench(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda record: record.update(machine=None), "machine must be an object"),
+        (lambda record: record["machine"].pop("peak_gflops"), "machine: 'peak_gflops' is missing"),
+        (lambda record: record["model"].update(prunable="many"), "model: prunable must be of type int, got 'many'"),
+        (lambda record: record["versions"].pop("numpy"), "'versions' lacks numpy"),
+        (lambda record: record.update(cases=[]), "'cases' is empty"),
+        (lambda record: record["cases"][0]["seconds"].update(torch=[0.1]), "as many timings of every engine"),
+        (lambda record: record["cases"][0]["seconds"].update(torch=["fast"] * 3), "torch must be of type float"),
+        (lambda record: record["cases"][0]["max_difference"].clear(), "'max_difference' lacks the engine 'pruneonce'"),
+        (lambda record: record["cases"][1].update(uniform="9x9"), "'9x9', which is no case"),
+    ],
+)
+def test_a_damaged_record_is_an_error_that_names_the_field(tmp_path, change, message):
+    file = tmp_path / "bench.json"
+    damaged = json.loads(json.dumps(record()))
+    change(damaged)
+    file.write_text(json.dumps(damaged))
+    with pytest.raises(UsageError, match=re.escape(message)) as error:
+        load_bench(file)
+    assert str(error.value).startswith(str(file))
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("*.json")), ids=lambda file: file.stem)
+def test_every_published_record_is_read_as_it_was_written(file):
+    written = read_json(file)
+    record = load_training_bench(file) if is_training(written) else load_bench(file)
+    assert json.loads(json.dumps(record.as_json())) == written
 
 
 @pytest.mark.parametrize("name", ["classes", "spans", "distilbert"])
@@ -173,9 +210,11 @@ def test_engines_compute_the_same_from_ragged_and_from_padded_input(folders, tmp
 
 
 def test_a_run_records_every_engine_round_and_case(folders):
-    options = Options(against=("torch",), grid="1x8,2x4", threads=1, rounds=2, mixed="squad")
+    settings = BenchSettings(against=("torch",), grid="1x8,2x4", threads=1, rounds=2, mixed="squad")
     threads = torch.get_num_threads(), _native.num_threads()
-    done = json.loads(json.dumps(run_on_folder(folders["classes"], options, lambda *_: None)))
+    measured = run_on_folder(folders["classes"], settings, lambda *_: None)
+    done = json.loads(json.dumps(measured.as_json()))
+    assert read_bench(done, "record") == measured
     assert (torch.get_num_threads(), _native.num_threads()) == threads, "what runs next must not compute otherwise"
     assert [case["name"] for case in done["cases"]] == ["1x8", "2x4", "16 of 64 to 64", "16x64"]
     for case in done["cases"]:
@@ -184,15 +223,16 @@ def test_a_run_records_every_engine_round_and_case(folders):
         assert case["max_difference"]["pruneonce"] < 1e-5 < case["max_difference"]["pruneonce-int8"] < 0.1
     assert done["machine"]["peak_gflops"] > 0
     assert str(folders["classes"]) not in json.dumps(done)
-    page = results.markdown([done])
+    assert [case.get("uniform") for case in done["cases"]] == [None, None, "16x64", None]
+    page = results.markdown([measured])
     assert "### 16x64" in page
     assert "time / pruneonce's | quartiles | time / pruneonce-int8's | quartiles" in page
 
 
 def test_int8_is_left_out_where_it_is_not_wanted(folders):
-    options = Options(against=(), grid="1x8", threads=1, rounds=1, int8=False)
-    done = run_on_folder(folders["classes"], options, lambda *_: None)
-    assert list(done["cases"][0]["seconds"]) == ["pruneonce"]
+    settings = BenchSettings(against=(), grid="1x8", threads=1, rounds=1, int8=False)
+    done = run_on_folder(folders["classes"], settings, lambda *_: None)
+    assert list(done.cases[0].seconds) == ["pruneonce"]
     assert "| pruneonce-int8 |" not in results.markdown([done])
 
 
@@ -225,11 +265,12 @@ def test_a_quantised_folder_is_measured_as_it_is_and_its_rivals_get_its_floats(f
 def test_every_engine_answers_the_same_task(folders, tmp_path):
     data = tmp_path / "dev.tsv"
     data.write_text("sentence\tlabel\n" + "good film\t1\nbad story\t0\nbad bad film\t0\n")
-    options = Options(against=("torch",), grid="1x8", threads=1, rounds=1, task=TaskData("sst2", validation=str(data)))
-    done = run_on_folder(folders["classes"], options, lambda *_: None)
-    assert done["accuracy"].keys() == {"pruneonce", "pruneonce-int8", "torch"}
-    assert done["accuracy"]["pruneonce"] == done["accuracy"]["torch"]
-    assert f"| torch | {done['accuracy']['torch']['accuracy']:.4f} |" in results.markdown([done])
+    task = TaskData("sst2", validation=str(data))
+    settings = BenchSettings(against=("torch",), grid="1x8", threads=1, rounds=1, task=task)
+    done = run_on_folder(folders["classes"], settings, lambda *_: None)
+    assert done.accuracy.keys() == {"pruneonce", "pruneonce-int8", "torch"}
+    assert done.accuracy["pruneonce"] == done.accuracy["torch"]
+    assert f"| torch | {done.accuracy['torch']['accuracy']:.4f} |" in results.markdown([done])
 
 
 def test_random_blocks_are_zeros_in_fours(tmp_path):
@@ -244,7 +285,7 @@ def test_random_blocks_are_zeros_in_fours(tmp_path):
 
 
 def test_a_limit_measured_in_a_bad_moment_is_not_the_limit():
-    calm = Machine("cpu", ("avx2",), "avx2", 2, 1, peak_gflops=200.0, bandwidth_gb_per_s=10.0, load_average=0.1)
+    calm = SpeedLimits("cpu", ("avx2",), "avx2", 2, 1, peak_gflops=200.0, bandwidth_gb_per_s=10.0, load_average=0.1)
     best = best_of(calm, replace(calm, peak_gflops=100.0, bandwidth_gb_per_s=20.0, load_average=2.0))
     assert (best.peak_gflops, best.bandwidth_gb_per_s, best.load_average) == (200.0, 20.0, 0.1)
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import mmap
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ from pruneonce.bench.training import parts as training_parts
 from pruneonce.bench.training import run as training_run
 from pruneonce.bench.training.case import PHASES, SUBJECTS, TrainingCase
 from pruneonce.bench.training.parts import PARTS, PartClock, part_clock
+from pruneonce.bench.training.record import StepMemory, load_training_bench
 from pruneonce.bench.training.results import step_rows, step_seconds
-from pruneonce.bench.training.run import TrainingOptions, check_losses, run_on_folder
+from pruneonce.bench.training.run import TrainingBenchSettings, check_losses, run_on_folder
 from pruneonce.bench.training.subject import TrainingSubject
 from pruneonce.cli import app as cli
 from pruneonce.errors import PruneonceError, UsageError
@@ -94,7 +96,7 @@ def test_report_has_a_table_of_the_step_and_one_of_its_parts(record_file, tmp_pa
 
 
 def test_the_command_prints_tables(record_file, sparse_tiny_bert, pruneonce, monkeypatch):
-    record = read_json(record_file)
+    record = load_training_bench(record_file)
     monkeypatch.setattr(training_run, "run_on_folder", lambda *_: record)
     code, out, err = pruneonce("bench-train", sparse_tiny_bert)
     assert code == 0, err
@@ -102,31 +104,25 @@ def test_the_command_prints_tables(record_file, sparse_tiny_bert, pruneonce, mon
         assert word in out
 
 
-def fabricated():
+def fabricated(record_file):
     """A record of which every figure can be worked out by hand."""
-    memory = {
-        "weights": 10**6,
-        "gradients": 10**6,
-        "optimizer": 2 * 10**6,
-        "patterns": 0,
-        "masks": 0,
-        "peak": 9 * 10**6,
-    }
     slow = {"forward": [0.2, 0.4, 0.2], "backward": [0.5, 1.0, 0.5], "optimizer": [0.1, 0.2, 0.1]}
     fast = {"forward": [0.1, 0.2, 0.1], "backward": [0.2, 0.4, 0.2], "optimizer": [0.1, 0.2, 0.1]}
-    case = {
-        "name": "1x2",
-        "seconds": {"ours": fast, "dense": slow},
-        "memory": {
-            "ours": {**memory, "gradients": 0, "optimizer": 0, "patterns": 10**6, "peak_of_steps": True},
-            "dense": {**memory, "peak_of_steps": False},
+    real = load_training_bench(record_file)
+    case = replace(
+        real.cases[0],
+        name="1x2",
+        seconds={"ours": fast, "dense": slow},
+        memory={
+            "ours": StepMemory(10**6, 0, 0, patterns=10**6, masks=0, peak=9 * 10**6, peak_of_steps=True),
+            "dense": StepMemory(10**6, 10**6, 2 * 10**6, 0, 0, peak=9 * 10**6, peak_of_steps=False),
         },
-    }
-    return {"model": {"name": "m"}, "task": "question_answering", "cases": [case]}
+    )
+    return replace(real, model=replace(real.model, name="m"), task="question_answering", cases=[case])
 
 
-def test_rows_say_what_the_raw_seconds_and_bytes_say():
-    ours, dense = step_rows(fabricated())
+def test_rows_say_what_the_raw_seconds_and_bytes_say(record_file):
+    ours, dense = step_rows(fabricated(record_file))
     assert ours[:3] == ("m", "1x2 question answering", "ours")
     assert ours[3:] == (
         "100.0 (100.0)",
@@ -148,6 +144,7 @@ def test_rows_say_what_the_raw_seconds_and_bytes_say():
 def test_training_records_are_told_from_others_and_damaged_ones_are_named(record_file, tmp_path):
     material = collect([record_file])
     assert (len(material.training_benches), material.benches) == (1, [])
+    assert json.loads(json.dumps(material.training_benches[0].as_json())) == read_json(record_file)
     file = tmp_path / "other.json"
     file.write_text(json.dumps({**read_json(record_file), "format": 2}))
     with pytest.raises(UsageError, match=r"other\.json is no record of `pruneonce bench-train`"):
@@ -189,7 +186,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_process_that_dies_is_an_error_not_a_hang(sparse_tiny_bert, monkeypatch, script, reason):
     monkeypatch.setattr(training_run, "_command", lambda: [sys.executable, "-c", script])
     with pytest.raises(PruneonceError, match=f"the process of ours has ended: {reason}.*memory"):
-        run_on_folder(sparse_tiny_bert, TrainingOptions("1x8", "classification", threads=1), lambda *_: None)
+        run_on_folder(sparse_tiny_bert, TrainingBenchSettings("1x8", "classification", threads=1), lambda *_: None)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from test_bench import record
 
+from pruneonce.bench.inference.record import read_bench
 from pruneonce.report.crossover import crossover
 from pruneonce.report.write import SPEED_PICTURE, write_report
 
@@ -36,7 +37,7 @@ def marks(figure):
 
 
 def test_each_pattern_is_a_curve_and_the_dense_model_begins_both():
-    figure, reason = crossover(RECORDS)
+    figure, reason = crossover([read_bench(each, "record") for each in RECORDS])
     assert reason == ""
     assert [name for name, _ in figure.legend] == ["unstructured zeros", "zeros in blocks of 1×4"]
     notes = marks(figure)
@@ -56,7 +57,7 @@ def test_each_pattern_is_a_curve_and_the_dense_model_begins_both():
     ids=["nothing", "two points", "other models", "two shapes", "no int8"],
 )
 def test_too_little_for_a_curve_is_said(records):
-    figure, reason = crossover(records)
+    figure, reason = crossover([read_bench(each, "record") for each in records])
     assert figure is None
     assert "3 sparsities" in reason
 

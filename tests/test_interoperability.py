@@ -13,8 +13,8 @@ from huggingface_hub import ModelCard
 
 import pruneonce
 from pruneonce.convert.to_packed import export_packed
-from pruneonce.data import corpus as pretraining
 from pruneonce.data import text
+from pruneonce.data.build import build
 from pruneonce.files import read_json
 from pruneonce.formats.record import read_provenance
 from pruneonce.recipe import parse_recipe
@@ -32,7 +32,7 @@ def folders(tiny_bert, tmp_path_factory):
         "The city was old. The river was great.\n\nThe king had a war. It was not good.\n" * 8
     )
     text.collect([root / "notes.txt"], root / "articles")
-    pretraining.build(
+    build(
         root / "articles",
         root / "corpus",
         tokenizer=tiny_bert,

@@ -1,24 +1,39 @@
+import ast
 import re
 import subprocess
 import sys
 from importlib.metadata import requires
 from pathlib import Path
 
+import pytest
+
 import pruneonce
 
 
 def test_importing_the_package_and_its_command_line_loads_nothing_heavy():
     code = (
-        "import sys, pruneonce, pruneonce.cli, pruneonce.inspection, pruneonce.tasks, pruneonce.recipe;"
+        "import sys, pruneonce, pruneonce.cli.app, pruneonce.tasks, pruneonce.recipe;"
         "heavy = {'torch', 'transformers', 'datasets', 'pyarrow'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_every_public_name_can_be_imported():
-    assert sorted(pruneonce._MODULE_OF) == sorted(pruneonce.__all__)
     for name in pruneonce.__all__:
         assert getattr(pruneonce, name).__name__ == name
+
+
+def test_type_checkers_see_the_public_names_that_there_are():
+    tree = ast.parse(Path(pruneonce.__file__).read_text())
+    shown = [
+        node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module.startswith("pruneonce")
+    ]
+    assert {node.names[0].asname: node.module.removeprefix("pruneonce.") for node in shown} == pruneonce._MODULE_OF
+
+
+def test_the_version_is_written_once():
+    project = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    assert f'version = "{pruneonce.__version__}"' in project
 
 
 def test_the_stub_of_the_native_module_is_up_to_date(tmp_path):
@@ -33,8 +48,9 @@ def test_the_base_install_pulls_no_more_than_the_engine_needs():
     assert base == {"numpy", "safetensors", "tokenizers"}
 
 
-def test_without_the_command_lines_libraries_the_command_says_what_to_install():
-    code = "import sys; sys.modules['typer'] = None; from pruneonce.__main__ import main; main()"
+@pytest.mark.parametrize("module", ["pruneonce", "pruneonce.cli"])
+def test_without_the_command_lines_libraries_either_door_says_what_to_install(module):
+    code = f"import runpy, sys; sys.modules['typer'] = None; runpy.run_module('{module}', run_name='__main__')"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert run.stderr.splitlines() == ["error: the command line needs typer: pip install 'pruneonce[cli]' (or [train])"]

@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from tiny_tokenizer import CLS, SEP, save_tiny_tokenizer, tiny_tokenizer
 
 from pruneonce.data import articles, text
-from pruneonce.data import corpus as pretraining
-from pruneonce.data.corpus import SPLITS, Corpus, build
+from pruneonce.data import build as build_module
+from pruneonce.data import corpus as corpus_module
+from pruneonce.data.build import build
+from pruneonce.data.corpus import SPLITS, Corpus
+from pruneonce.data.layouts import truncate
 from pruneonce.errors import PruneonceError, UsageError
 
 WORDS = 4000
@@ -133,7 +136,7 @@ def remove_one_by_one(a, b, budget):
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(2, 40))
 def test_truncation_equals_removing_from_the_longer_one_by_one(a_tokens, b_tokens, budget):
     a, b = np.arange(a_tokens), np.arange(100, 100 + b_tokens)
-    fast = pretraining._truncate(a, b, budget)
+    fast = truncate(a, b, budget)
     assert tuple(segment.tolist() for segment in fast) == remove_one_by_one(a, b, budget)
 
 
@@ -256,7 +259,7 @@ def test_another_seed_gives_other_examples(tmp_path, model):
 def test_examples_do_not_depend_on_the_record_batch_size(tmp_path, model, monkeypatch):
     write_articles(tmp_path / "a", unique_documents(30, 8, 5))
     build(tmp_path / "a", tmp_path / "large", tokenizer=model, layout=LAYOUTS[0], max_tokens=32)
-    monkeypatch.setattr(pretraining, "EXAMPLES_PER_BATCH", 3)
+    monkeypatch.setattr(corpus_module, "EXAMPLES_PER_BATCH", 3)
     build(tmp_path / "a", tmp_path / "small", tokenizer=model, layout=LAYOUTS[0], max_tokens=32)
     large, small = (examples(tmp_path / name, *SPLITS) for name in ("large", "small"))
     assert len(large) == len(small) > 3
@@ -296,8 +299,8 @@ def test_split_does_not_depend_on_order_and_keeps_copies_together(tmp_path):
     sides = []
     for name, ordered in (("a", pairs), ("b", pairs[::-1] + pairs)):
         articles.make(tmp_path / name, lambda ordered=ordered: iter_of(ordered), source={}, skipped={})
-        threshold = pretraining._validation_threshold(tmp_path / name, 0.2, seed=3)
-        sides.append({pair for pair in pairs if pretraining._document_hash(3, *pair) < threshold})
+        threshold = build_module._validation_threshold(tmp_path / name, 0.2, seed=3)
+        sides.append({pair for pair in pairs if build_module._document_hash(3, *pair) < threshold})
     assert sides[0] == sides[1]
     assert 3 <= len(sides[0]) <= 20
 
@@ -322,14 +325,14 @@ def test_killed_build_is_not_accepted_and_goes_on_from_its_finished_shards(tmp_p
     build(tmp_path / "a", tmp_path / "whole", **options)
     written = []
 
-    def killed_after_three(job, split, documents, write=pretraining._write_split):
+    def killed_after_three(job, split, documents, write=build_module._write_split):
         if len(written) == 3:
             raise KeyboardInterrupt
         written.append(job.target(split).name)
         write(job, split, documents)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretraining, "_write_split", killed_after_three)
+        patch.setattr(build_module, "_write_split", killed_after_three)
         with pytest.raises(KeyboardInterrupt):
             build(tmp_path / "a", tmp_path / "c", **options)
     (tmp_path / "c" / ".train-00001.arrow.x.tmp").write_bytes(b"left by a kill")

@@ -55,7 +55,7 @@ def test_a_truncated_file_is_refused(tmp_path, share):
 @pytest.mark.parametrize("version", ["2", "1.0", "", None])
 def test_another_version_is_refused_with_both(tmp_path, version):
     save_file(tensors_of(), tmp_path / FILE_NAME, metadata=None if version is None else {"format_version": version})
-    with pytest.raises(PruneonceError, match=r"has format version .*, this pruneonce reads 1"):
+    with pytest.raises(PruneonceError, match=r"(no )?format version.*, this pruneonce reads up to 1"):
         read_quantization(tmp_path)
 
 

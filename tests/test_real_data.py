@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pruneonce.convert.inspect_folder import inspect_folder
-from pruneonce.data import corpus as pretraining
 from pruneonce.data import text
+from pruneonce.data.build import build
 from pruneonce.models.tokenizer import load_tokenizer
 from pruneonce.recipe import parse_recipe
 from pruneonce.stages import RUNNERS, StageOptions, plan_pruning
@@ -25,9 +25,7 @@ def corpus(assets, tmp_path_factory):
     some = folder / "some.jsonl"
     some.write_text("".join(assets.wikipedia.read_text().splitlines(keepends=True)[:300]))
     text.collect([some], folder / "articles", title_column="title")
-    pretraining.build(
-        folder / "articles", folder / "corpus", tokenizer=assets.model, layout="segment_pair_nsp", max_tokens=64
-    )
+    build(folder / "articles", folder / "corpus", tokenizer=assets.model, layout="segment_pair_nsp", max_tokens=64)
     return folder / "corpus"
 
 

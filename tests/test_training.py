@@ -18,7 +18,7 @@ from tiny_stages import STEPS, finetune_values, forkserver, kill, prune_values, 
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining
 
 from pruneonce.convert.inspect_folder import inspect_folder
-from pruneonce.data import corpus as pretraining
+from pruneonce.data.build import build
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.evaluation.scoring import score_folder
 from pruneonce.formats.record import read_provenance
@@ -355,9 +355,7 @@ def test_wrong_validation_data_is_told_before_training(tiny_bert, reviews, artic
     unknown.write_text(reviews.read_text() + json.dumps({"text": "the film", "label": "maybe"}) + "\n")
     values = finetune_values(tiny_bert, reviews, epochs=1)
     unscored = tmp_path / "unscored"
-    pretraining.build(
-        articles, unscored, tokenizer=tiny_bert, layout="segment_pair_nsp", max_tokens=32, validation_fraction=0.0
-    )
+    build(articles, unscored, tokenizer=tiny_bert, layout="segment_pair_nsp", max_tokens=32, validation_fraction=0.0)
     with monkeypatch.context() as patch:
         patch.setattr(lifecycle, "train", train)
         for validation, message in ((tmp_path / "nowhere.jsonl", "does not exist"), (unknown, "maybe")):

@@ -6,80 +6,78 @@ Importing this loads nothing heavy; the names below are imported when they are f
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from pruneonce.convert.inspect_folder import inspect_folder
-    from pruneonce.data.corpus import Corpus
-    from pruneonce.errors import PruneonceError, UsageError
-    from pruneonce.evaluation.scoring import score_folder, score_packed
-    from pruneonce.recipe import load_recipe
-    from pruneonce.run.model import load_model
-    from pruneonce.run.pipelines import pipeline
-    from pruneonce.sparsity.cpu_training import sparse_training
-    from pruneonce.sparsity.masks import magnitude_mask
-    from pruneonce.sparsity.pruner import Pruner
-    from pruneonce.sparsity.schedules import PruningSchedule, cubic_sparsity, rewinding_factor
-    from pruneonce.stages import StageOptions, run_finetune, run_prune, run_teacher
-    from pruneonce.tasks import get_task
-    from pruneonce.train.distillation import distillation_loss
+if TYPE_CHECKING:  # for type checkers and editors: the names of _NAMES once more
+    from pruneonce.convert.from_sparse_bitmask import import_checkpoint as import_checkpoint
+    from pruneonce.convert.inspect_folder import inspect_folder as inspect_folder
+    from pruneonce.convert.inspect_packed import inspect_packed as inspect_packed
+    from pruneonce.convert.to_packed import export_packed as export_packed
+    from pruneonce.data.corpus import Corpus as Corpus
+    from pruneonce.errors import PruneonceError as PruneonceError
+    from pruneonce.errors import UsageError as UsageError
+    from pruneonce.evaluation.scoring import score_folder as score_folder
+    from pruneonce.evaluation.scoring import score_packed as score_packed
+    from pruneonce.recipe import Distillation as Distillation
+    from pruneonce.recipe import FinetuneRecipe as FinetuneRecipe
+    from pruneonce.recipe import PruneRecipe as PruneRecipe
+    from pruneonce.recipe import Pruning as Pruning
+    from pruneonce.recipe import QuantizeRecipe as QuantizeRecipe
+    from pruneonce.recipe import TaskData as TaskData
+    from pruneonce.recipe import TeacherRecipe as TeacherRecipe
+    from pruneonce.recipe import Training as Training
+    from pruneonce.recipe import load_recipe as load_recipe
+    from pruneonce.recipe import load_recipes as load_recipes
+    from pruneonce.recipe import parse_recipe as parse_recipe
+    from pruneonce.run.model import load_model as load_model
+    from pruneonce.run.pipelines import pipeline as pipeline
+    from pruneonce.sparsity.cpu_training import sparse_training as sparse_training
+    from pruneonce.sparsity.masks import magnitude_mask as magnitude_mask
+    from pruneonce.sparsity.pruner import Pruner as Pruner
+    from pruneonce.sparsity.schedules import PruningSchedule as PruningSchedule
+    from pruneonce.sparsity.schedules import cubic_sparsity as cubic_sparsity
+    from pruneonce.sparsity.schedules import rewinding_factor as rewinding_factor
+    from pruneonce.stages import StageOptions as StageOptions
+    from pruneonce.stages import run_finetune as run_finetune
+    from pruneonce.stages import run_prune as run_prune
+    from pruneonce.stages import run_quantize as run_quantize
+    from pruneonce.stages import run_teacher as run_teacher
+    from pruneonce.tasks import get_task as get_task
+    from pruneonce.train.distillation import distillation_loss as distillation_loss
 
-__version__ = "0.1.0"
-
-_MODULE_OF = {
-    "Corpus": "data.corpus",
-    "Pruner": "sparsity.pruner",
-    "PruneonceError": "errors",
-    "PruningSchedule": "sparsity.schedules",
-    "StageOptions": "stages",
-    "UsageError": "errors",
-    "cubic_sparsity": "sparsity.schedules",
-    "distillation_loss": "train.distillation",
-    "get_task": "tasks",
-    "inspect_folder": "convert.inspect_folder",
-    "load_model": "run.model",
-    "load_recipe": "recipe",
-    "magnitude_mask": "sparsity.masks",
-    "pipeline": "run.pipelines",
-    "rewinding_factor": "sparsity.schedules",
-    "run_finetune": "stages",
-    "run_prune": "stages",
-    "run_teacher": "stages",
-    "score_folder": "evaluation.scoring",
-    "score_packed": "evaluation.scoring",
-    "sparse_training": "sparsity.cpu_training",
+# Module -> its public names.
+_NAMES = {
+    "convert.from_sparse_bitmask": "import_checkpoint",
+    "convert.inspect_folder": "inspect_folder",
+    "convert.inspect_packed": "inspect_packed",
+    "convert.to_packed": "export_packed",
+    "data.corpus": "Corpus",
+    "errors": "PruneonceError UsageError",
+    "evaluation.scoring": "score_folder score_packed",
+    "recipe": "Distillation FinetuneRecipe PruneRecipe Pruning QuantizeRecipe TaskData TeacherRecipe Training "
+    "load_recipe load_recipes parse_recipe",
+    "run.model": "load_model",
+    "run.pipelines": "pipeline",
+    "sparsity.cpu_training": "sparse_training",
+    "sparsity.masks": "magnitude_mask",
+    "sparsity.pruner": "Pruner",
+    "sparsity.schedules": "PruningSchedule cubic_sparsity rewinding_factor",
+    "stages": "StageOptions run_finetune run_prune run_quantize run_teacher",
+    "tasks": "get_task",
+    "train.distillation": "distillation_loss",
 }
-
-__all__ = [
-    "Corpus",
-    "PruneonceError",
-    "Pruner",
-    "PruningSchedule",
-    "StageOptions",
-    "UsageError",
-    "cubic_sparsity",
-    "distillation_loss",
-    "get_task",
-    "inspect_folder",
-    "load_model",
-    "load_recipe",
-    "magnitude_mask",
-    "pipeline",
-    "rewinding_factor",
-    "run_finetune",
-    "run_prune",
-    "run_teacher",
-    "score_folder",
-    "score_packed",
-    "sparse_training",
-]
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("pruneonce")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'pruneonce' has no attribute '{name}'")
     return getattr(importlib.import_module(f"pruneonce.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_MODULE_OF]
+    return [*globals(), *_MODULE_OF, "__version__"]

@@ -103,6 +103,17 @@ def parse_json(text: str, **hooks: Any) -> Any:
         raise ValueError("lists or objects are nested too deeply") from None
 
 
+def check_format_version(
+    where: object, version: object, newest: int, *, error: type[PruneonceError] = PruneonceError
+) -> int:
+    """`version`, as the file `where` states it, if it is a whole number of 1 to `newest`; else `error`."""
+    if type(version) is int and 1 <= version <= newest:
+        return version
+    stated = "no format version" if version is None else f"format version {ascii(version)[:20]}"
+    advice = ": upgrade pruneonce" if type(version) is int and version > newest else ""
+    raise error(f"{where}: {stated}, this pruneonce reads up to {newest}{advice}")
+
+
 def sha256_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()

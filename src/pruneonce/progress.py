@@ -1,14 +1,14 @@
-"""One progress bar for everything that takes time; plain lines where nobody watches a terminal."""
+"""Progress of everything that takes time: what a job calls, and a bar or plain lines that show it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LINES_WITHOUT_TERMINAL = 10  # progress lines of one task when the output is a file
 
@@ -19,9 +19,19 @@ class Advance(Protocol):
     def __call__(self, done: float, total: float | None, note: str = "", /) -> None: ...
 
 
+OpenBar = Callable[[str], AbstractContextManager[Advance]]  # a title -> what shows it, as `progress_bar` does
+
+
+def no_progress(done: float, total: float | None, note: str = "", /) -> None:
+    """The `Advance` that shows nothing; a job takes it where it is given None."""
+
+
 @contextmanager
 def progress_bar(title: str, console: Console | None = None) -> Iterator[Advance]:
     """A bar with time left, or one line every tenth of the way when the output is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
     console = console or Console(stderr=True)
     if console.is_terminal:
         columns = (

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 from pruneonce.errors import UsageError
 
@@ -222,12 +222,22 @@ STAGES: dict[str, type[TeacherRecipe] | type[PruneRecipe] | type[FinetuneRecipe]
 }
 
 
-def load_recipe(path: str | Path, stage: str, overrides: Sequence[str] = ()) -> Any:
+@overload
+def load_recipe(path: str | Path, stage: Literal["teacher"], overrides: Sequence[str] = ...) -> TeacherRecipe: ...
+@overload
+def load_recipe(path: str | Path, stage: Literal["prune"], overrides: Sequence[str] = ...) -> PruneRecipe: ...
+@overload
+def load_recipe(path: str | Path, stage: Literal["finetune"], overrides: Sequence[str] = ...) -> FinetuneRecipe: ...
+@overload
+def load_recipe(path: str | Path, stage: Literal["quantize"], overrides: Sequence[str] = ...) -> QuantizeRecipe: ...
+@overload
+def load_recipe(path: str | Path, stage: str, overrides: Sequence[str] = ...) -> Recipe: ...
+def load_recipe(path: str | Path, stage: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file for `stage` and apply `key=value` overrides (dotted keys, TOML values or bare words)."""
     return parse_recipe(read_toml(Path(path)), stage, overrides, where=str(path))
 
 
-def load_recipes(path: str | Path, stage: str, overrides: Sequence[str] = ()) -> list[Any]:
+def load_recipes(path: str | Path, stage: str, overrides: Sequence[str] = ()) -> list[Recipe]:
     """As `load_recipe`, for a file that may say `seeds = [1, 2, 3]`: one recipe per seed, or the only one."""
     values = apply_overrides(read_toml(Path(path)), overrides)
     seeds = values.pop("seeds", None)
@@ -266,7 +276,29 @@ def stage_of(path: str | Path) -> str:
     return str(stage)
 
 
-def parse_recipe(values: Mapping[str, Any], stage: str, overrides: Sequence[str] = (), *, where: str = "recipe") -> Any:
+@overload
+def parse_recipe(
+    values: Mapping[str, Any], stage: Literal["teacher"], overrides: Sequence[str] = ..., *, where: str = ...
+) -> TeacherRecipe: ...
+@overload
+def parse_recipe(
+    values: Mapping[str, Any], stage: Literal["prune"], overrides: Sequence[str] = ..., *, where: str = ...
+) -> PruneRecipe: ...
+@overload
+def parse_recipe(
+    values: Mapping[str, Any], stage: Literal["finetune"], overrides: Sequence[str] = ..., *, where: str = ...
+) -> FinetuneRecipe: ...
+@overload
+def parse_recipe(
+    values: Mapping[str, Any], stage: Literal["quantize"], overrides: Sequence[str] = ..., *, where: str = ...
+) -> QuantizeRecipe: ...
+@overload
+def parse_recipe(
+    values: Mapping[str, Any], stage: str, overrides: Sequence[str] = ..., *, where: str = ...
+) -> Recipe: ...
+def parse_recipe(
+    values: Mapping[str, Any], stage: str, overrides: Sequence[str] = (), *, where: str = "recipe"
+) -> Recipe:
     """A mapping as read from TOML -> the dataclass of `stage`. UsageError for anything that does not fit."""
     merged = apply_overrides(dict(values), overrides)
     if "seeds" in merged:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pruneonce.formats.model_folder import mask_digest_of_array
 from pruneonce.formats.nonzero_codes import ENCODINGS
-from pruneonce.formats.packed_file import FORMAT_VERSION, PackedModel, read_packed
+from pruneonce.formats.packed_file import PackedModel, read_packed
 from pruneonce.formats.stored_tensors import FLOAT_TYPES, INT8, Int8Matrix, SparseMatrix, Tensor
 from pruneonce.models import Family, family_of
 
@@ -108,6 +108,7 @@ def inspect_packed(path: str | Path) -> PackedInspection:
     """Read a packed file, checking all of it, and measure every tensor."""
     path = Path(path)
     model = read_packed(path)
+    assert model.version is not None
     family = family_of(model.config.get("model_type"))
     tensors = [_measure(name, tensor, family) for name, tensor in model.tensors.items()]
     sparse = [tensor for tensor in tensors if tensor.sparse]
@@ -117,7 +118,7 @@ def inspect_packed(path: str | Path) -> PackedInspection:
     by_kind["header"] = size - sum(by_kind.values())
     return PackedInspection(
         file=str(path),
-        format_version=FORMAT_VERSION,
+        format_version=model.version,
         bytes=size,
         bytes_by_kind=by_kind,
         dense_bytes=FP32_BYTES * sum(tensor.size for tensor in tensors),

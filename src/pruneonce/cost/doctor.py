@@ -18,7 +18,7 @@ BUSY_SHARE = 0.5  # of the cores: a load average above it disturbs what is timed
 
 
 @dataclass(frozen=True)
-class Machine:
+class Diagnosis:
     """What `pruneonce doctor` says without a recipe."""
 
     processor: str
@@ -31,9 +31,9 @@ class Machine:
     versions: dict[str, str]
 
 
-def describe_machine(folder: Path = Path()) -> Machine:
+def describe_machine(folder: Path = Path()) -> Diagnosis:
     """Measure this machine; `folder` is where runs would be written."""
-    return Machine(
+    return Diagnosis(
         processor=processor_name(),
         cores=available_cores(),
         isa=instruction_sets(),

@@ -2,7 +2,7 @@
 
 A folder holds Parquet shards `articles-00000.parquet`, ... with the string columns `title` and `text` (the paragraphs
 of one document, separated by one newline) and, written last, `manifest.json`. Without its manifest a folder is
-unfinished and nothing reads it. What every stage of this package shares is here too: `Progress` and `Outcome`.
+unfinished and nothing reads it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 
 from pruneonce import files
 from pruneonce.data import building
+from pruneonce.data.building import Built
 from pruneonce.errors import OtherInputsError, PruneonceError, UsageError
 
 FORMAT = "pruneonce-articles"
@@ -27,25 +27,9 @@ VERSION = 1
 SHARD_BYTES = 64 << 20  # of text; about 25,000 Wikipedia articles, and a few hundred MB for the process that reads it
 ROW_GROUP_BYTES = 4 << 20  # of text; what the writer holds in memory
 
-Progress = Callable[[int, "int | None", str], None]
-"""`on_progress(done, total, unit)`: `done` never falls; `total` is None when unknown; `unit` is a plural noun."""
-
 _KEYS = ("source", "articles", "shards")
 _MADE = ("articles-[0-9][0-9][0-9][0-9][0-9].parquet", "manifest.json")
 _SCHEMA = pa.schema([("title", pa.string()), ("text", pa.string())])
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a stage did: the manifest on disk, and what must not be in it because it differs from run to run."""
-
-    manifest: dict[str, Any]
-    seconds: float  # wall clock of this call
-    reused: bool  # the folder was already finished, so nothing was done
-
-
-def no_progress(done: int, total: int | None, unit: str) -> None:
-    """The `Progress` that shows nothing."""
 
 
 def normalise(text: str) -> str:
@@ -76,7 +60,7 @@ def make(
     source: Mapping[str, Any],
     skipped: Mapping[str, int],
     shard_bytes: int = SHARD_BYTES,
-) -> Outcome:
+) -> Built:
     """Fill the folder `out` with the (title, text) pairs of `articles()`, unless it already holds them.
 
     source: everything the articles depend on; a finished folder with an equal source is left alone, one with
@@ -90,7 +74,7 @@ def make(
     source = {**source, "shard_bytes": shard_bytes}
     manifest = _finished(out, source)
     if manifest is not None:
-        return Outcome(manifest, time.perf_counter() - started, reused=True)
+        return Built(manifest, time.perf_counter() - started, reused=True)
     building.claim(out, {"format": FORMAT, "version": VERSION, "source": source}, _MADE, resumable=False)
     with contextlib.closing(articles()) as pairs:  # closed at once on failure, which ends its worker processes
         shards = _write_shards(out, pairs, shard_bytes)
@@ -107,7 +91,7 @@ def make(
     }
     files.write_json(out / "manifest.json", manifest)
     building.release(out)
-    return Outcome(manifest, time.perf_counter() - started, reused=False)
+    return Built(manifest, time.perf_counter() - started, reused=False)
 
 
 def _finished(out: Path, source: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -185,8 +169,7 @@ def check_manifest(manifest: Any, path: Path, *, format_name: str, version: int,
     """`manifest` if it is a `format_name` of a version that this code reads and has the `keys`; else UsageError."""
     if not isinstance(manifest, dict) or manifest.get("format") != format_name:
         raise UsageError(f"{path} is not the manifest of a {format_name} folder")
-    if manifest.get("version") != version:
-        raise UsageError(f"{path} is version {manifest.get('version')}; this pruneonce reads version {version}")
+    files.check_format_version(path, manifest.get("version"), version, error=UsageError)
     missing = [key for key in keys if key not in manifest]
     if missing:
         raise UsageError(f"{path} has no '{missing[0]}': delete the folder and make it again")

@@ -1,13 +1,14 @@
 """A data folder while it is being filled: whose it is, and what a killed run has left in it.
 
 `building.json` is the first file of such a folder and goes when all others are there. Only in a folder that has it is
-anything ever deleted, and only files of the names that its maker gives them.
+anything ever deleted, and only files of the names that its maker gives them. What making one answers is `Built`.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,15 @@ from pruneonce import files
 from pruneonce.errors import UsageError
 
 FILE_NAME = "building.json"
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished data folder: its manifest, and what must not be in that because it differs from run to run."""
+
+    manifest: dict[str, Any]
+    seconds: float  # wall clock of this call
+    reused: bool  # the folder was already finished, so nothing was done
 
 
 def claim(out: Path, identity: dict[str, Any], made: Sequence[str], *, resumable: bool) -> None:

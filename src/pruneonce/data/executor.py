@@ -51,15 +51,22 @@ def ordered_map(function: Callable[[_Item], _Result], items: Iterable[_Item], *,
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # end on Ctrl-C at once and without a traceback per worker
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+def end_with_parent() -> None:
+    """In a process of `multiprocessing`: end when the parent has, whatever ended it.
+
+    A parent killed outright cannot end its workers; left alive, they would write into the next run's folder.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def die_with_parent() -> None:
+    def wait() -> None:
         parent.join()
         os._exit(1)
 
-    # A parent killed outright cannot end its workers; left alive, they would write into the next run's folder.
-    threading.Thread(target=die_with_parent, daemon=True).start()
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # end on Ctrl-C at once and without a traceback per worker
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    end_with_parent()

@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pruneonce.data import articles
+from pruneonce.data.building import Built
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import parse_json
+from pruneonce.progress import Advance, no_progress
 
 DOCUMENTS = ("blank-line", "line", "file")
 PARQUET_ROWS = 256  # read at a time; documents may be whole books
@@ -26,8 +28,8 @@ def collect(
     title_column: str | None = None,
     documents: str = "blank-line",
     shard_bytes: int = articles.SHARD_BYTES,
-    on_progress: articles.Progress = articles.no_progress,
-) -> articles.Outcome:
+    on_progress: Advance | None = None,
+) -> Built:
     """Turn UTF-8 text files into the articles folder `out`, in the order given.
 
     .txt: `documents` says what separates documents: "blank-line", "line" (every line is a document) or "file".
@@ -40,12 +42,13 @@ def collect(
     _check(paths, documents)
     settings = {"text_column": text_column, "title_column": title_column, "documents": documents}
     skipped: Counter[str] = Counter()
+    advance = on_progress or no_progress
 
     def read_all() -> Generator[tuple[str, str], None, None]:
         for done, path in enumerate(paths):
-            on_progress(done, len(paths), "files")
+            advance(done, len(paths), "files")
             yield from _read(path, text_column, title_column, documents, skipped)
-        on_progress(len(paths), len(paths), "files")
+        advance(len(paths), len(paths), "files")
 
     source = {"kind": "text", **settings, "files": articles.describe_inputs(paths)}
     return articles.make(out, read_all, source=source, skipped=skipped, shard_bytes=shard_bytes)

@@ -23,8 +23,10 @@ import mwparserfromhell
 from mwparserfromhell import nodes
 
 from pruneonce.data import articles
+from pruneonce.data.building import Built
 from pruneonce.data.executor import ordered_map
 from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.progress import Advance, no_progress
 
 CLEANER = 1  # raise it whenever `clean` gives another text, so that folders made before are not taken for new ones
 BLOCK_BYTES = 1 << 20  # of XML handed to the parser at a time
@@ -46,8 +48,8 @@ def extract(
     *,
     workers: int = 1,
     shard_bytes: int = articles.SHARD_BYTES,
-    on_progress: articles.Progress = articles.no_progress,
-) -> articles.Outcome:
+    on_progress: Advance | None = None,
+) -> Built:
     """Turn a MediaWiki XML dump (.xml, .xml.bz2, .xml.gz) into the articles folder `out`.
 
     Redirects, pages outside the main namespace, pages without prose and pages that mwparserfromhell cannot parse are
@@ -61,7 +63,7 @@ def extract(
     skipped: Counter[str] = Counter()
     return articles.make(
         out,
-        lambda: _articles(dump, workers, skipped, on_progress),
+        lambda: _articles(dump, workers, skipped, on_progress or no_progress),
         source=source,
         skipped=skipped,
         shard_bytes=shard_bytes,
@@ -69,7 +71,7 @@ def extract(
 
 
 def _articles(
-    dump: Path, workers: int, skipped: Counter[str], on_progress: articles.Progress
+    dump: Path, workers: int, skipped: Counter[str], on_progress: Advance
 ) -> Generator[tuple[str, str], None, None]:
     batches = _batches(read_pages(dump, skipped, on_progress))
     for cleaned in ordered_map(_clean_batch, batches, workers=workers):
@@ -107,9 +109,7 @@ def _clean_or_none(wikitext: str) -> str | None:
 # ------------------------------------------------------------------------------------------------------ dump to pages
 
 
-def read_pages(
-    dump: Path, skipped: Counter[str], on_progress: articles.Progress = articles.no_progress
-) -> Iterator[Page]:
+def read_pages(dump: Path, skipped: Counter[str], on_progress: Advance = no_progress) -> Iterator[Page]:
     """Pages of the main namespace in the order of the dump, in constant memory; the others are counted in `skipped`."""
     parser = _PageParser(dump, skipped)
     total = dump.stat().st_size

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pruneonce.errors import PruneonceError
-from pruneonce.files import read_json, sha256_json, write_text
+from pruneonce.files import check_format_version, read_json, sha256_json, write_text
 from pruneonce.tasks import QuestionAnsweringTask, Task
 from pruneonce.tasks.metrics import METRICS
 
@@ -89,9 +89,7 @@ def read_predictions(folder: str | Path) -> tuple[str, dict[str, Split]]:
             "stage again in another folder"
         )
     record = read_json(file)
-    version = record.get("format_version") if isinstance(record, dict) else None
-    if version != FORMAT_VERSION:
-        raise PruneonceError(f"{file} has format version {version!r}, this pruneonce reads {FORMAT_VERSION}")
+    check_format_version(file, record.get("format_version") if isinstance(record, dict) else None, FORMAT_VERSION)
     try:
         splits = {suffix: _read_split(dict(values)) for suffix, values in record["splits"].items()}
         return str(record["task"]), splits

@@ -12,9 +12,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pruneonce.errors import PruneonceError
-from pruneonce.files import replacing
+from pruneonce.files import check_format_version, replacing
 from pruneonce.formats.nonzero_codes import ENCODINGS, MAX_RICE_BITS, Array, Positions
-from pruneonce.formats.safetensors_file import NAME, Container, is_shape, open_container, strict_json, write_container
+from pruneonce.formats.safetensors_file import (
+    NAME,
+    Container,
+    is_shape,
+    number_in,
+    open_container,
+    strict_json,
+    write_container,
+)
 from pruneonce.formats.stored_tensors import (
     FLOAT_TYPES,
     INT8,
@@ -48,6 +56,7 @@ class PackedModel:
     tokenizer: str  # text of tokenizer.json
     tensors: dict[str, Tensor]  # by their names in the Hugging Face checkpoint
     provenance: dict[str, Any] | None = None  # pruneonce.json, mask digests included
+    version: int | None = None  # of the format, in the file that it was read from; None: it was made in memory
 
     @property
     def labels(self) -> list[str]:
@@ -79,7 +88,7 @@ def read_packed(path: str | Path) -> PackedModel:
     PruneonceError names the file, the tensor and the rule; for a newer format, both version numbers.
     """
     container = open_container(path)
-    check_version(container)
+    version = check_version(container)
     texts = container.metadata
     if unknown := texts.keys() - REQUIRED - {PROVENANCE}:
         _refuse(container, f"the metadata key {min(unknown)[:40]!a} is not one of the format's")
@@ -92,22 +101,15 @@ def read_packed(path: str | Path) -> PackedModel:
         labels_of(config)
     except ValueError as error:
         _refuse(container, f"{CONFIG}: {error}")
-    return PackedModel(config, texts[TOKENIZER], _read_tensors(container), provenance)
+    return PackedModel(config, texts[TOKENIZER], _read_tensors(container), provenance, version)
 
 
-def check_version(container: Container) -> None:
-    """PruneonceError unless the container is a packed file of a version we read."""
+def check_version(container: Container) -> int:
+    """The container's version; PruneonceError unless it is a packed file of one that we read."""
     version = container.metadata.get(VERSION)
     if version is None:
         _refuse(container, f"not a packed model: its metadata has no {VERSION}. `pruneonce export` makes packed files")
-    if not (version.isascii() and version.isdigit() and len(version) < 10):
-        _refuse(container, f"{VERSION} is {version[:20]!a}, not a number")
-    if int(version) > FORMAT_VERSION:
-        _refuse(
-            container, f"format version {int(version)}, this pruneonce reads up to {FORMAT_VERSION}: upgrade pruneonce"
-        )
-    if int(version) < 1:
-        _refuse(container, f"there is no format version {int(version)}")
+    return check_format_version(container.path, number_in(version), FORMAT_VERSION)
 
 
 def labels_of(config: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pruneonce.errors import PruneonceError
-from pruneonce.files import read_json, write_json
+from pruneonce.files import check_format_version, read_json, write_json
 
 FILE_NAME = "pruneonce.json"
 FORMAT_VERSION = 1
@@ -45,13 +45,7 @@ def read_provenance(folder: str | Path) -> Provenance | None:
     if not file.is_file():
         return None
     record = read_json(file)
-    version = record.get("format_version") if isinstance(record, dict) else None
-    if not isinstance(version, int):
-        raise PruneonceError(f"{file} is not a record of pruneonce: it has no format_version")
-    if version > FORMAT_VERSION:
-        raise PruneonceError(
-            f"{file} has format version {version}, this pruneonce reads up to {FORMAT_VERSION}: upgrade pruneonce"
-        )
+    check_format_version(file, record.get("format_version") if isinstance(record, dict) else None, FORMAT_VERSION)
     try:
         found = Provenance(**record)
         _check_types(found)

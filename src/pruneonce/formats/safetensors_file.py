@@ -37,6 +37,11 @@ DTYPES = {name: np.dtype(storage) for name, storage in (pair.split() for pair in
 DTYPES["BOOL"] = np.dtype("|u1")  # a byte that is neither 0 nor 1 makes no sound numpy bool
 
 
+def number_in(text: str | None) -> int | str | None:
+    """A small number that metadata, which holds nothing but text, spells in digits; any other text as it is."""
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 10 else text
+
+
 @dataclass(frozen=True)
 class Entry:
     """One tensor of the container: its bytes are [begin, end) of the file."""

@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from pruneonce.errors import PruneonceError
-from pruneonce.files import replacing
+from pruneonce.files import check_format_version, replacing
+from pruneonce.formats.safetensors_file import number_in
 
 FILE_NAME = "quantization.safetensors"
 FORMAT_VERSION = 1
@@ -68,9 +69,8 @@ def read_quantization(folder: str | Path) -> dict[str, LinearQuantization] | Non
         return None
     try:
         with safe_open(file, framework="np") as tensors:
-            version = (tensors.metadata() or {}).get("format_version", "none")
-            if version != str(FORMAT_VERSION):
-                raise PruneonceError(f"{file} has format version {version[:20]}, this pruneonce reads {FORMAT_VERSION}")
+            version = (tensors.metadata() or {}).get("format_version")
+            check_format_version(file, number_in(version), FORMAT_VERSION)
             parts: dict[str, dict[str, Array]] = {}
             for name in tensors.keys():  # noqa: SIM118 - not a mapping
                 module, _, part = name.rpartition(".")

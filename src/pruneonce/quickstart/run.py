@@ -15,13 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pruneonce.bench.inference.run import Options, run_on_folder
+from pruneonce.bench.inference.record import read_bench
+from pruneonce.bench.inference.run import BenchSettings, run_on_folder
 from pruneonce.bench.measure import paired_ratio
 from pruneonce.convert.inspect_folder import inspect_folder
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.cost.doctor import describe_machine
-from pruneonce.data import corpus as pretraining
 from pruneonce.data import text
+from pruneonce.data.build import build
 from pruneonce.errors import OtherInputsError
 from pruneonce.evaluation.scoring import score_packed_beside
 from pruneonce.files import read_json, sha256_file, write_json, write_text
@@ -30,7 +31,7 @@ from pruneonce.formats.record import Provenance
 from pruneonce.machine import available_cores
 from pruneonce.progress import Advance, progress_bar
 from pruneonce.quickstart.assets import Assets, fetch_assets
-from pruneonce.recipe import load_recipe, recipes_folder, stage_of
+from pruneonce.recipe import FinetuneRecipe, Recipe, load_recipe, recipes_folder, stage_of
 from pruneonce.stages import RUNNERS, StageOptions
 from pruneonce.tasks import get_task
 
@@ -91,7 +92,7 @@ def run_quickstart(out: Path) -> Report:
         "corpus",
         lambda advance: steps.renew(
             "corpus",
-            lambda folder: pretraining.build(
+            lambda folder: build(
                 out / "articles",
                 folder,
                 tokenizer=assets.model,
@@ -113,7 +114,9 @@ def run_quickstart(out: Path) -> Report:
     packed, int8 = out / "sparse.pruneonce", out / "int8.pruneonce"
     steps.time("export", lambda _: export_packed(out / "sparse", packed))
     steps.time("export int8", lambda _: export_packed(out / "int8", int8, embeddings="int8"))
-    data = _recipe("sparse", reviews)[1].task
+    recipe = _recipe("sparse", reviews)[1]
+    assert isinstance(recipe, FinetuneRecipe)
+    data = recipe.task
     metrics, difference = steps.time(
         "parity", lambda advance: score_packed_beside(packed, out / "sparse", data, on_progress=advance)
     )
@@ -232,7 +235,7 @@ class _Steps:
         return result
 
 
-def _recipe(name: str, overrides: list[str]) -> tuple[str, Any]:
+def _recipe(name: str, overrides: list[str]) -> tuple[str, Recipe]:
     """The stage of one of our own recipes, and the recipe."""
     path = recipes_folder() / "quickstart" / f"{name}.toml"
     stage = stage_of(path)
@@ -249,10 +252,10 @@ def _timings(model: Path, rivals: list[str], file: Path, on_progress: Advance) -
     inputs = {"model": sha256_file(model / WEIGHTS_FILE), "engines": ["pruneonce", "pruneonce-int8", *rivals]}
     record = read_json(file) if file.is_file() else {}
     if record.get("inputs") != inputs:
-        options = Options(tuple(rivals), f"1x{TIMED_TOKENS}", available_cores(), rounds=TIMED_ROUNDS)
-        record = {"inputs": inputs, "bench": run_on_folder(model, options, on_progress)}
+        settings = BenchSettings(tuple(rivals), f"1x{TIMED_TOKENS}", available_cores(), rounds=TIMED_ROUNDS)
+        record = {"inputs": inputs, "bench": run_on_folder(model, settings, on_progress).as_json()}
         write_json(file, record)
-    seconds = record["bench"]["cases"][0]["seconds"]
+    seconds = read_bench(record["bench"], str(file)).cases[0].seconds
     return {
         engine: (statistics.median(taken) * 1e3, paired_ratio(seconds["torch"], taken).median)
         for engine, taken in seconds.items()

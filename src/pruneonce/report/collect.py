@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pruneonce.bench.inference import results
-from pruneonce.bench.training import results as training_results
+from pruneonce.bench.inference.record import BenchRecord, load_bench
+from pruneonce.bench.training.record import TrainingBenchRecord, is_training, load_training_bench
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.evaluation.over_seeds import Summary, summarise_metrics
 from pruneonce.files import read_json
@@ -86,8 +86,8 @@ class Material:
     baseline: str = ""  # method that retention is relative to
     reference: str = ""  # method that the others are compared with
     language_models: list[Run] = field(default_factory=list)
-    benches: list[dict[str, Any]] = field(default_factory=list)
-    training_benches: list[dict[str, Any]] = field(default_factory=list)
+    benches: list[BenchRecord] = field(default_factory=list)
+    training_benches: list[TrainingBenchRecord] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)  # what a reader would look for in vain, and why
 
     @property
@@ -97,6 +97,15 @@ class Material:
     @property
     def methods(self) -> list[str]:
         return list(dict.fromkeys(group.method for group in self.groups))
+
+    def title_of(self, method: str) -> str:
+        """What a method is called."""
+        return self.titles.get(method, method)
+
+    def named(self, group: Group) -> str:
+        """ "Prune Once for All, 90 %"; "dense" alone."""
+        title = self.title_of(group.method)
+        return title if group.sparsity is None else f"{title}, {zeros(group.sparsity)}"
 
     def find(self, method: str, sparsity: float | None, task: str) -> Group | None:
         """The group of one square; None when it is not there."""
@@ -113,6 +122,11 @@ class Material:
         if dense is None or dense is group or dense.main is None or group.main is None or dense.main.mean == 0:
             return None
         return 100 * group.main.mean / dense.main.mean
+
+
+def zeros(sparsity: float | None) -> str:
+    """ "90 %"; "dense"."""
+    return "dense" if sparsity is None else f"{100 * sparsity:.4g} %"
 
 
 def collect(paths: Sequence[Path]) -> Material:
@@ -197,10 +211,10 @@ def _add_study(material: Material, folder: Path, study: StudyRecord) -> None:
 
 
 def _add_record(material: Material, file: Path) -> None:
-    if training_results.is_training(read_json(file)):
-        material.training_benches.append(training_results.load(file))
+    if is_training(read_json(file)):
+        material.training_benches.append(load_training_bench(file))
     else:
-        material.benches.append(results.load(file))
+        material.benches.append(load_bench(file))
 
 
 def _add_runs(material: Material, path: Path) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from pruneonce.bench.inference.results import INT8_BASELINE
+from pruneonce.bench.inference.record import INT8_BASELINE, BenchRecord
 from pruneonce.bench.measure import paired_ratio
 from pruneonce.report.charts import Axis, Figure, Level, Point, Series, chart
 
@@ -13,25 +12,25 @@ RIVALS = ("openvino-int8", "onnxruntime-int8")  # dense engines, the fastest one
 FEWEST = 3  # sparsities; fewer are no curve
 
 
-def crossover(records: Sequence[dict[str, Any]]) -> tuple[Figure | None, str]:
+def crossover(records: Sequence[BenchRecord]) -> tuple[Figure | None, str]:
     """A chart per batch: a dense int8 rival's time over ours, by sparsity, a curve per pattern of zeros.
 
     None and the reason where no shape was measured at enough sparsities.
     """
     rival = next((name for name in RIVALS if any(_measured(record, name) for record in records)), "")
-    shapes: dict[str, list[dict[str, Any]]] = {}
+    shapes: dict[str, list[BenchRecord]] = {}
     for record in records:
-        if record["model"].get("shape") and _measured(record, rival):
-            shapes.setdefault(record["model"]["shape"], []).append(record)
+        if record.model.shape and _measured(record, rival):
+            shapes.setdefault(record.model.shape, []).append(record)
     for shape, found in shapes.items():
         if len({_percent(record) for record in found}) >= FEWEST:
             return _figure(shape, found, rival), ""
     return None, f"no random model was measured in int8 beside a dense engine at {FEWEST} sparsities or more"
 
 
-def _figure(shape: str, records: Sequence[dict[str, Any]], rival: str) -> Figure:
-    patterns = list(dict.fromkeys(record["model"]["pattern"] for record in records))
-    shared = [case["name"] for case in records[0]["cases"]]
+def _figure(shape: str, records: Sequence[BenchRecord], rival: str) -> Figure:
+    patterns = list(dict.fromkeys(record.model.pattern for record in records))
+    shared = [case.name for case in records[0].cases]
     charts = []
     for batch in shared:
         series = [
@@ -48,27 +47,27 @@ def _figure(shape: str, records: Sequence[dict[str, Any]], rival: str) -> Figure
     return Figure(title, tuple(charts), legend, note)
 
 
-def _points(records: Sequence[dict[str, Any]], pattern: str, batch: str, rival: str) -> list[Point]:
+def _points(records: Sequence[BenchRecord], pattern: str, batch: str, rival: str) -> list[Point]:
     points = []
     for record in sorted(records, key=_percent):
         # A model without zeros is part of every curve.
-        if record["model"]["pattern"] not in (pattern, "dense") and _percent(record) > 0:
+        if record.model.pattern not in (pattern, "dense") and _percent(record) > 0:
             continue
-        for case in record["cases"]:
-            if case["name"] == batch:
-                ratio = paired_ratio(case["seconds"][rival], case["seconds"][INT8_BASELINE])
+        for case in record.cases:
+            if case.name == batch:
+                ratio = paired_ratio(case.seconds[rival], case.seconds[INT8_BASELINE])
                 half = (ratio.upper - ratio.lower) / 2
                 note = f"{_percent(record):.0f} % zeros: {ratio.median:.2f}"
                 points.append(Point(_percent(record), ratio.median, note=note, error=half))
     return points
 
 
-def _measured(record: dict[str, Any], rival: str) -> bool:
-    return all({rival, INT8_BASELINE} <= case["seconds"].keys() for case in record["cases"])
+def _measured(record: BenchRecord, rival: str) -> bool:
+    return all({rival, INT8_BASELINE} <= case.seconds.keys() for case in record.cases)
 
 
-def _percent(record: dict[str, Any]) -> float:
-    return round(100 * float(record["model"]["sparsity"]), 1)
+def _percent(record: BenchRecord) -> float:
+    return round(100 * record.model.sparsity, 1)
 
 
 def _called(pattern: str) -> str:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from pruneonce.bench.inference.results import BASELINE
 from pruneonce.report.charts import Axis, Figure, Level, Point, Series, chart
-from pruneonce.report.collect import Group, Material, Run, is_percent
+from pruneonce.report.collect import Group, Material, Run, zeros
 from pruneonce.report.crossover import crossover
-from pruneonce.report.tables import spread, zeros
-
-NAMED = 3  # benchmarks of other models that a note names
-MARK_MB = 1.1  # px of radius per square root of a megabyte
+from pruneonce.report.latency import accuracy_by_latency
+from pruneonce.report.tables import spread
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ def accuracy_by_sparsity(material: Material, methods: Sequence[str] = ()) -> tup
             mine = sorted((group for group in groups if group.method == method), key=lambda group: group.sparsity or 0)
             points = tuple(_accuracy_point(material, group) for group in mine if group.main is not None)
             shown[method] = _colour(material, method)
-            series.append(Series(_title(material, method), points, _colour(material, method)))
+            series.append(Series(material.title_of(method), points, _colour(material, method)))
         if not series:
             continue
         metric = next(iter(groups[0].metrics))
@@ -87,7 +82,7 @@ def accuracy_by_sparsity(material: Material, methods: Sequence[str] = ()) -> tup
         y = Axis(f"{metric}, %")
         label = f"{metric} on {task} by sparsity, one line per method"
         charts.append((f"{task}, {metric}", chart(series, x, y, label=label, levels=levels, dodge=True)))
-    legend = tuple((_title(material, method), colour) for method, colour in shown.items())
+    legend = tuple((material.title_of(method), colour) for method, colour in shown.items())
     return Figure(
         "Accuracy by sparsity",
         tuple(charts),
@@ -114,82 +109,10 @@ def finetuning_curves(material: Material) -> tuple[Figure | None, str]:
                 best[group.method] = group
     if not best:
         return None, "no fine-tuning run with a log"
-    names = [_called(material, group) for group in best.values()]
+    names = [material.named(group) for group in best.values()]
     colours = [_colour(material, method) for method in best]
     title = f"Fine-tuning on {material.tasks[0]}: first seed, highest sparsity of each method"
     return _curves(title, [group.runs[0] for group in best.values()], names, colours), ""
-
-
-def accuracy_by_latency(material: Material) -> tuple[Figure | None, str]:
-    """Accuracy against latency, area by size: engines that `pruneonce bench` has measured on runs of the report.
-
-    A record made with --task has every engine's own accuracy; without, an engine in fp32 has that of the run, and one
-    in int8 none.
-    """
-    if not material.benches:
-        return None, "no record of `pruneonce bench --json` was given"
-    runs = {run.name: (group, run) for group in material.groups for run in group.runs}
-    ours = [record for record in material.benches if record["model"]["name"] in runs]
-    strangers = dict.fromkeys(name for record in material.benches if (name := record["model"]["name"]) not in runs)
-    if not ours:
-        return None, f"the benchmarks are of other models ({', '.join(strangers)})"
-    shared = set.intersection(*({case["name"] for case in record["cases"]} for record in ours))
-    wanted = next((case["name"] for case in ours[0]["cases"] if case["name"] in shared), "")
-    if not wanted:
-        return None, "the benchmarks of these runs have no batch in common"
-    points: dict[str, list[Point]] = {}
-    unscored, sizeless = set(), set()
-    for record in ours:
-        group, run = runs[record["model"]["name"]]
-        case = next(case for case in record["cases"] if case["name"] == wanted)
-        for engine, seconds in case["seconds"].items():
-            accuracy = _engine_accuracy(record, run, engine)
-            size = _engine_bytes(record, run, engine)
-            if accuracy is None:
-                unscored.add(engine)
-                continue
-            if size is None:
-                sizeless.add(engine)
-            kind = f"{engine}, {'dense' if group.sparsity is None else 'sparse'}"
-            points.setdefault(kind, []).append(_latency_point(material, group, engine, accuracy, seconds, size))
-    if not points:
-        return None, f"no accuracy is known of the engines that were measured: {', '.join(sorted(unscored))}"
-    series = [Series(kind, tuple(each), number, line=False) for number, (kind, each) in enumerate(points.items())]
-    x = Axis(f"latency of a batch of {wanted}, median, ms", logarithmic=True)
-    y = Axis("main metric, %")
-    label = "accuracy by latency, one mark per model and engine, area by size"
-    figure = chart(series, x, y, label=label, width=640, height=380)
-    note = ["Area of a mark: bytes of its file. One mark per run and engine; rest on it for its task and numbers."]
-    if unscored:
-        note.append(f"Not drawn, for their accuracy was not measured (bench --task): {', '.join(sorted(unscored))}.")
-    if sizeless:
-        note.append(f"Least mark, for their file is not known: {', '.join(sorted(sizeless))}.")
-    if strangers:
-        more = f" and {len(strangers) - NAMED} more" if len(strangers) > NAMED else ""
-        note.append(f"Of other models: {', '.join(list(strangers)[:NAMED])}{more}.")
-    legend = tuple((each.name, each.colour) for each in series)
-    return Figure("Accuracy by latency and size", (("", figure),), legend, " ".join(note)), ""
-
-
-def _engine_accuracy(record: dict[str, Any], run: Run, engine: str) -> float | None:
-    """Main metric in percent."""
-    main = next(iter(run.record.metrics), None)
-    if main is None:
-        return None
-    scale = 1 if is_percent(run.task) else 100
-    measured = (record.get("accuracy") or {}).get(engine) or {}
-    if main in measured:
-        return scale * float(measured[main])
-    return None if "int8" in engine else scale * run.record.metrics[main]
-
-
-def _engine_bytes(record: dict[str, Any], run: Run, engine: str) -> int | None:
-    """Of our packed file, or of the weights that a rival in fp32 reads."""
-    if engine in (record.get("file_bytes") or {}):
-        return int(record["file_bytes"][engine])
-    if engine == BASELINE:
-        return run.packed_bytes
-    return None if "int8" in engine else run.weights_bytes
 
 
 def _curves(title: str, runs: Sequence[Run], names: Sequence[str], colours: Sequence[int] = ()) -> Figure:
@@ -217,20 +140,8 @@ def _curves(title: str, runs: Sequence[Run], names: Sequence[str], colours: Sequ
 
 def _accuracy_point(material: Material, group: Group) -> Point:
     assert group.main is not None
-    name = f"{_called(material, group)}: {spread(group.main)} (n = {group.main.n})"
+    name = f"{material.named(group)}: {spread(group.main)} (n = {group.main.n})"
     return Point(100 * (group.sparsity or 0), group.main.mean, name, group.main.std)
-
-
-def _latency_point(
-    material: Material, group: Group, engine: str, accuracy: float, seconds: Sequence[float], size: int | None
-) -> Point:
-    milliseconds = statistics.median(seconds) * 1e3
-    megabytes = "" if size is None else f", {size / 1e6:.1f} MB"
-    note = f"{_called(material, group)}, {group.task}, {engine}: {accuracy:.2f} %, {milliseconds:.2f} ms{megabytes}"
-    radius = max(3.0, MARK_MB * (size or 0) ** 0.5 / 1e3)
-    return Point(
-        milliseconds, accuracy, note, radius=radius, label="" if group.sparsity is None else zeros(group.sparsity)
-    )
 
 
 def _heat(run: Run) -> Heat:
@@ -249,13 +160,3 @@ def _heat(run: Run) -> Heat:
 
 def _colour(material: Material, method: str) -> int:
     return material.methods.index(method)
-
-
-def _title(material: Material, method: str) -> str:
-    return material.titles.get(method, method)
-
-
-def _called(material: Material, group: Group) -> str:
-    """ "Prune Once for All, 90 %"; "dense" alone."""
-    title = _title(material, group.method)
-    return title if group.sparsity is None else f"{title}, {zeros(group.sparsity)}"

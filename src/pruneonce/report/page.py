@@ -120,8 +120,8 @@ def _add_benches(body: Element, material: Material) -> None:
         items = SubElement(body, "ul")
         for line in rest:
             _add(items, "li", line)
-        for case in record["cases"]:
-            _add(body, "h3", case["name"])
+        for case in record.cases:
+            _add(body, "h3", case.name)
             _add_rows(body, SPEED_COLUMNS, speed_rows(case), 1)
             _add(body, "p", results.limits(record, case), "note")
 

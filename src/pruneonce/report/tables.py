@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from pruneonce.bench.inference.results import BASELINE
+from pruneonce.bench.inference.record import BASELINE, Case
 from pruneonce.bench.measure import paired_ratio
 from pruneonce.bench.training import results as training_results
 from pruneonce.errors import PruneonceError
 from pruneonce.evaluation.comparison import CONFIDENCE, Comparison, Sampled, compare_main, mean_of_tasks
 from pruneonce.evaluation.over_seeds import Summary, summarise
-from pruneonce.report.collect import Group, Material, is_percent
+from pruneonce.report.collect import Group, Material, is_percent, zeros
 
 SAMPLES = 2_000  # of the bootstrap behind a report's differences; `--compare` draws more
 
@@ -58,7 +56,7 @@ def accuracy_table(material: Material) -> TextTable:
         mean = f"{summarise(means).mean:.2f}" if len(means) == len(groups) else ""
         seeds = sorted({group.main.n for group in groups if group is not None and group.main is not None})
         rows.append(
-            (_title(material, method), zeros(sparsity), *(_main(group) for group in groups))
+            (material.title_of(method), zeros(sparsity), *(_main(group) for group in groups))
             + ((mean,) if len(material.tasks) > 1 else ())
             + (" to ".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1]))) if seeds else "",)
         )
@@ -81,13 +79,13 @@ def retention_table(material: Material) -> TextTable:
             mean = f"{summarise(whole).mean:.1f} %" if len(whole) == len(kept) else ""
             cells = ["" if value is None else f"{value:.1f} %" for value in kept]
             rows.append(
-                (_title(material, method), zeros(sparsity), *cells, *([mean] if len(material.tasks) > 1 else []))
+                (material.title_of(method), zeros(sparsity), *cells, *([mean] if len(material.tasks) > 1 else []))
             )
     return TextTable(
         "Retention",
         ("method", "zeros", *material.tasks, *(["mean"] if len(material.tasks) > 1 else [])),
         tuple(rows),
-        f"Main metric as a share of the dense model's ({_title(material, material.baseline)}), ratio of means.",
+        f"Main metric as a share of the dense model's ({material.title_of(material.baseline)}), ratio of means.",
     )
 
 
@@ -106,16 +104,16 @@ def difference_table(material: Material) -> TextTable:
             found.setdefault((group.method, group.sparsity), {})[group.task] = compared
     rows = []
     for (method, sparsity), tasks in found.items():
-        line = _title(material, method), zeros(sparsity)
+        line = material.title_of(method), zeros(sparsity)
         rows += [(*line, task, *_difference_cells(each.comparison)) for task, each in tasks.items()]
         if len(tasks) > 1:
             mean = mean_of_tasks(list(tasks.values()))
             rows.append((*line, f"mean of {len(tasks)}", *_difference_cells(mean)))
     return TextTable(
-        f"What {_title(material, material.reference)} gains over the others",
+        f"What {material.title_of(material.reference)} gains over the others",
         ("method", "zeros", "task", "difference", f"{CONFIDENCE:.0%} interval", "p", "examples"),
         tuple(rows),
-        f"Main metric in percentage points, {_title(material, material.reference)} minus the method of the line; "
+        f"Main metric in percentage points, {material.title_of(material.reference)} minus the method of the line; "
         f"paired bootstrap over the validation examples, {SAMPLES:,} samples, seeds of each side averaged. The "
         "interval does not cover the choice of seeds. Means are over the tasks that both were run on."
         + (f" Left out, for want of predictions on the same examples: {left_out}." if left_out else ""),
@@ -126,7 +124,7 @@ def difference_table(material: Material) -> TextTable:
 def metrics_table(material: Material) -> TextTable:
     """The metrics beside the main one, where tasks have several."""
     rows = [
-        (_title(material, group.method), group.task, zeros(group.sparsity), name, spread(each), f"{each.n}")
+        (material.title_of(group.method), group.task, zeros(group.sparsity), name, spread(each), f"{each.n}")
         for group in material.groups
         for name, each in list(group.metrics.items())[1:]
     ]
@@ -149,7 +147,7 @@ def budget_table(material: Material) -> TextTable:
         minutes = [sum(run.record.timings.values()) / 60 for run in chain]
         rows.append(
             (
-                _title(material, group.method),
+                material.title_of(group.method),
                 group.task,
                 zeros(group.sparsity),
                 " + ".join(f"{step:,}" for step in steps),
@@ -190,10 +188,9 @@ def training_step_table(material: Material) -> TextTable:
     rows = [row for record in records for row in training_results.step_rows(record)]
     said = [training_results.conditions(record) for record in records]
     said += [
-        f"{record['model']['name']}, {training_results.case_name(record, case)}: "
-        f"{training_results.kernel_choice(case)}."
+        f"{record.model.name}, {training_results.case_name(record, case)}: {training_results.kernel_choice(case)}."
         for record in records
-        for case in record["cases"]
+        for case in record.cases
     ]
     note = " ".join([training_results.NOTE, *dict.fromkeys(said)])
     return TextTable("A training step", training_results.COLUMNS, tuple(rows), note, left=3)
@@ -228,27 +225,22 @@ def comparison_table(found: list[Comparison], a: str, b: str) -> TextTable:
 SPEED_COLUMNS = ("engine", "median ms", "quartiles", f"time / {BASELINE}'s", "sequences/s")
 
 
-def speed_rows(case: dict[str, Any]) -> list[tuple[str, ...]]:
+def speed_rows(case: Case) -> list[tuple[str, ...]]:
     """One row per engine of a benchmark's case; the Markdown page has its full table."""
     rows: list[tuple[str, ...]] = []
-    for engine, seconds in case["seconds"].items():
-        median = statistics.median(seconds)
+    for engine, seconds in case.seconds.items():
+        median = case.median_seconds(engine)
         quartiles = np.quantile(seconds, [0.25, 0.75]) * 1e3
-        ours = case["seconds"].get(BASELINE)
+        ours = case.seconds.get(BASELINE)
         ratio = "" if engine == BASELINE or ours is None else f"{paired_ratio(seconds, ours).median:.2f}"
         spread_of = f"{quartiles[0]:.2f} to {quartiles[1]:.2f}"
-        rows.append((engine, f"{median * 1e3:.2f}", spread_of, ratio, f"{len(case['lengths']) / median:,.1f}"))
+        rows.append((engine, f"{median * 1e3:.2f}", spread_of, ratio, f"{len(case.lengths) / median:,.1f}"))
     return rows
 
 
 def spread(summary: Summary) -> str:
     """ "91.23 ± 0.45", or "91.23" for one run."""
     return f"{summary.mean:.2f}" if summary.std is None else f"{summary.mean:.2f} ± {summary.std:.2f}"
-
-
-def zeros(sparsity: float | None) -> str:
-    """ "90 %"; "dense"."""
-    return "dense" if sparsity is None else f"{100 * sparsity:.4g} %"
 
 
 def _main(group: Group | None) -> str:
@@ -262,10 +254,6 @@ def _lines(material: Material) -> list[tuple[str, float | None]]:
     order = {method: number for number, method in enumerate(material.methods)}
     found = dict.fromkeys((group.method, group.sparsity) for group in material.groups)
     return sorted(found, key=lambda line: (line[1] or 0.0, order[line[0]]))
-
-
-def _title(material: Material, method: str) -> str:
-    return material.titles.get(method, method)
 
 
 def _batch(recipe: dict[str, object]) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +54,14 @@ class Cell:
     chain: tuple[str, ...]  # names of nodes
 
 
-@dataclass
+@dataclass(frozen=True)
 class Plan:
     """What a study runs."""
 
     study: Study
     out: Path
-    nodes: dict[str, Node] = field(default_factory=dict)  # parents before children
-    cells: list[Cell] = field(default_factory=list)
+    nodes: dict[str, Node]  # parents before children
+    cells: list[Cell]
 
     def ancestors(self, name: str) -> set[str]:
         """Every node that `name` needs."""
@@ -72,12 +73,13 @@ class Plan:
     @property
     def corpus(self) -> Path:
         """Where the corpus of the pre-training stages is, or will be."""
-        return Path(self.study.corpus.folder) if self.study.corpus.folder else self.out / "corpus"
+        return corpus_folder(self.study, self.out)
 
 
 def make_plan(study: Study, out: Path) -> Plan:
     """Every cell and run of a study, each recipe checked. UsageError for a key or value that does not fit."""
-    plan = Plan(study, out)
+    nodes: dict[str, Node] = {}
+    cells = []
     for name, method in study.methods.items():
         sparsities = method.sparsities or study.sparsities if _prunes(study, method) else (None,)
         for sparsity in sparsities:
@@ -85,9 +87,16 @@ def make_plan(study: Study, out: Path) -> Plan:
                 if sparsity not in (None, *study.tasks[task].get(SPARSITIES, [sparsity])):
                     continue
                 for seed in method.seeds or study.seeds:
-                    chain = _add_chain(plan, name, sparsity, task, seed)
-                    plan.cells.append(Cell(name, sparsity, task, seed, tuple(chain)))
-    return plan
+                    chain = _chain(study, out, name, sparsity, task, seed)
+                    cells.append(Cell(name, sparsity, task, seed, tuple(node.name for node in chain.runs)))
+                    for node in chain.made:
+                        nodes.setdefault(node.name, node)
+    return Plan(study, out, nodes, cells)
+
+
+def corpus_folder(study: Study, out: Path) -> Path:
+    """Where the corpus of a study's pre-training stages is, or will be."""
+    return Path(study.corpus.folder) if study.corpus.folder else out / "corpus"
 
 
 def below_data(study: Study, file: str) -> str:
@@ -113,18 +122,28 @@ def _partial(study: Study, method: Method, stage: str, task: str | None) -> dict
     return merged(recipe, for_task, method.set.get(stage, {}))
 
 
-def _add_chain(
-    plan: Plan, name: str, sparsity: float | None, task: str, seed: int, within: tuple[str, ...] = ()
-) -> list[str]:
-    """Add the runs of a cell that are not there yet; the names of its chain."""
+@dataclass(frozen=True)
+class _Chain:
+    """The runs of one cell."""
+
+    runs: tuple[Node, ...] = ()  # one for each of the method's stages
+    made: tuple[Node, ...] = ()  # these and those of their teachers, parents before children
+
+    def then(self, node: Node, teacher: _Chain) -> _Chain:
+        """This chain and one more run, which learns from the last of `teacher`."""
+        return _Chain((*self.runs, node), (*self.made, *teacher.made, node))
+
+
+def _chain(
+    study: Study, out: Path, name: str, sparsity: float | None, task: str, seed: int, within: tuple[str, ...] = ()
+) -> _Chain:
+    """What the method `name` runs for a cell. within: the methods that need it, to find a circle."""
     if name in within:
         raise UsageError(f"methods need each other: {' -> '.join([*within, name])}")
-    study, method = plan.study, plan.study.methods[name]
-    within = (*within, name)
-    pruned: float | None = None
+    method, within = study.methods[name], (*within, name)
     if study.stages[method.stages[-1]]["stage"] not in TASK_STAGES:
         raise UsageError(f"methods.{name}.stages must end with a stage for a task ({' or '.join(TASK_STAGES)})")
-    chain: list[str] = []
+    chain, pruned = _Chain(), None
     for stage in method.stages:
         values = _partial(study, method, stage, task)
         if _makes_zeros(values):
@@ -133,63 +152,65 @@ def _add_chain(
             values = merged(values, {"pruning": {"sparsity": sparsity}})
             pruned = sparsity
         if method.equal_steps and stage == method.stages[-1]:
-            other = Plan(study, plan.out)  # its runs are wanted only if some cell has them
-            reference = [
-                other.nodes[each] for each in _add_chain(other, method.equal_steps, sparsity, task, seed, within)
-            ]
-            missing = _missing_steps(name, reference, [plan.nodes[each] for each in chain])
-            values = merged(values, {"training": {"steps": missing}})
-        teacher = ""
+            # The runs of the reference are made only if some cell has them.
+            reference = _chain(study, out, method.equal_steps, sparsity, task, seed, within).runs
+            values = merged(values, {"training": {"steps": _missing_steps(name, reference, chain.runs)}})
+        teacher = _Chain()
         wanted = str((values.get("distillation") or {}).get("teacher", ""))
         if wanted.startswith(REFERENCE):
             if wanted[1:] not in study.methods:
                 raise UsageError(f"stages.{stage}: teacher '{wanted}' names no method")
-            teacher = _add_chain(plan, wanted[1:], None, task, study.seeds[0], within)[-1]
-        where = f"method '{name}', stage '{stage}'"
+            teacher = _chain(study, out, wanted[1:], None, task, study.seeds[0], within)
         label = "-".join([stage, *([_percent(pruned)] if pruned is not None else [])])
-        parent = chain[-1] if chain else ""
-        chain.append(_add_node(plan, values, label, task, seed, parent, teacher, where))
+        parents = tuple(each.runs[-1].name if each.runs else "" for each in (chain, teacher))
+        node = _node(study, out, values, label, task, seed, *parents, where=f"method '{name}', stage '{stage}'")
+        chain = chain.then(node, teacher)
     return chain
 
 
-def _add_node(
-    plan: Plan,
-    values: dict[str, Any],
+def _node(
+    study: Study,
+    out: Path,
+    given: Partial,
     label: str,
     task: str,
     seed: int,
     parent: str,
     teacher: str,
+    *,
     where: str,
-) -> str:
-    study = plan.study
-    kind = values.pop("stage")
+) -> Node:
+    """The run of a stage. parent, teacher: names of the runs that it begins with and learns from; "" if there is none.
+
+    where: of the study's file, for errors.
+    """
+    kind = given["stage"]
     for_task = kind in TASK_STAGES
-    values.setdefault("seed", seed if for_task else PRETRAINING_SEED)
+    values = {"seed": seed if for_task else PRETRAINING_SEED, **{k: v for k, v in given.items() if k != "stage"}}
     for key in ("model", "corpus"):
         if key in values:
             raise UsageError(f"{where}: '{key}' is the study's to say")
     if teacher:
-        values["distillation"]["teacher"] = teacher
+        values = merged(values, {"distillation": {"teacher": teacher}})
     # Where things are does not decide what a run is: parents by their names, files by theirs below the data folder.
     identity = {"stage": kind, "model": parent, "recipe": {k: v for k, v in values.items() if k != "source"}}
     which = [task, f"seed{values['seed']}"] if for_task else []
     name = "-".join([label, *which, sha256_json(identity)[:8]])
-    if name in plan.nodes:
-        return name
-    located: dict[str, Any] = {"model": str(plan.out / parent) if parent else study.model}
+    located: dict[str, Any] = {"model": str(out / parent) if parent else study.model}
     if for_task:
         data = values["task"]
-        files = {key: below_data(study, data[key]) for key in ("train", "validation") if isinstance(data.get(key), str)}
-        located["task"] = files
+        located["task"] = {key: below_data(study, data[key]) for key in ("train", "validation") if _is_text(data, key)}
     else:
-        located["corpus"] = str(plan.corpus)
+        located["corpus"] = str(corpus_folder(study, out))
     if teacher:
-        located["distillation"] = {"teacher": str(plan.out / teacher)}
+        located["distillation"] = {"teacher": str(out / teacher)}
     recipe = parse_recipe(merged(values, located), kind, where=where)
     parents = tuple(each for each in (parent, teacher) if each)
-    plan.nodes[name] = Node(name, kind, recipe, parents, task if for_task else "")
-    return name
+    return Node(name, kind, recipe, parents, task if for_task else "")
+
+
+def _is_text(section: Partial, key: str) -> bool:
+    return isinstance(section.get(key), str)
 
 
 def _percent(sparsity: float) -> str:
@@ -197,7 +218,7 @@ def _percent(sparsity: float) -> str:
     return f"{100 * sparsity:.6g}"
 
 
-def _missing_steps(name: str, reference: list[Node], chain: list[Node]) -> int:
+def _missing_steps(name: str, reference: Sequence[Node], chain: Sequence[Node]) -> int:
     """Steps that a chain lacks to be as long as `reference`."""
     steps = {}
     for node in (*reference, *chain):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.files import read_json, write_json
+from pruneonce.files import check_format_version, read_json, write_json
 from pruneonce.study.plan import Cell, Plan
 from pruneonce.study.recipe import NAME
 
@@ -72,9 +72,7 @@ def find_study(path: Path) -> Path | None:
 def read_study(file: Path) -> StudyRecord:
     """A study's record. PruneonceError if it is damaged or leads out of its folder."""
     values = read_json(file)
-    version = values.get("format_version") if isinstance(values, dict) else None
-    if version != FORMAT_VERSION:
-        raise PruneonceError(f"{file} has format version {version!r}, this pruneonce reads {FORMAT_VERSION}")
+    check_format_version(file, values.get("format_version") if isinstance(values, dict) else None, FORMAT_VERSION)
     try:
         record = StudyRecord(**values)
         for name in (*record.runs, *(name for cell in record.cells for name in cell["chain"])):

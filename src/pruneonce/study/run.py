@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.connection
-import os
-import threading
-from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from pruneonce.data import corpus as pretraining
 from pruneonce.data import text
+from pruneonce.data.build import build
+from pruneonce.data.executor import end_with_parent
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.formats.record import Provenance
 from pruneonce.machine import available_cores
 from pruneonce.models.hub import quiet_transformers
-from pruneonce.progress import Advance
+from pruneonce.progress import OpenBar
 from pruneonce.recipe import Recipe
 from pruneonce.stages import RUNNERS, StageOptions
 from pruneonce.study.plan import Node, Plan, below_data
 from pruneonce.study.record import write_study
 from pruneonce.train.processes import world_size
 
-Progress = Callable[[str], AbstractContextManager[Advance]]
-
 
 @dataclass(frozen=True)
-class Outcome:
+class StudyResult:
     """What came of a study."""
 
     records: dict[str, Provenance] = field(default_factory=dict)  # run -> its record
@@ -45,40 +39,40 @@ class Outcome:
         return missing is not None
 
 
-def run_study(plan: Plan, progress: Progress, jobs: int = 1) -> Outcome:
+def run_study(plan: Plan, open_bar: OpenBar, jobs: int = 1) -> StudyResult:
     """Run every node into `plan.out`/NAME. A run that fails is noted, and so are those that need it; others go on.
 
-    progress: title -> a progress bar. jobs: runs at the same time, each in a process of its own with an equal share of
-    the cores; small models gain from it, since their steps keep no more than a core busy.
+    open_bar: shows each run, or all where they are side by side. jobs: runs at the same time, each in a process of its
+    own with an equal share of the cores; small models gain from it, since their steps keep no more than a core busy.
     """
     if world_size() > 1:
         raise UsageError("a study runs in one process: run its recipes with torchrun one by one")
     write_study(plan, {})
     if any(node.stage in ("teacher", "prune") for node in plan.nodes.values()):
-        make_corpus(plan, progress)
-    outcome = Outcome()
+        make_corpus(plan, open_bar)
+    result = StudyResult()
     if jobs == 1:
-        _one_by_one(plan, progress, outcome)
+        _one_by_one(plan, open_bar, result)
     else:
-        _side_by_side(plan, progress, outcome, jobs)
-    write_study(plan, outcome.failures)
-    return outcome
+        _side_by_side(plan, open_bar, result, jobs)
+    write_study(plan, result.failures)
+    return result
 
 
-def _one_by_one(plan: Plan, progress: Progress, outcome: Outcome) -> None:
+def _one_by_one(plan: Plan, open_bar: OpenBar, result: StudyResult) -> None:
     for number, node in enumerate(plan.nodes.values(), 1):
-        if outcome.lacks_parent(node):
+        if result.lacks_parent(node):
             continue
-        with progress(f"{number} of {len(plan.nodes)}: {node.name}") as advance:
+        with open_bar(f"{number} of {len(plan.nodes)}: {node.name}") as advance:
             try:
-                outcome.records[node.name] = RUNNERS[node.stage](
+                result.records[node.name] = RUNNERS[node.stage](
                     node.recipe, StageOptions(plan.out / node.name, on_progress=advance)
                 )
             except PruneonceError as error:
-                outcome.failures[node.name] = str(error)
+                result.failures[node.name] = str(error)
 
 
-def _side_by_side(plan: Plan, progress: Progress, outcome: Outcome, jobs: int) -> None:
+def _side_by_side(plan: Plan, open_bar: OpenBar, result: StudyResult, jobs: int) -> None:
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
@@ -88,23 +82,23 @@ def _side_by_side(plan: Plan, progress: Progress, outcome: Outcome, jobs: int) -
     threads = max(1, available_cores() // jobs)
     with (
         ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker, initargs=(threads,)) as pool,
-        progress(f"{len(plan.nodes)} runs") as advance,
+        open_bar(f"{len(plan.nodes)} runs") as advance,
     ):
         try:
             while waiting or running:
                 for name, node in list(waiting.items()):
-                    if outcome.lacks_parent(node):
+                    if result.lacks_parent(node):
                         del waiting[name]
-                    elif len(running) < jobs and all(parent in outcome.records for parent in node.parents):
+                    elif len(running) < jobs and all(parent in result.records for parent in node.parents):
                         del waiting[name]
                         running[pool.submit(_run_node, node.stage, node.recipe, plan.out / name)] = name
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     name = running.pop(future)
                     try:
-                        outcome.records[name] = future.result()
+                        result.records[name] = future.result()
                     except PruneonceError as error:
-                        outcome.failures[name] = str(error)
-                    advance(len(outcome.records) + len(outcome.failures), len(plan.nodes), name)
+                        result.failures[name] = str(error)
+                    advance(len(result.records) + len(result.failures), len(plan.nodes), name)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -113,22 +107,14 @@ def _side_by_side(plan: Plan, progress: Progress, outcome: Outcome, jobs: int) -
 def _begin_worker(threads: int) -> None:
     torch.set_num_threads(threads)
     quiet_transformers()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A study that is killed must not leave runs behind that nobody sees; what they have done is in checkpoints."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
+    end_with_parent()
 
 
 def _run_node(stage: str, recipe: Recipe, out: Path) -> Provenance:
     return RUNNERS[stage](recipe, StageOptions(out))
 
 
-def make_corpus(plan: Plan, progress: Progress) -> Path:
+def make_corpus(plan: Plan, open_bar: OpenBar) -> Path:
     """The corpus of the pre-training stages, made from the study's texts where it names no folder."""
     wanted = plan.study.corpus
     if wanted.folder:
@@ -136,7 +122,7 @@ def make_corpus(plan: Plan, progress: Progress) -> Path:
     if not wanted.texts:
         raise UsageError("the study pre-trains: give corpus.folder, or corpus.texts to make a corpus from")
     articles = plan.out / "articles"
-    with progress("articles") as advance:
+    with open_bar("articles") as advance:
         text.collect(
             [Path(below_data(plan.study, file)) for file in wanted.texts],
             articles,
@@ -145,8 +131,8 @@ def make_corpus(plan: Plan, progress: Progress) -> Path:
             documents=wanted.documents,
             on_progress=advance,
         )
-    with progress("corpus") as advance:
-        pretraining.build(
+    with open_bar("corpus") as advance:
+        build(
             articles,
             plan.corpus,
             tokenizer=plan.study.model,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from pruneonce.evaluation.over_seeds import Summary, summarise_metrics
 from pruneonce.files import write_json
 from pruneonce.formats.record import Provenance
-from pruneonce.progress import Advance
+from pruneonce.progress import OpenBar
 from pruneonce.stages import RUNNERS, StageOptions
 from pruneonce.train.processes import is_main_process
 
@@ -23,17 +22,17 @@ def run_seeds(
     stage: str,
     recipes: Sequence[Any],
     out: Path,
-    progress: Callable[[str], AbstractContextManager[Advance]],
+    open_bar: OpenBar,
     *,
     keep_checkpoints: bool = False,
 ) -> dict[str, Summary]:
     """Run every recipe into `out`/seed-N and write `out`/seeds.json; finished runs are skipped as ever.
 
-    progress: title -> a progress bar.
+    open_bar: shows each run.
     """
     records: list[Provenance] = []
     for recipe in recipes:
-        with progress(f"{stage} {out.name} seed {recipe.seed}") as advance:
+        with open_bar(f"{stage} {out.name} seed {recipe.seed}") as advance:
             options = StageOptions(
                 seed_folder(out, recipe.seed), keep_checkpoints, advance if is_main_process() else None
             )

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
+from pruneonce.bench.inference.record import BASELINE, INT8_BASELINE, BenchRecord, Case
 from pruneonce.bench.measure import paired_ratio
-from pruneonce.errors import UsageError
-from pruneonce.files import read_json
 
-BASELINE, INT8_BASELINE = "pruneonce", "pruneonce-int8"
 HEADER = """# Results
 Every engine got the same inputs on the same threads in one run, called in turn (A B C A B C …). Ratios are those of
 calls of one round, median and quartiles: above 1 the engine is slower than ours. Rivals pad a batch to its longest
@@ -24,30 +20,21 @@ DeepSparse skip the zeros, the others are dense.
 """
 
 
-def load(file: Path) -> dict[str, Any]:
-    """A record written by `--json`; UsageError if it is something else."""
-    record = read_json(file)
-    if not isinstance(record, dict) or record.get("format") != 1 or "cases" not in record:
-        raise UsageError(f"{file} is no record of `pruneonce bench --json` of format 1")
-    return record
-
-
-def columns(record: dict[str, Any]) -> tuple[str, ...]:
+def columns(record: BenchRecord) -> tuple[str, ...]:
     """Headings of `cells`."""
-    ratios = (column for baseline in _baselines(record) for column in (f"time / {baseline}'s", "quartiles"))
+    ratios = (column for baseline in record.ours for column in (f"time / {baseline}'s", "quartiles"))
     return "engine", "min ms", "median ms", *ratios, "tokens/s", "useful GFLOP/s", "share of peak", "difference"
 
 
-def cells(record: dict[str, Any], case: dict[str, Any]) -> list[tuple[str, ...]]:
+def cells(record: BenchRecord, case: Case) -> list[tuple[str, ...]]:
     """One row per engine, as in `columns`."""
-    tokens = sum(case["lengths"])
     found: list[tuple[str, ...]] = []
-    for name, seconds in case["seconds"].items():
-        median = statistics.median(seconds)
-        rate = case["useful_flops"] / median / 1e9
+    for name, seconds in case.seconds.items():
+        median = case.median_seconds(name)
+        rate = case.useful_flops / median / 1e9
         ratios: list[str] = []
-        for baseline in _baselines(record):
-            ratio = paired_ratio(seconds, case["seconds"][baseline])
+        for baseline in record.ours:
+            ratio = paired_ratio(seconds, case.seconds[baseline])
             quartiles = f"{ratio.lower:.2f} to {ratio.upper:.2f}"
             ratios += ["", ""] if name == baseline else [f"{ratio.median:.2f}", quartiles]
         found.append(
@@ -56,82 +43,75 @@ def cells(record: dict[str, Any], case: dict[str, Any]) -> list[tuple[str, ...]]
                 f"{min(seconds) * 1e3:.2f}",
                 f"{median * 1e3:.2f}",
                 *ratios,
-                f"{tokens / median:,.0f}",
+                f"{case.tokens / median:,.0f}",
                 f"{rate:.1f}",
-                f"{rate / record['machine']['peak_gflops']:.0%}",
-                f"{case['max_difference'][name]:.1e}",
+                f"{rate / record.machine.peak_gflops:.0%}",
+                f"{case.max_difference[name]:.1e}",
             )
         )
     return found
 
 
-def _baselines(record: dict[str, Any]) -> list[str]:
-    """Our own engines, which all others are compared with."""
-    return [name for name in (BASELINE, INT8_BASELINE) if name in record["cases"][0]["seconds"]]
-
-
-def accuracy_lines(record: dict[str, Any]) -> list[str]:
+def accuracy_lines(record: BenchRecord) -> list[str]:
     """Markdown table of every engine's metrics on the record's task; empty if it has none."""
-    scores = record.get("accuracy") or {}
-    if not scores:
+    if not record.accuracy:
         return []
-    names = list(next(iter(scores.values())))
+    names = list(next(iter(record.accuracy.values())))
     lines = ["| engine | " + " | ".join(names) + " |", "|---" + "|---:" * len(names) + "|"]
     return lines + [
         f"| {engine} | " + " | ".join(f"{values[name]:.4f}" for name in names) + " |"
-        for engine, values in scores.items()
+        for engine, values in record.accuracy.items()
     ]
 
 
-def limits(record: dict[str, Any], case: dict[str, Any]) -> str:
+def limits(record: BenchRecord, case: Case) -> str:
     """What the machine allows at best for a case, by its measured speed."""
-    machine, model = record["machine"], record["model"]
-    compute = case["useful_flops"] / machine["peak_gflops"] / 1e6
-    memory = model["weight_bytes"] / machine["bandwidth_gb_per_s"] / 1e6
+    machine, model = record.machine, record.model
+    compute = case.useful_flops / machine.peak_gflops / 1e6
+    memory = model.weight_bytes / machine.bandwidth_gb_per_s / 1e6
     return (
         f"useful work at the peak: {compute:.2f} ms; reading the non-zero weights once from memory: {memory:.2f} ms; "
-        f"largest output {case['largest_output']:.2g}"
+        f"largest output {case.largest_output:.2g}"
     )
 
 
-def summary(record: dict[str, Any]) -> list[str]:
+def summary(record: BenchRecord) -> list[str]:
     """Model, machine and conditions, a line each."""
-    machine, model = record["machine"], record["model"]
-    versions = ", ".join(f"{name} {version}" for name, version in record["engines"].items())
-    others = ", ".join(f"{name} {record['versions'][name]}" for name in ("python", "numpy", "transformers"))
-    files = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in record.get("file_bytes", {}).items())
+    machine, model = record.machine, record.model
+    versions = ", ".join(f"{name} {version}" for name, version in record.engines.items())
+    others = ", ".join(f"{name} {record.versions[name]}" for name in ("python", "numpy", "transformers"))
+    files = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in record.file_bytes.items())
     return [
-        f"{model['name']}: {model['prunable']:,} prunable weights, {model['sparsity']:.2%} zeros",
-        f"{machine['processor']}, {' '.join(machine['isa'])}, {machine['cores']} cores, "
-        f"{machine['memory_bytes'] / 2**30:.0f} GiB; {record['threads']} threads",
-        f"measured: {machine['peak_gflops']:.0f} GFLOP/s fp32, {machine['bandwidth_gb_per_s']:.1f} GB/s memory (copy)",
-        f"{record['date']}, load average {machine['load_average']:.2f} before, {record['rounds']} rounds, "
-        f"{record['settle']} untimed calls before each timed one, {record['inputs']}",
+        f"{model.name}: {model.prunable:,} prunable weights, {model.sparsity:.2%} zeros",
+        f"{machine.processor}, {' '.join(machine.isa)}, {machine.cores} cores, "
+        f"{machine.memory_bytes / 2**30:.0f} GiB; {record.threads} threads",
+        f"measured: {machine.peak_gflops:.0f} GFLOP/s fp32, {machine.bandwidth_gb_per_s:.1f} GB/s memory (copy)",
+        f"{record.date}, load average {machine.load_average:.2f} before, {record.rounds} rounds, "
+        f"{record.settle} untimed calls before each timed one, {record.inputs}",
         f"{versions}; {others}",
         *([f"packed file: {files}"] if files else []),
     ]
 
 
-def mixed_lines(record: dict[str, Any]) -> list[str]:
+def mixed_lines(record: BenchRecord) -> list[str]:
     """What mixed lengths cost each engine: real tokens per second, beside a batch of one length and as many tokens."""
     lines = []
-    named = {case["name"]: case for case in record["cases"]}
-    for case in record["cases"]:
-        if "uniform" in case:
-            uniform = named[case["uniform"]]
-            for engine in case["seconds"]:
-                rates = [sum(each["lengths"]) / statistics.median(each["seconds"][engine]) for each in (case, uniform)]
+    for case in record.cases:
+        if case.uniform:
+            uniform = record.case(case.uniform)
+            for engine in case.seconds:
+                rates = [each.tokens / each.median_seconds(engine) for each in (case, uniform)]
                 lines.append(
-                    f"{engine}: {rates[0]:,.0f} tokens/s on {case['name']} tokens, {rates[1]:,.0f} on "
-                    f"{uniform['name']}: {rates[0] / rates[1]:.0%}"
+                    f"{engine}: {rates[0]:,.0f} tokens/s on {case.name} tokens, {rates[1]:,.0f} on "
+                    f"{uniform.name}: {rates[0] / rates[1]:.0%}"
                 )
     return lines
 
 
-def tables(record: dict[str, Any]) -> Iterable[Table]:
+def tables(record: BenchRecord) -> Iterable[Table]:
     """One table per case, for the terminal."""
-    for case in record["cases"]:
-        table = Table(title=case["name"], caption=limits(record, case))
+    for case in record.cases:
+        table = Table(title=case.name, caption=limits(record, case))
         for column in columns(record):
             table.add_column(column, justify="left" if column == "engine" else "right")
         for row in cells(record, case):
@@ -139,17 +119,14 @@ def tables(record: dict[str, Any]) -> Iterable[Table]:
         yield table
 
 
-def overview(records: Sequence[dict[str, Any]]) -> list[str]:
+def overview(records: Sequence[BenchRecord]) -> list[str]:
     """Markdown table: every model and batch in one row, our times, and every rival's median ratio to ours.
 
     fp32 engines are compared with our fp32 one, int8 engines with our int8 one.
     """
     rivals = list(
         dict.fromkeys(
-            name
-            for record in records
-            for name in record["cases"][0]["seconds"]
-            if name not in (BASELINE, INT8_BASELINE)
+            name for record in records for name in record.cases[0].seconds if name not in (BASELINE, INT8_BASELINE)
         )
     )
     heads = (
@@ -162,11 +139,11 @@ def overview(records: Sequence[dict[str, Any]]) -> list[str]:
     )
     lines = ["| " + " | ".join(heads) + " |", "|---|---|---" + "|---:" * (len(heads) - 3) + "|"]
     for record in records:
-        model = record["model"]["name"]
-        condition = f"{record['machine']['native_isa']}, {record['threads']} thread{'s' * (record['threads'] > 1)}"
-        for case in record["cases"]:
-            seconds = case["seconds"]
-            cells = [model, condition, case["name"]]
+        model = record.model.name
+        condition = f"{record.machine.native_isa}, {record.threads} thread{'s' * (record.threads > 1)}"
+        for case in record.cases:
+            seconds = case.seconds
+            cells = [model, condition, case.name]
             cells += [_milliseconds(seconds.get(name)) for name in (BASELINE, INT8_BASELINE)]
             for name in rivals:
                 ours = seconds.get(INT8_BASELINE if "int8" in name else BASELINE)
@@ -180,19 +157,19 @@ def _milliseconds(seconds: list[float] | None) -> str:
     return f"{statistics.median(seconds) * 1e3:.2f}" if seconds else ""
 
 
-def markdown(records: Sequence[dict[str, Any]]) -> str:
+def markdown(records: Sequence[BenchRecord]) -> str:
     """The page docs/results.md."""
     parts = [HEADER, "## All at a glance\n" + "\n".join(overview(records)) + "\n"]
     for record in records:
         title, *rest = summary(record)
         parts.append(f"## {title}\n" + "\n".join(f"- {line}" for line in rest) + "\n")
-        for case in record["cases"]:
+        for case in record.cases:
             heads = columns(record)
             lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + "|"]
             lines += ["| " + " | ".join(row) + " |" for row in cells(record, case)]
-            parts.append(f"### {case['name']}\n" + "\n".join(lines) + f"\n\n{limits(record, case)}\n")
+            parts.append(f"### {case.name}\n" + "\n".join(lines) + f"\n\n{limits(record, case)}\n")
         if accuracy := accuracy_lines(record):
-            parts.append(f"### Answers to {record.get('task') or 'a task'}\n" + "\n".join(accuracy) + "\n")
+            parts.append(f"### Answers to {record.task or 'a task'}\n" + "\n".join(accuracy) + "\n")
         if mixed := mixed_lines(record):
             parts.append("### Mixed lengths\n" + "\n".join(f"- {line}" for line in mixed) + "\n")
     return "\n".join(parts)

@@ -1,21 +1,21 @@
-"""One benchmark: the model in every engine, case by case, to a JSON-able record that `results` shows."""
+"""One benchmark: the model in every engine, case by case, to a record that `results` shows."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import gc
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from pruneonce.bench import machine
 from pruneonce.bench.inference.accuracy import score_engines
 from pruneonce.bench.inference.cases import Batch, Inputs, mixed_lengths, parse_grid
 from pruneonce.bench.inference.int8_subject import float_subject, int8_subject
+from pruneonce.bench.inference.record import BenchModel, BenchRecord, Case
 from pruneonce.bench.inference.rivals import (
     CALIBRATION,
     OURS_INT8,
@@ -29,6 +29,7 @@ from pruneonce.bench.inference.rivals import (
 )
 from pruneonce.bench.inference.subject import Subject, make_random, read_subject
 from pruneonce.bench.measure import interleave
+from pruneonce.bench.speed_limits import best_of, measure_limits
 from pruneonce.errors import UsageError
 from pruneonce.formats.stored_tensors import Array
 from pruneonce.machine import library_versions
@@ -36,11 +37,9 @@ from pruneonce.models.tokenizer import load_tokenizer
 from pruneonce.progress import Advance
 from pruneonce.recipe import TaskData
 
-FORMAT = 1
-
 
 @dataclass(frozen=True)
-class Options:
+class BenchSettings:
     """What the command line asks for."""
 
     against: tuple[str, ...]
@@ -55,121 +54,132 @@ class Options:
     task: TaskData | None = None  # score every engine's answers to it too
 
 
-def run_on_folder(folder: Path, options: Options, on_progress: Advance) -> dict[str, Any]:
+def run_on_folder(folder: Path, settings: BenchSettings, on_progress: Advance) -> BenchRecord:
     """Benchmark a model folder."""
-    return _run(lambda work: read_subject(folder), options, on_progress)
+    return _run(lambda work: read_subject(folder), settings, on_progress)
 
 
 def run_on_random(
-    shape: str, head: str, sparsity: float, options: Options, on_progress: Advance, *, pattern: str = "unstructured"
-) -> dict[str, Any]:
+    shape: str,
+    head: str,
+    sparsity: float,
+    settings: BenchSettings,
+    on_progress: Advance,
+    *,
+    pattern: str = "unstructured",
+) -> BenchRecord:
     """Benchmark a known shape with random weights."""
-    return _run(lambda work: make_random(shape, head, sparsity, work / "random", pattern=pattern), options, on_progress)
+    return _run(
+        lambda work: make_random(shape, head, sparsity, work / "random", pattern=pattern), settings, on_progress
+    )
 
 
-def _run(make_subject: Callable[[Path], Subject], options: Options, on_progress: Advance) -> dict[str, Any]:
-    if min(options.threads, options.rounds) < 1 or options.settle < 0:
+def _run(make_subject: Callable[[Path], Subject], settings: BenchSettings, on_progress: Advance) -> BenchRecord:
+    if min(settings.threads, settings.rounds) < 1 or settings.settle < 0:
         raise UsageError("--threads and --rounds must be at least 1, --settle at least 0")
-    require(["torch", *options.against], deepsparse_python=options.deepsparse_python)
+    require(["torch", *settings.against], deepsparse_python=settings.deepsparse_python)
     from pruneonce.models.hub import quiet_transformers
 
     quiet_transformers()
     with (
         tempfile.TemporaryDirectory(prefix="pruneonce-bench-", ignore_cleanup_errors=True) as folder,
-        own_threads(options.threads),
+        own_threads(settings.threads),
+        contextlib.ExitStack() as processes,
     ):
         work = Path(folder)
-        subject = make_subject(work)
-        batches = _batches(subject, options)
-        on_progress(0, len(batches), "engines")
-        calibration = _calibration(subject, options) if options.int8 else None
-        given, subject = subject, float_subject(subject, work / "float")
+        given = make_subject(work)
+        planned = _planned(given, settings)
+        on_progress(0, len(planned), "engines")
+        calibration = _calibration(given, settings) if settings.int8 else None
+        subject = float_subject(given, work / "float")
         ours = [Ours(subject, work)]
         if calibration:
             ours.append(Ours(int8_subject(given, work / "int8", calibration), work, OURS_INT8))
-        here = machine.describe(options.threads)
+        limits_before = measure_limits(settings.threads)
         torch = Torch(subject)
         rivals = make_rivals(
-            list(options.against),
+            list(settings.against),
             subject,
             work,
-            options.threads,
+            settings.threads,
             calibration=calibration,
-            deepsparse_python=options.deepsparse_python,
+            deepsparse_python=settings.deepsparse_python,
         )
-        engines: list[Engine] = [*ours, *([torch] if "torch" in options.against else []), *rivals]
+        for rival in rivals:
+            if hasattr(rival, "close"):
+                processes.callback(rival.close)
+        engines: list[Engine] = [*ours, *([torch] if "torch" in settings.against else []), *rivals]
         cases = []
-        for done, batch in enumerate(batches):
-            on_progress(done, len(batches), batch.name)
-            cases.append(_measure(batch, engines, torch, subject, options))
-        here = machine.best_of(here, machine.describe(options.threads))
+        for done, (batch, uniform) in enumerate(planned):
+            on_progress(done, len(planned), batch.name)
+            cases.append(_measure(batch, engines, torch, subject, settings, uniform))
+        limits_after = measure_limits(settings.threads)
         accuracy = {}
-        if options.task:
+        if settings.task:
             tokenizer = load_tokenizer(subject.folder)
-            accuracy = score_engines(engines, options.task, tokenizer, subject.max_tokens, on_progress)
-        on_progress(len(batches), len(batches), "done")
-        for engine in rivals:
-            if hasattr(engine, "close"):
-                engine.close()
-    if options.mixed:
-        cases[-2]["uniform"] = cases[-1]["name"]
-    return {
-        "format": FORMAT,
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="minutes"),
-        "machine": asdict(here),
-        "versions": library_versions(),
-        "model": {**asdict(subject), "folder": "", "sparsity": subject.sparsity, "weight_bytes": subject.weight_bytes},
-        "threads": options.threads,
-        "rounds": options.rounds,
-        "settle": options.settle,
-        "inputs": "text" if options.texts else "random words",
-        "engines": {engine.name: engine.version for engine in engines},
-        "file_bytes": {engine.name: engine.file_bytes for engine in ours},
-        "task": options.task.name if options.task else "",
-        "accuracy": accuracy,
-        "cases": cases,
-    }
+            accuracy = score_engines(engines, settings.task, tokenizer, subject.max_tokens, on_progress)
+        on_progress(len(planned), len(planned), "done")
+    return BenchRecord(
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="minutes"),
+        machine=best_of(limits_before, limits_after),
+        versions=library_versions(),
+        model=BenchModel(
+            **{**asdict(subject), "folder": ""}, sparsity=subject.sparsity, weight_bytes=subject.weight_bytes
+        ),
+        threads=settings.threads,
+        rounds=settings.rounds,
+        settle=settings.settle,
+        inputs="text" if settings.texts else "random words",
+        engines={engine.name: engine.version for engine in engines},
+        file_bytes={engine.name: engine.file_bytes for engine in ours},
+        task=settings.task.name if settings.task else "",
+        accuracy=accuracy,
+        cases=cases,
+    )
 
 
-def _batches(subject: Subject, options: Options) -> list[Batch]:
-    inputs = Inputs(load_tokenizer(subject.folder), texts=options.texts)
-    batches = [
-        inputs.batch(f"{sequences}x{tokens}", [tokens] * sequences)
-        for sequences, tokens in parse_grid(options.grid, subject.max_tokens)
+def _planned(subject: Subject, settings: BenchSettings) -> list[tuple[Batch, str]]:
+    """What is measured; of a batch of mixed lengths also the name of the uniform one that it is compared with."""
+    inputs = Inputs(load_tokenizer(subject.folder), texts=settings.texts)
+    planned = [
+        (inputs.batch(f"{sequences}x{tokens}", [tokens] * sequences), "")
+        for sequences, tokens in parse_grid(settings.grid, subject.max_tokens)
     ]
-    if options.mixed:
-        lengths = mixed_lengths(options.mixed, subject.max_tokens)
+    if settings.mixed:
+        lengths = mixed_lengths(settings.mixed, subject.max_tokens)
         mean = round(sum(lengths) / len(lengths))
         np.random.default_rng(0).shuffle(lengths)
-        batches.append(inputs.batch(f"{len(lengths)} of {min(lengths)} to {max(lengths)}", lengths))
-        batches.append(inputs.batch(f"{len(lengths)}x{mean}", [mean] * len(lengths)))
-    return batches
+        uniform = f"{len(lengths)}x{mean}"
+        planned.append((inputs.batch(f"{len(lengths)} of {min(lengths)} to {max(lengths)}", lengths), uniform))
+        planned.append((inputs.batch(uniform, [mean] * len(lengths)), ""))
+    return planned
 
 
-def _calibration(subject: Subject, options: Options) -> list[Batch]:
+def _calibration(subject: Subject, settings: BenchSettings) -> list[Batch]:
     """Other words than those of the batches."""
-    inputs = Inputs(load_tokenizer(subject.folder), texts=options.texts, seed=1)
+    inputs = Inputs(load_tokenizer(subject.folder), texts=settings.texts, seed=1)
     samples, tokens = CALIBRATION
     return [inputs.batch("", [min(tokens, subject.max_tokens)]) for _ in range(samples)]
 
 
 def _measure(
-    batch: Batch, engines: list[Engine], reference: Engine, subject: Subject, options: Options
-) -> dict[str, Any]:
+    batch: Batch, engines: list[Engine], reference: Engine, subject: Subject, settings: BenchSettings, uniform: str
+) -> Case:
     calls = {engine.name: engine.prepare(batch) for engine in engines}
     outputs = {name: rows(call()[1], batch.lengths) for name, call in calls.items()}
     expected = outputs.get(reference.name) or rows(reference.prepare(batch)()[1], batch.lengths)
-    seconds = interleave(calls, rounds=options.rounds, settle=options.settle)
+    seconds = interleave(calls, rounds=settings.rounds, settle=settings.settle)
     del calls
     gc.collect()  # a compiled rival can hold a second copy of the weights
-    return {
-        "name": batch.name,
-        "lengths": batch.lengths,
-        "useful_flops": subject.useful_flops(batch.lengths),
-        "seconds": seconds,
-        "max_difference": {name: _difference(output, expected) for name, output in outputs.items()},
-        "largest_output": max(float(np.abs(row).max()) for row in expected),
-    }
+    return Case(
+        name=batch.name,
+        lengths=batch.lengths,
+        useful_flops=subject.useful_flops(batch.lengths),
+        seconds=seconds,
+        max_difference={name: _difference(output, expected) for name, output in outputs.items()},
+        largest_output=max(float(np.abs(row).max()) for row in expected),
+        uniform=uniform,
+    )
 
 
 def _difference(output: list[Array], expected: list[Array]) -> float:

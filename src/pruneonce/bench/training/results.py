@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from pruneonce.bench.measure import paired_ratio
 from pruneonce.bench.training.case import DENSE, OURS, PHASES
-from pruneonce.errors import UsageError
-from pruneonce.files import read_json
+from pruneonce.bench.training.record import MeasuredCase, TrainingBenchRecord
 
-KIND, FORMAT = "training step", 1
-STATE = ("weights", "gradients", "optimizer")
 COLUMNS = (
     "model",
     "batch",
@@ -41,40 +36,26 @@ SHARE_NOTE = (
 )
 
 
-def is_training(record: Any) -> bool:
-    """Whether a record is one of these, of whatever format."""
-    return isinstance(record, dict) and record.get("kind") == KIND
-
-
-def load(file: Path) -> dict[str, Any]:
-    """A record of `bench-train`; UsageError if it is something else."""
-    record = read_json(file)
-    if not is_training(record) or record.get("format") != FORMAT or not record.get("cases"):
-        raise UsageError(f"{file} is no record of `pruneonce bench-train` of format {FORMAT}")
-    return dict(record)
-
-
-def step_rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
+def step_rows(record: TrainingBenchRecord) -> list[tuple[str, ...]]:
     """One row per case and subject, as in `COLUMNS`."""
     rows: list[tuple[str, ...]] = []
-    for case in record["cases"]:
-        steps = {name: step_seconds(phases) for name, phases in case["seconds"].items()}
-        states = {name: sum(memory[kind] for kind in STATE) for name, memory in case["memory"].items()}
-        for name, phases in case["seconds"].items():
-            ratio, memory = paired_ratio(steps[name], steps[OURS]), case["memory"][name]
+    for case in record.cases:
+        steps = {name: step_seconds(phases) for name, phases in case.seconds.items()}
+        for name, phases in case.seconds.items():
+            ratio, memory = paired_ratio(steps[name], steps[OURS]), case.memory[name]
             compared = ("", "") if name == OURS else (f"{ratio.median:.2f}", f"{ratio.lower:.2f} to {ratio.upper:.2f}")
             rows.append(
                 (
-                    record["model"]["name"],
+                    record.model.name,
                     case_name(record, case),
                     name,
                     *(_milliseconds(phases[phase]) for phase in PHASES),
                     _milliseconds(steps[name]),
                     *compared,
-                    f"{states[name] / 1e6:.0f}",
-                    f"{states[name] / states[DENSE]:.0%}",
-                    f"{(memory['patterns'] + memory['masks']) / 1e6:.0f}",
-                    f"{memory['peak'] / 1e6:.0f}" + ("" if memory["peak_of_steps"] else " (of the whole process)"),
+                    f"{memory.state / 1e6:.0f}",
+                    f"{memory.state / case.memory[DENSE].state:.0%}",
+                    f"{(memory.patterns + memory.masks) / 1e6:.0f}",
+                    f"{memory.peak / 1e6:.0f}" + ("" if memory.peak_of_steps else " (of the whole process)"),
                 )
             )
     return rows
@@ -85,56 +66,56 @@ def step_seconds(phases: dict[str, list[float]]) -> list[float]:
     return [sum(step) for step in zip(*(phases[phase] for phase in PHASES), strict=True)]
 
 
-def share_columns(records: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+def share_columns(records: Sequence[TrainingBenchRecord]) -> tuple[str, ...]:
     """Headings of `share_rows`."""
     return *SHARE_COLUMNS, *_parts(records)
 
 
-def share_rows(records: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+def share_rows(records: Sequence[TrainingBenchRecord]) -> list[tuple[str, ...]]:
     """One row per record, case and subject: "forward + backward ms" of each part."""
     rows: list[tuple[str, ...]] = []
     for record in records:
-        for case in record["cases"]:
-            for name, parts in case["parts"].items():
+        for case in record.cases:
+            for name, parts in case.parts.items():
                 times = (parts.get(part) for part in _parts(records))
                 rows.append(
                     (
-                        record["model"]["name"],
+                        record.model.name,
                         case_name(record, case),
                         name,
-                        *(f"{t['forward'] * 1e3:.1f} + {t['backward'] * 1e3:.1f}" if t else "" for t in times),
+                        *(f"{t.forward * 1e3:.1f} + {t.backward * 1e3:.1f}" if t else "" for t in times),
                     )
                 )
     return rows
 
 
-def case_name(record: dict[str, Any], case: dict[str, Any]) -> str:
+def case_name(record: TrainingBenchRecord, case: MeasuredCase) -> str:
     """ "16x128 classification"."""
-    return f"{case['name']} {record['task'].replace('_', ' ')}"
+    return f"{case.name} {record.task.replace('_', ' ')}"
 
 
-def conditions(record: dict[str, Any]) -> str:
+def conditions(record: TrainingBenchRecord) -> str:
     """Machine and settings, in a sentence."""
-    machine, versions = record["machine"], record["versions"]
+    machine, versions = record.machine, record.versions
     software = ", ".join(
         f"{name} {versions[name]}" for name in ("pruneonce", "torch", "transformers") if name in versions
     )
     return (
-        f"{machine['processor']}, {_many(machine['cores'], 'core')}, {_many(record['threads'], 'thread')}, our kernels "
-        f"{machine['native_isa']}; {record['precision']}, dropout {record['dropout']:g}, {record['steps']} steps, load "
-        f"average {machine['load_average']:.2f} before; {software}; {record['date']}."
+        f"{machine.processor}, {_many(machine.cores, 'core')}, {_many(record.threads, 'thread')}, our kernels "
+        f"{machine.native_isa}; {record.precision}, dropout {record.dropout:g}, {record.steps} steps, load "
+        f"average {machine.load_average:.2f} before; {software}; {record.date}."
     )
 
 
-def summary(record: dict[str, Any]) -> list[str]:
+def summary(record: TrainingBenchRecord) -> list[str]:
     """Model, conditions, and what ours chose and the losses say, a line each."""
-    model = record["model"]
+    model = record.model
     lines = [
-        f"{model['name']}: {model['prunable']:,} prunable weights, {model['sparsity']:.2%} zeros",
+        f"{model.name}: {model.prunable:,} prunable weights, {model.sparsity:.2%} zeros",
         conditions(record),
     ]
-    for case in record["cases"]:
-        first = {name: losses[0] for name, losses in case["losses"].items()}
+    for case in record.cases:
+        first = {name: losses[0] for name, losses in case.losses.items()}
         lines.append(
             f"{case_name(record, case)}: {kernel_choice(case)}; loss of the first step "
             + ", ".join(f"{loss:.6f} ({name})" for name, loss in first.items())
@@ -142,17 +123,15 @@ def summary(record: dict[str, Any]) -> list[str]:
     return lines
 
 
-def kernel_choice(case: dict[str, Any]) -> str:
+def kernel_choice(case: MeasuredCase) -> str:
     """ "72 of 73 layers with zeros sparse, dense: pooler.dense"."""
-    kernels = case["kernels"]
-    dense = f", dense: {', '.join(kernels['dense'])}" if kernels["dense"] else ""
-    return f"{OURS}: {kernels['sparse']} of {kernels['layers']} layers with zeros sparse{dense}"
+    kernels = case.kernels
+    dense = f", dense: {', '.join(kernels.dense)}" if kernels.dense else ""
+    return f"{OURS}: {kernels.sparse} of {kernels.layers} layers with zeros sparse{dense}"
 
 
-def _parts(records: Sequence[dict[str, Any]]) -> list[str]:
-    found = (
-        part for record in records for case in record["cases"] for parts in case["parts"].values() for part in parts
-    )
+def _parts(records: Sequence[TrainingBenchRecord]) -> list[str]:
+    found = (part for record in records for case in record.cases for parts in case.parts.values() for part in parts)
     return list(dict.fromkeys(found))
 
 

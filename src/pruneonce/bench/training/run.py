@@ -1,4 +1,4 @@
-"""`bench-train`: steps of ours, of dense and of masked training in turn, to a JSON-able record."""
+"""`bench-train`: steps of ours, of dense and of masked training in turn, to a record."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pruneonce.bench import machine
 from pruneonce.bench.inference.cases import parse_grid
 from pruneonce.bench.inference.subject import SHAPES, make_random
+from pruneonce.bench.speed_limits import best_of, measure_limits
 from pruneonce.bench.training.case import MASKED, OURS, PHASES, SUBJECTS, TASKS, TrainingCase
-from pruneonce.bench.training.results import FORMAT, KIND
+from pruneonce.bench.training.record import (
+    Kernels,
+    MeasuredCase,
+    PartSeconds,
+    StepMemory,
+    TrainedModel,
+    TrainingBenchRecord,
+)
 from pruneonce.bench.worker import Worker
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import read_json
@@ -33,7 +40,7 @@ ADVICE = "If memory ran out: three trainings need room at once, so try a smaller
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
+class TrainingBenchSettings:
     """What the command line asks for."""
 
     grid: str  # "16x128,8x384": sequences x tokens
@@ -44,29 +51,17 @@ class TrainingOptions:
     kernel: str = "auto"  # of ours: of KERNELS
 
 
-@dataclass(frozen=True)
-class TrainedModel:
-    """What the record says of the model."""
-
-    name: str
-    shape: str  # of a random model; "" for a folder
-    prunable: int  # weights in prunable matrices
-    zeros: int
-
-    @property
-    def sparsity(self) -> float:
-        return self.zeros / self.prunable
-
-
-def run_on_folder(folder: Path, options: TrainingOptions, on_progress: Advance) -> dict[str, Any]:
+def run_on_folder(folder: Path, settings: TrainingBenchSettings, on_progress: Advance) -> TrainingBenchRecord:
     """Measure steps of a model folder that has zeros."""
-    _check(options)
-    return _run(folder, folder.resolve().name, "", options, on_progress)
+    _check(settings)
+    return _run(folder, folder.resolve().name, "", settings, on_progress)
 
 
-def run_on_random(shape: str, sparsity: float, options: TrainingOptions, on_progress: Advance) -> dict[str, Any]:
+def run_on_random(
+    shape: str, sparsity: float, settings: TrainingBenchSettings, on_progress: Advance
+) -> TrainingBenchRecord:
     """Measure steps of a known shape with random weights, `sparsity` of every prunable matrix zeros."""
-    _check(options)
+    _check(settings)
     if shape not in SHAPES:
         raise UsageError(f"--random '{shape}' is unknown: expected one of {', '.join(SHAPES)}")
     from pruneonce.models.hub import quiet_transformers
@@ -74,8 +69,8 @@ def run_on_random(shape: str, sparsity: float, options: TrainingOptions, on_prog
     quiet_transformers()
     with tempfile.TemporaryDirectory(prefix="pruneonce-bench-", ignore_cleanup_errors=True) as work:
         folder = Path(work)
-        name = make_random(shape, TASKS[options.task], sparsity, folder).name
-        return _run(folder, name, shape, options, on_progress)
+        name = make_random(shape, TASKS[settings.task], sparsity, folder).name
+        return _run(folder, name, shape, settings, on_progress)
 
 
 def check_losses(losses: dict[str, list[float]]) -> None:
@@ -96,66 +91,63 @@ def check_losses(losses: dict[str, list[float]]) -> None:
             )
 
 
-def _check(options: TrainingOptions) -> None:
-    for option, value, known in (("--task", options.task, tuple(TASKS)), ("--kernel", options.kernel, KERNELS)):
+def _check(settings: TrainingBenchSettings) -> None:
+    for option, value, known in (("--task", settings.task, tuple(TASKS)), ("--kernel", settings.kernel, KERNELS)):
         if value not in known:
             raise UsageError(f"{option} '{value}' is unknown: expected one of {', '.join(known)}")
-    if min(options.threads, options.rounds) < 1:
+    if min(settings.threads, settings.rounds) < 1:
         raise UsageError("--threads and --rounds must be at least 1")
-    if not 0 <= options.dropout < 1:
-        raise UsageError(f"--dropout {options.dropout}: expected at least 0 and less than 1")
+    if not 0 <= settings.dropout < 1:
+        raise UsageError(f"--dropout {settings.dropout}: expected at least 0 and less than 1")
 
 
-def _run(folder: Path, name: str, shape: str, options: TrainingOptions, on_progress: Advance) -> dict[str, Any]:
+def _run(
+    folder: Path, name: str, shape: str, settings: TrainingBenchSettings, on_progress: Advance
+) -> TrainingBenchRecord:
     model, max_tokens = _describe(folder, name, shape)
-    grid = parse_grid(options.grid, max_tokens)
+    grid = parse_grid(settings.grid, max_tokens)
     planned = [
         TrainingCase(
             str(folder.resolve()),
-            options.task,
+            settings.task,
             sequences,
             tokens,
-            options.threads,
-            options.dropout,
-            options.kernel,  # type: ignore[arg-type]  # checked before
+            settings.threads,
+            settings.dropout,
+            settings.kernel,  # type: ignore[arg-type]  # checked before
         )
         for sequences, tokens in grid
     ]
-    here = machine.describe(options.threads)
+    limits_before = measure_limits(settings.threads)
     cases = []
     for number, case in enumerate(planned):
 
         def advance(step: int, note: str, number: int = number, case: TrainingCase = case) -> None:
-            on_progress(number * options.rounds + step, len(planned) * options.rounds, f"{case.name}: {note}")
+            on_progress(number * settings.rounds + step, len(planned) * settings.rounds, f"{case.name}: {note}")
 
-        cases.append(_measure(case, options.rounds, advance))
-    here = machine.best_of(here, machine.describe(options.threads))
-    return {
-        "kind": KIND,
-        "format": FORMAT,
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="minutes"),
-        "machine": asdict(here),
-        "versions": library_versions(),
-        "model": {**asdict(model), "sparsity": model.sparsity},
-        "subjects": SUBJECTS,
-        "task": options.task,
-        "threads": options.threads,
-        "steps": options.rounds,
-        "warmup": 1,
-        "dropout": options.dropout,
-        "precision": "fp32",
-        "kernel": options.kernel,
-        "optimizer": "AdamW, fused; gradients clipped at 1",
-        "inputs": "random words",
-        "cases": cases,
-    }
+        cases.append(_measure(case, settings.rounds, advance))
+    return TrainingBenchRecord(
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="minutes"),
+        machine=best_of(limits_before, measure_limits(settings.threads)),
+        versions=library_versions(),
+        model=model,
+        subjects=SUBJECTS,
+        task=settings.task,
+        threads=settings.threads,
+        steps=settings.rounds,
+        dropout=settings.dropout,
+        precision="fp32",
+        kernel=settings.kernel,
+        optimizer="AdamW, fused; gradients clipped at 1",
+        inputs="random words",
+        cases=cases,
+    )
 
 
 def _describe(folder: Path, name: str, shape: str) -> tuple[TrainedModel, int]:
     """The model, and how many tokens it takes at most. UsageError for a folder without zeros."""
     path = require_folder(folder)
     matrices = [matrix for matrix in read_matrices(path) if matrix.prunable]
-    model = TrainedModel(name, shape, sum(each.size for each in matrices), sum(each.zeros for each in matrices))
     from pruneonce.sparsity.cpu_training import LOCKED_FROM
 
     if not any(matrix.sparsity >= LOCKED_FROM for matrix in matrices):
@@ -163,10 +155,12 @@ def _describe(folder: Path, name: str, shape: str) -> tuple[TrainedModel, int]:
             f"{folder} has no zeros (less than {LOCKED_FROM:.0%} in every prunable matrix), so there is nothing to "
             "compare: give a pruned model, or --random bert-base"
         )
+    prunable, zeros = sum(each.size for each in matrices), sum(each.zeros for each in matrices)
+    model = TrainedModel(name, shape, prunable, zeros, sparsity=zeros / prunable)
     return model, int(read_json(path / "config.json")["max_position_embeddings"])
 
 
-def _measure(case: TrainingCase, steps: int, advance: Callable[[int, str], None]) -> dict[str, Any]:
+def _measure(case: TrainingCase, steps: int, advance: Callable[[int, str], None]) -> MeasuredCase:
     """One case with fresh processes: every subject begins with the same weights and an unused memory."""
     with tempfile.TemporaryDirectory(prefix="pruneonce-bench-") as logs, contextlib.ExitStack() as stack:
         workers, kernels = {}, {}
@@ -196,16 +190,16 @@ def _measure(case: TrainingCase, steps: int, advance: Callable[[int, str], None]
         parts = ask("step_by_parts")
     losses = _losses(taken)
     check_losses(losses)
-    return {
-        "name": case.name,
-        "sequences": case.sequences,
-        "tokens": case.tokens,
-        "kernels": kernels[OURS],
-        "seconds": {name: {phase: [each[name][phase] for each in taken[1:]] for phase in PHASES} for name in SUBJECTS},
-        "losses": losses,
-        "memory": memory,
-        "parts": parts,
-    }
+    return MeasuredCase(
+        name=case.name,
+        sequences=case.sequences,
+        tokens=case.tokens,
+        kernels=Kernels(**kernels[OURS]),
+        seconds={name: {phase: [each[name][phase] for each in taken[1:]] for phase in PHASES} for name in SUBJECTS},
+        losses=losses,
+        memory={name: StepMemory(**each) for name, each in memory.items()},
+        parts={name: {part: PartSeconds(**seconds) for part, seconds in each.items()} for name, each in parts.items()},
+    )
 
 
 def _losses(taken: Sequence[dict[str, Any]]) -> dict[str, list[float]]:

@@ -18,8 +18,8 @@ COPY_BYTES = 128 << 20  # per thread: larger than any cache
 
 
 @dataclass(frozen=True)
-class Machine:
-    """The machine during one benchmark."""
+class SpeedLimits:
+    """The machine during one benchmark, and what it allows at best."""
 
     processor: str
     isa: tuple[str, ...]  # of the processor
@@ -31,10 +31,10 @@ class Machine:
     load_average: float  # of the last minute, before the first measurement
 
 
-def describe(threads: int) -> Machine:
+def measure_limits(threads: int) -> SpeedLimits:
     """Measure this machine with `threads` threads (about two seconds)."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    return Machine(
+    return SpeedLimits(
         processor=processor_name(),
         isa=instruction_sets(),
         native_isa=_native.choose_isa(),
@@ -46,7 +46,7 @@ def describe(threads: int) -> Machine:
     )
 
 
-def best_of(first: Machine, second: Machine) -> Machine:
+def best_of(first: SpeedLimits, second: SpeedLimits) -> SpeedLimits:
     """The higher limits of two descriptions; on a shared machine either may have been disturbed."""
     return replace(
         first,

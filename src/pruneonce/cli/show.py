@@ -1,0 +1,33 @@
+"""Answers on the terminal: tables, JSON, and text from files with nothing in it that a terminal would obey."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from typing import Any
+
+from rich.console import Console
+
+# Control characters, separators of lines and lone surrogates: what could rewrite a terminal, or not be printed at all.
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def terminal() -> Console:
+    """Where answers go. A file or pipe gets lines long enough that no name is cut."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def print_json(value: Any) -> None:
+    for line in json.dumps(value, indent=2, ensure_ascii=False).split("\n"):
+        print(plain(line))
+
+
+def plain(text: object) -> str:
+    """Text that may come from a file, on one line, its unprintable characters escaped as JSON does."""
+    return UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", str(text))
+
+
+def print_metrics(metrics: dict[str, float]) -> None:
+    for name, value in metrics.items():
+        print(f"  {plain(name):<24}{value:.4f}")
