@@ -17,7 +17,7 @@ from pruneonce.formats.record import Provenance
 from pruneonce.report.charts import Axis, Point, Series, chart
 from pruneonce.report.collect import collect
 from pruneonce.report.write import ACCURACY_PICTURE, write_report
-from pruneonce.study.record import StudyRecord
+from pruneonce.study.index import StudyIndex
 
 HOSTILE = '</td><script>alert("x")</script>|`[a](javascript:b)` <img src=http://evil.test/x>'
 LABELS = [0, 1] * 50
@@ -69,7 +69,7 @@ def study(tmp_path):
     cells.append({"method": "late", "sparsity": 0.9, "task": "sst2", "seed": 3, "chain": ["teacher", "late-3"]})
     cells.append({"method": "late", "sparsity": 0.9, "task": "sst2", "seed": 4, "chain": ["teacher", "late-4"]})
     names = {name for cell in cells for name in cell["chain"]}
-    record = StudyRecord(
+    record = StudyIndex(
         name=f"study {HOSTILE}",
         source=f"source {HOSTILE}",
         baseline="dense",

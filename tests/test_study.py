@@ -20,9 +20,9 @@ from pruneonce.recipe import FinetuneRecipe, load_recipes, recipes_folder
 from pruneonce.stages import RUNNERS
 from pruneonce.study import cost
 from pruneonce.study import run as study_run
+from pruneonce.study.index import index_file, read_study
 from pruneonce.study.plan import make_plan
 from pruneonce.study.recipe import load_study
-from pruneonce.study.record import read_study, record_file
 from pruneonce.study.run import run_study
 
 TRAINING = "training = { steps = 4, batch_size = 4, learning_rate = 1e-3, dropout = 0.0 }"
@@ -110,7 +110,7 @@ def test_common_ancestors_are_made_once_and_a_second_run_makes_nothing(study):
     assert list(record.sparsity.values()) == pytest.approx([0.8] * len(record.sparsity), abs=0.01)
     sparse = read_provenance(plan.out / next(cell for cell in plan.cells if cell.method == "once").chain[-1])
     assert sparse.masks == read_provenance(plan.out / plan.cells[2].chain[1]).masks
-    assert read_study(record_file(plan)).runs.keys() == plan.nodes.keys()
+    assert read_study(index_file(plan)).runs.keys() == plan.nodes.keys()
 
 
 def test_interrupted_study_goes_on_where_it_was(study, monkeypatch):
@@ -123,7 +123,7 @@ def test_interrupted_study_goes_on_where_it_was(study, monkeypatch):
     monkeypatch.setitem(study_run.RUNNERS, "finetune", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_study(plan, silent)
-    assert read_study(record_file(plan)).cells, "a report can say what is there so far"
+    assert read_study(index_file(plan)).cells, "a report can say what is there so far"
     done = {name for name in plan.nodes if read_provenance(plan.out / name)}
     assert len(done) == 1
     monkeypatch.setitem(study_run.RUNNERS, "finetune", finetune)
@@ -142,10 +142,10 @@ def test_failed_run_takes_only_its_children_with_it_and_is_tried_again(study, mo
     dense, once = plan.cells
     assert set(dense.chain) <= outcome.records.keys()
     assert outcome.failures == {once.chain[1]: "the loss is nan", once.chain[2]: f"{once.chain[1]} has no result"}
-    assert read_study(record_file(plan)).failures == outcome.failures
+    assert read_study(index_file(plan)).failures == outcome.failures
     monkeypatch.setitem(study_run.RUNNERS, "prune", prune)
     assert not run_study(plan, silent).failures
-    assert read_study(record_file(plan)).failures == {}
+    assert read_study(index_file(plan)).failures == {}
 
 
 def test_runs_side_by_side_give_what_runs_one_by_one_give_and_note_failures_too(study, tmp_path, monkeypatch):
@@ -292,7 +292,7 @@ def test_a_study_may_extend_another_and_share_its_runs(study, tmp_path, tiny_ber
     new = more.nodes.keys() - plan.nodes.keys()
     assert len(new) == 2
     assert all(name.startswith("locked-") for name in new)
-    assert record_file(more) != record_file(plan)
+    assert index_file(more) != index_file(plan)
     file.write_text('extends = "more.toml"\n')
     with pytest.raises(UsageError, match="extends itself"):
         load_study(file)

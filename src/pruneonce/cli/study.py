@@ -61,13 +61,13 @@ def quickstart(
         print(f"assets: {assets_folder()}")
         return
     from pruneonce.models.hub import quiet_transformers
-    from pruneonce.quickstart.run import COLUMNS, cells, run_quickstart
+    from pruneonce.quickstart.run import COLUMNS, run_quickstart, shown
 
     quiet_transformers()
     report = run_quickstart(out)
     table = Table(*COLUMNS, title="Movie-review sentences, held out")
     for row in report.rows:
-        table.add_row(*cells(row))
+        table.add_row(*shown(row))
     terminal().print(table)
     print(f"details: {out / 'report.md'}")
 

@@ -46,7 +46,7 @@ COLUMNS = ("model", "engine", "accuracy", "zeros", "file", "time", "speed")
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelRow:
     """One line of the final table."""
 
     model: str
@@ -62,7 +62,7 @@ class Row:
 class Report:
     """What `runs/quickstart/report.json` holds."""
 
-    rows: list[Row]
+    rows: list[ModelRow]
     held_out_sentences: int
     largest_difference: float  # between the engine's logits and PyTorch's on them; the packed embeddings are float16
     largest_difference_int8: float  # likewise, PyTorch rounding as the engine does; the packed embeddings are int8
@@ -131,18 +131,20 @@ def run_quickstart(out: Path) -> Report:
     file_bytes = [(out / name / WEIGHTS_FILE).stat().st_size for name in ("dense", "sparse")]
     zeros = [inspect_folder(out / name).prunable.sparsity for name in ("dense", "sparse", "int8")]
     onnxruntime = [
-        Row("dense", engine, None, None, None, *timings[key])
+        ModelRow("dense", engine, None, None, None, *timings[key])
         for engine, key in (("ONNX Runtime", "onnxruntime"), ("ONNX Runtime, int8", "onnxruntime-int8"))
         if key in timings
     ]
     report = Report(
         rows=[
-            Row("dense", "PyTorch", dense.metrics["accuracy"], zeros[0], file_bytes[0], *timings["torch"]),
+            ModelRow("dense", "PyTorch", dense.metrics["accuracy"], zeros[0], file_bytes[0], *timings["torch"]),
             *onnxruntime,
-            Row(SPARSE, "PyTorch", sparse.metrics["accuracy"], zeros[1], file_bytes[1], None, None),
-            Row(SPARSE, "pruneonce", metrics["accuracy"], zeros[1], packed.stat().st_size, *timings["pruneonce"]),
-            Row(INT8, "pruneonce", int8_metrics["accuracy"], zeros[2], int8.stat().st_size, *timings["pruneonce-int8"]),
-            Row("majority class", "", majority, None, None, None, None),
+            ModelRow(SPARSE, "PyTorch", sparse.metrics["accuracy"], zeros[1], file_bytes[1], None, None),
+            ModelRow(SPARSE, "pruneonce", metrics["accuracy"], zeros[1], packed.stat().st_size, *timings["pruneonce"]),
+            ModelRow(
+                INT8, "pruneonce", int8_metrics["accuracy"], zeros[2], int8.stat().st_size, *timings["pruneonce-int8"]
+            ),
+            ModelRow("majority class", "", majority, None, None, None, None),
         ],
         held_out_sentences=held_out,
         largest_difference=difference,
@@ -186,10 +188,10 @@ def markdown(report: Report) -> str:
 def table(report: Report) -> list[str]:
     """The main table, as lines of Markdown."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    return lines + ["| " + " | ".join(cells(row)) + " |" for row in report.rows]
+    return lines + ["| " + " | ".join(shown(row)) + " |" for row in report.rows]
 
 
-def cells(row: Row) -> list[str]:
+def shown(row: ModelRow) -> list[str]:
     """A row's values as they are shown under COLUMNS."""
     return [
         row.model,

@@ -14,7 +14,7 @@ from pruneonce.evaluation.over_seeds import Summary, summarise_metrics
 from pruneonce.files import read_json
 from pruneonce.formats.model_folder import WEIGHTS_FILE
 from pruneonce.formats.record import Provenance, read_provenance
-from pruneonce.study.record import StudyRecord, find_study, read_study
+from pruneonce.study.index import StudyIndex, find_study, read_study
 
 LOG_FILE = "training_log.json"
 PERCENT_TASKS = ("squad", "question")  # tasks whose metrics are percentages already
@@ -179,7 +179,7 @@ def _in_percent(run: Run) -> dict[str, float]:
     return {name: scale * value for name, value in run.record.metrics.items()}
 
 
-def _add_study(material: Material, folder: Path, study: StudyRecord) -> None:
+def _add_study(material: Material, folder: Path, study: StudyIndex) -> None:
     runs = {name: read_run(folder / name) for name in study.runs}
     # Studies that share a folder share runs: what a second one has in common with the first is shown once.
     several = bool(material.groups or material.missing)

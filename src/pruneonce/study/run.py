@@ -19,8 +19,8 @@ from pruneonce.models.hub import quiet_transformers
 from pruneonce.progress import OpenBar
 from pruneonce.recipe import Recipe
 from pruneonce.stages import RUNNERS, StageOptions
+from pruneonce.study.index import write_study
 from pruneonce.study.plan import Node, Plan, below_data
-from pruneonce.study.record import write_study
 from pruneonce.train.processes import world_size
 
 

@@ -10,7 +10,7 @@ from pruneonce.errors import UsageError
 from pruneonce.tasks.classification import ClassificationTask, Columns, discover_labels, own_task
 from pruneonce.tasks.glue import GLUE
 from pruneonce.tasks.question_answering import QUESTION_ANSWERING, QuestionAnsweringTask
-from pruneonce.tasks.records import did_you_mean
+from pruneonce.tasks.table import did_you_mean
 
 __all__ = ["TASK_NAMES", "ClassificationTask", "QuestionAnsweringTask", "Task", "get_task"]
 

@@ -14,7 +14,7 @@ from tokenizers import Encoding, Tokenizer
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.models.tokenizer import refused_as, require_unicode
 from pruneonce.tasks.metrics import METRICS, check_no_nan
-from pruneonce.tasks.records import HubData, Records, did_you_mean, read_source
+from pruneonce.tasks.table import HubData, Table, did_you_mean, read_source
 
 Item = TypeVar("Item")
 Text = str | tuple[str, str]  # one text, or a pair
@@ -83,19 +83,19 @@ class ClassificationTask:
 
         training: the examples are to be learnt from, so that a single class, or a single number, is an error.
         """
-        records = read_source(source, self.hub, headerless=self.headerless, drop_broken=self.drop_broken)
-        columns = self._columns_of(records)
-        texts = [records.column(name) for name in columns.texts]
-        labels = [label_text(value) for value in records.column(columns.label)]
+        table = read_source(source, self.hub, headerless=self.headerless, drop_broken=self.drop_broken)
+        columns = self._columns_of(table)
+        texts = [table.column(name) for name in columns.texts]
+        labels = [label_text(value) for value in table.column(columns.label)]
         examples = [
-            TextExample(_text(records, index, row), self._label(records, index, label))
+            TextExample(_text(table, index, row), self._label(table, index, label))
             for index, (*row, label) in enumerate(zip(*texts, labels, strict=True))
             if label not in self.skipped_labels
         ]
         if not examples:
-            raise PruneonceError(f"{records.source}: no row has a label")
+            raise PruneonceError(f"{table.source}: no row has a label")
         if training and len({example.label for example in examples}) == 1:
-            raise PruneonceError(f"{records.source}: every example has the same label; there is nothing to learn")
+            raise PruneonceError(f"{table.source}: every example has the same label; there is nothing to learn")
         return examples
 
     def features(self, examples: Sequence[TextExample], tokenizer: Tokenizer, max_tokens: int) -> list[TextFeature]:
@@ -125,20 +125,20 @@ class ClassificationTask:
         predictions = logits[:, 0] if self.labels is None else logits.argmax(axis=1)
         return {"predictions": predictions.tolist(), "labels": [example.label for example in examples]}
 
-    def _columns_of(self, records: Records) -> Columns:
+    def _columns_of(self, table: Table) -> Columns:
         for columns in self.schemas:
-            if set(columns.names) <= set(records.columns):
+            if set(columns.names) <= set(table.columns):
                 return columns
-        records.require(self.schemas[0].names)
+        table.require(self.schemas[0].names)
         raise AssertionError("unreachable: the first schema does not fit")
 
-    def _label(self, records: Records, index: int, text: str) -> int | float:
+    def _label(self, table: Table, index: int, text: str) -> int | float:
         if not text:
-            raise PruneonceError(f"{records.where(index)}: the label is missing")
+            raise PruneonceError(f"{table.where(index)}: the label is missing")
         try:
             return _number(text) if self.labels is None else label_id(text, self.labels)
         except ValueError as error:
-            raise PruneonceError(f"{records.where(index)}: {error}") from error
+            raise PruneonceError(f"{table.where(index)}: {error}") from error
 
 
 def own_task(columns: Columns, labels: Sequence[str] | None) -> ClassificationTask:
@@ -153,8 +153,8 @@ def own_task(columns: Columns, labels: Sequence[str] | None) -> ClassificationTa
 
 def discover_labels(source: str | Path, label_column: str) -> tuple[str, ...]:
     """The labels that occur in a file, sorted: as numbers when all are numbers, otherwise as text."""
-    records = read_source(source)
-    labels = {label_text(value) for value in records.column(label_column)} - {""}
+    table = read_source(source)
+    labels = {label_text(value) for value in table.column(label_column)} - {""}
     if len(labels) < 2:
         found = ", ".join(labels) or "none"
         raise PruneonceError(f"{source}: two or more labels are needed in column '{label_column}', found {found}")
@@ -205,11 +205,11 @@ def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
         yield items[begin : begin + size]
 
 
-def _text(records: Records, index: int, row: Sequence[Any]) -> Text:
+def _text(table: Table, index: int, row: Sequence[Any]) -> Text:
     for value in row:
         if not isinstance(value, str):
-            raise PruneonceError(f"{records.where(index)}: expected text, found {type(value).__name__}")
-        require_unicode(value, f"{records.where(index)}: the text")
+            raise PruneonceError(f"{table.where(index)}: expected text, found {type(value).__name__}")
+        require_unicode(value, f"{table.where(index)}: the text")
     return (row[0], row[1]) if len(row) == 2 else row[0]
 
 

@@ -7,7 +7,7 @@ https://arxiv.org/abs/1804.07461 (tasks and metrics), https://huggingface.co/dat
 from __future__ import annotations
 
 from pruneonce.tasks.classification import ClassificationTask, Columns
-from pruneonce.tasks.records import HubData
+from pruneonce.tasks.table import HubData
 
 # The Hub's test splits carry no labels, so they are not among the splits.
 _SPLITS = ("train", "validation")

@@ -21,7 +21,7 @@ from pruneonce.files import read_json
 from pruneonce.models.tokenizer import encode_batch, require_unicode, special_token_ids
 from pruneonce.tasks.classification import ENCODE_BATCH, batches
 from pruneonce.tasks.metrics import check_no_nan, question_scores, squad_scores
-from pruneonce.tasks.records import HubData, Records, Row, read_source
+from pruneonce.tasks.table import HubData, Row, Table, read_source
 
 _log = logging.getLogger(__name__)
 
@@ -88,20 +88,20 @@ class QuestionAnsweringTask:
         an empty list means unanswerable. A wrong `answer_start` is corrected to the nearest occurrence.
         training: leave out, with a warning that counts them, questions whose answers are nowhere in their context.
         """
-        records = _squad_records(source) or read_source(source, self.hub)
-        examples = _examples(records)
+        table = _squad_table(source) or read_source(source, self.hub)
+        examples = _examples(table)
         if not training:
             return examples
         usable = [example for example in examples if example.answer_span is not None or not example.answers]
         if len(usable) < len(examples):
             _log.warning(
                 "%s: left out %d of %d questions, whose answers are not in their context",
-                records.source,
+                table.source,
                 len(examples) - len(usable),
                 len(examples),
             )
         if not usable:
-            raise PruneonceError(f"{records.source}: no question has an answer in its context")
+            raise PruneonceError(f"{table.source}: no question has an answer in its context")
         return usable
 
     def features(
@@ -309,7 +309,7 @@ def _descending(values: np.ndarray) -> np.ndarray:
     return np.argsort(-values, kind="stable")
 
 
-def _squad_records(source: str | Path) -> Records | None:
+def _squad_table(source: str | Path) -> Table | None:
     """The questions of a file in SQuAD's own JSON, as rows; None when the source is something else."""
     if Path(source).suffix != ".json":
         return None
@@ -329,27 +329,27 @@ def _squad_records(source: str | Path) -> Records | None:
         raise PruneonceError(f"{source} is not SQuAD's JSON: after {len(rows)} questions: {reason}") from error
     if not rows:
         raise PruneonceError(f"{source} holds no questions")
-    return Records(str(source), tuple(rows[0]), rows, places=range(1, len(rows) + 1), unit="question")
+    return Table(str(source), tuple(rows[0]), rows, places=range(1, len(rows) + 1), unit="question")
 
 
-def _examples(records: Records) -> list[QuestionExample]:
-    columns = [records.column(name) for name in ("question", "context", "answers")]
+def _examples(table: Table) -> list[QuestionExample]:
+    columns = [table.column(name) for name in ("question", "context", "answers")]
     examples = []
     seen: set[str] = set()
     for index, (question, context, answers) in enumerate(zip(*columns, strict=True)):
-        example_id = str(records.rows[index].get("id", index))
+        example_id = str(table.rows[index].get("id", index))
         if example_id in seen:
-            raise PruneonceError(f"{records.where(index)}: id '{example_id}' appears a second time")
+            raise PruneonceError(f"{table.where(index)}: id '{example_id}' appears a second time")
         seen.add(example_id)
         if not isinstance(question, str) or not isinstance(context, str):
-            raise PruneonceError(f"{records.where(index)}: 'question' and 'context' must be text")
+            raise PruneonceError(f"{table.where(index)}: 'question' and 'context' must be text")
         for text in (question, context):
-            require_unicode(text, f"{records.where(index)}: the text")
+            require_unicode(text, f"{table.where(index)}: the text")
         try:
             texts, starts = _answer_lists(answers)
         except (KeyError, TypeError, ValueError, OverflowError) as error:  # the last: int() of Infinity
             raise PruneonceError(
-                f"{records.where(index)}: 'answers' must be a list of texts or of {{text, answer_start}}"
+                f"{table.where(index)}: 'answers' must be a list of texts or of {{text, answer_start}}"
             ) from error
         examples.append(QuestionExample(example_id, question, context, texts, _first_span(context, texts, starts)))
     return examples

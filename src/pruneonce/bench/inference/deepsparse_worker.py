@@ -1,5 +1,8 @@
 """DeepSparse in its own Python: runs as a script there, which has neither pruneonce nor its dependencies.
 
+So `send` and `receive` are here, and `bench/worker.py` and the training worker import them from here: this file must
+run where nothing can be imported but numpy and DeepSparse, in a Python as old as 3.8.
+
 Messages are a length (u32, little-endian), JSON, then the raw arrays that the JSON's `arrays` describes. Requests:
 {"load": onnx file, "batch": sequences, "cores": n}, then {"inputs": true} with the arrays, and {"run": true}, whose
 answer holds `seconds` and the output.

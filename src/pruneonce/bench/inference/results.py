@@ -21,12 +21,12 @@ DeepSparse skip the zeros, the others are dense.
 
 
 def columns(record: BenchRecord) -> tuple[str, ...]:
-    """Headings of `cells`."""
+    """Headings of `engine_rows`."""
     ratios = (column for baseline in record.ours for column in (f"time / {baseline}'s", "quartiles"))
     return "engine", "min ms", "median ms", *ratios, "tokens/s", "useful GFLOP/s", "share of peak", "difference"
 
 
-def cells(record: BenchRecord, case: Case) -> list[tuple[str, ...]]:
+def engine_rows(record: BenchRecord, case: Case) -> list[tuple[str, ...]]:
     """One row per engine, as in `columns`."""
     found: list[tuple[str, ...]] = []
     for name, seconds in case.seconds.items():
@@ -114,7 +114,7 @@ def tables(record: BenchRecord) -> Iterable[Table]:
         table = Table(title=case.name, caption=limits(record, case))
         for column in columns(record):
             table.add_column(column, justify="left" if column == "engine" else "right")
-        for row in cells(record, case):
+        for row in engine_rows(record, case):
             table.add_row(*row)
         yield table
 
@@ -166,7 +166,7 @@ def markdown(records: Sequence[BenchRecord]) -> str:
         for case in record.cases:
             heads = columns(record)
             lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + "|"]
-            lines += ["| " + " | ".join(row) + " |" for row in cells(record, case)]
+            lines += ["| " + " | ".join(row) + " |" for row in engine_rows(record, case)]
             parts.append(f"### {case.name}\n" + "\n".join(lines) + f"\n\n{limits(record, case)}\n")
         if accuracy := accuracy_lines(record):
             parts.append(f"### Answers to {record.task or 'a task'}\n" + "\n".join(accuracy) + "\n")

@@ -1,4 +1,4 @@
-"""A model in training, in the process that `training_worker` is: steps, what they take, and what they hold."""
+"""A model in training, in the process that `worker` is: steps, what they take, and what they hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One subject of `bench-train`, in a process of its own: `python -m pruneonce.bench.training_worker`.
+"""One subject of `bench-train`, in a process of its own: `python -m pruneonce.bench.training.worker`.
 
 Messages are those of `deepsparse_worker`. The first request is {"subject": name, "case": fields of TrainingCase};
 then {"do": "step" | "step_by_parts" | "forget_peak" | "memory"}. Between requests it waits for its input, asleep.

@@ -19,7 +19,7 @@ FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
-class StudyRecord:
+class StudyIndex:
     """What the file holds. Names of runs are names of folders beside it."""
 
     name: str
@@ -35,9 +35,9 @@ class StudyRecord:
 
 
 def write_study(plan: Plan, failures: dict[str, str]) -> None:
-    """Write the record of a plan into its folder."""
+    """Write the index of a plan into its folder."""
     study = plan.study
-    record = StudyRecord(
+    index = StudyIndex(
         name=study.name,
         source=study.source,
         baseline=study.baseline,
@@ -51,16 +51,16 @@ def write_study(plan: Plan, failures: dict[str, str]) -> None:
         },
         failures=failures,
     )
-    write_json(record_file(plan), asdict(record))
+    write_json(index_file(plan), asdict(index))
 
 
-def record_file(plan: Plan) -> Path:
-    """Where the record of a plan is."""
+def index_file(plan: Plan) -> Path:
+    """Where the index of a plan is."""
     return plan.out / f"{plan.study.name}{SUFFIX}"
 
 
 def find_study(path: Path) -> Path | None:
-    """The record that `path` is or holds; None where there is none. UsageError where there are several."""
+    """The index that `path` is or holds; None where there is none. UsageError where there are several."""
     if path.is_file():
         return path if path.name.endswith(SUFFIX) else None
     found = sorted(path.glob(f"*{SUFFIX}"))
@@ -69,17 +69,17 @@ def find_study(path: Path) -> Path | None:
     return found[0] if found else None
 
 
-def read_study(file: Path) -> StudyRecord:
-    """A study's record. PruneonceError if it is damaged or leads out of its folder."""
+def read_study(file: Path) -> StudyIndex:
+    """A study's index. PruneonceError if it is damaged or leads out of its folder."""
     values = read_json(file)
     check_format_version(file, values.get("format_version") if isinstance(values, dict) else None, FORMAT_VERSION)
     try:
-        record = StudyRecord(**values)
-        for name in (*record.runs, *(name for cell in record.cells for name in cell["chain"])):
+        index = StudyIndex(**values)
+        for name in (*index.runs, *(name for cell in index.cells for name in cell["chain"])):
             if not NAME.fullmatch(name):
                 raise ValueError(f"'{name}' is no name of a run")  # and could lead out of the folder
-        for cell in record.cells:
+        for cell in index.cells:
             Cell(**cell)
     except (TypeError, ValueError, KeyError) as error:
-        raise PruneonceError(f"{file} is not a study's record: {error}") from error
-    return record
+        raise PruneonceError(f"{file} is not a study's index: {error}") from error
+    return index

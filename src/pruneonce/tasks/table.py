@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Records:
+class Table:
     """The rows of one source, and where in it each was found, so that an error can name the place."""
 
     source: str  # file or Hub split
@@ -63,7 +63,7 @@ class HubData:
 
 def read_source(
     source: str | Path, hub: HubData | None = None, *, headerless: Sequence[str] = (), drop_broken: bool = False
-) -> Records:
+) -> Table:
     """Read `source`: one of the splits of `hub` (or a slice, "train[:1000]"), otherwise a local file."""
     if hub is not None and str(source).partition("[")[0] in hub.splits:
         return from_hub(hub.dataset, hub.config, str(source))
@@ -71,10 +71,10 @@ def read_source(
         hint = did_you_mean(str(source), hub.splits) or did_you_mean(Path(source).name, _siblings(Path(source)))
         splits = ", ".join(hub.splits)
         raise UsageError(f"'{source}' is neither a file nor one of the splits of {hub.dataset} ({splits}){hint}")
-    return read_records(source, headerless=headerless, drop_broken=drop_broken)
+    return read_table(source, headerless=headerless, drop_broken=drop_broken)
 
 
-def read_records(path: str | Path, *, headerless: Sequence[str] = (), drop_broken: bool = False) -> Records:
+def read_table(path: str | Path, *, headerless: Sequence[str] = (), drop_broken: bool = False) -> Table:
     """Read a local file; its suffix tells the format. At least one row, or it is an error.
 
     .tsv: tab separated, no quoting, as GLUE is (a quotation mark is a character like any other).
@@ -85,19 +85,19 @@ def read_records(path: str | Path, *, headerless: Sequence[str] = (), drop_broke
     path = existing_file(path)
     if path.suffix in (".tsv", ".csv"):
         lines = (_tsv_lines if path.suffix == ".tsv" else _csv_lines)(path)
-        records = _with_header(str(path), lines, headerless, drop_broken)
+        table = _with_header(str(path), lines, headerless, drop_broken)
     elif path.suffix in (".jsonl", ".json"):
-        records = _json_records(path)
+        table = _json_table(path)
     elif path.suffix == ".parquet":
-        records = _parquet_records(path)
+        table = _parquet_table(path)
     else:
         raise UsageError(f"{path}: cannot tell the format; expected .tsv, .csv, .jsonl, .json or .parquet")
-    if not records.rows:
+    if not table.rows:
         raise PruneonceError(f"{path} holds no rows")
-    return records
+    return table
 
 
-def from_hub(dataset: str, config: str | None, split: str) -> Records:
+def from_hub(dataset: str, config: str | None, split: str) -> Table:
     """Rows of one split of a Hub data set, from the local cache when offline (`HF_HUB_OFFLINE=1`)."""
     try:
         from datasets import load_dataset
@@ -113,7 +113,7 @@ def from_hub(dataset: str, config: str | None, split: str) -> Records:
             f"{source} could not be loaded from the Hub: {_first_line(error)}; "
             "give a local .tsv, .csv, .jsonl, .json or .parquet file instead"
         ) from error
-    return _ordinal_records(source, rows, unit="row")
+    return _ordinal_table(source, rows, unit="row")
 
 
 def existing_file(path: str | Path) -> Path:
@@ -186,7 +186,7 @@ def _long_csv_fields() -> Iterator[None]:
 
 def _with_header(
     source: str, lines: Iterator[tuple[int, list[str]]], headerless: Sequence[str], drop_broken: bool
-) -> Records:
+) -> Table:
     numbered = list(lines)
     if not numbered:
         raise PruneonceError(f"{source} is empty")
@@ -208,14 +208,14 @@ def _with_header(
                 f"{source}, line {number}: expected {len(columns)} fields ({', '.join(columns)}), found {len(fields)}"
             )
     rows = [dict(zip(columns, fields, strict=True)) for _, fields in numbered]
-    return Records(source, columns, rows, places=[number for number, _ in numbered])
+    return Table(source, columns, rows, places=[number for number, _ in numbered])
 
 
-def _json_records(path: Path) -> Records:
+def _json_table(path: Path) -> Table:
     text = _read_text(path)
     if text.lstrip().startswith("["):
         try:
-            return _ordinal_records(str(path), parse_json(text), unit="item")
+            return _ordinal_table(str(path), parse_json(text), unit="item")
         except ValueError as error:
             raise PruneonceError(f"{path} is not JSON: {error}") from error
     numbers, rows = [], []
@@ -223,7 +223,7 @@ def _json_records(path: Path) -> Records:
         if line.strip():
             numbers.append(number)
             rows.append(_parse_line(path, number, line))
-    return _checked(Records(str(path), (), rows, numbers))
+    return _checked(Table(str(path), (), rows, numbers))
 
 
 def _parse_line(path: Path, number: int, line: str) -> Any:
@@ -233,7 +233,7 @@ def _parse_line(path: Path, number: int, line: str) -> Any:
         raise PruneonceError(f"{path}, line {number}: expected one JSON object per line: {error}") from error
 
 
-def _parquet_records(path: Path) -> Records:
+def _parquet_table(path: Path) -> Table:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
@@ -242,20 +242,20 @@ def _parquet_records(path: Path) -> Records:
         rows = parquet.read_table(path).to_pylist()
     except (OSError, ArrowException, UnicodeDecodeError) as error:  # the last: a string column that is not UTF-8
         raise PruneonceError(f"{path} cannot be read as parquet: {_first_line(error)}") from error
-    return _ordinal_records(str(path), rows, unit="row")
+    return _ordinal_table(str(path), rows, unit="row")
 
 
-def _ordinal_records(source: str, rows: list[Any], unit: str) -> Records:
-    return _checked(Records(source, (), rows, places=range(1, len(rows) + 1), unit=unit))
+def _ordinal_table(source: str, rows: list[Any], unit: str) -> Table:
+    return _checked(Table(source, (), rows, places=range(1, len(rows) + 1), unit=unit))
 
 
-def _checked(records: Records) -> Records:
-    """`records` with the first row's keys as columns, once every row is known to be an object."""
-    for index, row in enumerate(records.rows):
+def _checked(table: Table) -> Table:
+    """`table` with the first row's keys as columns, once every row is known to be an object."""
+    for index, row in enumerate(table.rows):
         if not isinstance(row, dict):
-            raise PruneonceError(f"{records.where(index)}: expected a JSON object, found {type(row).__name__}")
-    columns = tuple(records.rows[0]) if records.rows else ()
-    return Records(records.source, columns, records.rows, records.places, records.unit)
+            raise PruneonceError(f"{table.where(index)}: expected a JSON object, found {type(row).__name__}")
+    columns = tuple(table.rows[0]) if table.rows else ()
+    return Table(table.source, columns, table.rows, table.places, table.unit)
 
 
 def _first_line(error: Exception) -> str:
