@@ -8,7 +8,7 @@ ifneq ($(wildcard ../shared/data/glue),)
 export PRUNEONCE_TEST_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: quickstart test quick lint check sanitize stub bench clean
+.PHONY: quickstart test quick test-lowest lint check sanitize check-arm stub bench clean
 
 quickstart: .venv/train.done
 	$(BIN)/pruneonce quickstart
@@ -22,11 +22,18 @@ test: .venv/dev.done
 quick: .venv/dev.done
 	$(BIN)/python -m pytest -m "not slow"
 
+# All tests with the lowest versions that pyproject.toml allows, in an environment of their own. Its torch is the CUDA
+# build on Linux: 3 GB to fetch, 5 GB on disk. Old libraries warn of what newer ones replace: no error here. The stub is
+# written by the newest nanobind.
+test-lowest: .venv-lowest/done
+	.venv-lowest/bin/python -m pytest -W default --deselect tests/test_package.py::test_the_stub_of_the_native_module_is_up_to_date
+
 lint: .venv/dev.done
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run -Werror native/*
 
 # What CI runs.
 check: lint test
@@ -40,6 +47,17 @@ sanitize: .venv/dev.done
 	  build/$$sanitizer/pruneonce_check || exit 1; \
 	done
 
+# The kernels alone, compiled for 64-bit ARM and run under an emulator (on Debian: g++-aarch64-linux-gnu, qemu-user).
+ARM := aarch64-linux-gnu
+check-arm: .venv/dev.done
+	@for tool in $(ARM)-g++ qemu-aarch64; do \
+	  command -v $$tool >/dev/null || { echo "check-arm: skipped, there is no $$tool here"; exit 0; } \
+	done; \
+	$(BIN)/cmake -S . -B build/$(ARM) -DPRUNEONCE_NATIVE_CHECK=ON -DCMAKE_SYSTEM_NAME=Linux \
+	  -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=$(ARM)-g++ >/dev/null && \
+	$(BIN)/cmake --build build/$(ARM) -j 2 >/dev/null && \
+	qemu-aarch64 -L /usr/$(ARM) build/$(ARM)/pruneonce_check
+
 # Signatures of the compiled module, for type checkers; a test fails when they are out of date.
 stub: .venv/dev.done
 	$(BIN)/python -m nanobind.stubgen --quiet -m pruneonce._native -o src/pruneonce/_native.pyi
@@ -49,7 +67,7 @@ bench: .venv/dev.done
 	$(BIN)/python benchmarks/bench_masks.py
 
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-lowest build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 .venv/train.done: pyproject.toml constraints.txt
 	$(MAKE) --no-print-directory .venv/bin/python
@@ -60,6 +78,12 @@ clean:
 	$(MAKE) --no-print-directory .venv/bin/python
 	$(PIP) --editable ".[dev]"
 	@touch $@ .venv/train.done
+
+.venv-lowest/done: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	PIP_CONSTRAINT=$(CURDIR)/constraints-lowest.txt .venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --editable ".[train,onnxruntime]" pytest hypothesis scipy scikit-learn
+	@touch $@
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "pruneonce needs Python 3.10 or newer"; exit 1; }

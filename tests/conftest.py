@@ -12,6 +12,8 @@ from pathlib import Path
 # Before torch is imported anywhere: nothing in a test may reach for the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tiny matrices: a second thread of OpenMP's only waits, and costs several times the arithmetic where cores are shared.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

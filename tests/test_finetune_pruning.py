@@ -33,6 +33,7 @@ def values(model, reviews, *, pruning, training=None, **changes):
     }
 
 
+@pytest.mark.slow
 def test_killed_pruning_on_a_task_ends_bit_for_bit_like_an_uninterrupted_one(tiny_bert, reviews, tmp_path):
     settings = values(tiny_bert, reviews, pruning={"sparsity": 0.8, "frequency_steps": 2})
     record = run(settings, tmp_path / "straight")

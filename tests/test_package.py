@@ -9,6 +9,13 @@ import pytest
 
 import pruneonce
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+
 
 def test_importing_the_package_and_its_command_line_loads_nothing_heavy():
     code = (
@@ -32,7 +39,7 @@ def test_type_checkers_see_the_public_names_that_there_are():
 
 
 def test_the_version_is_written_once():
-    project = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    project = (ROOT / "pyproject.toml").read_text()
     assert f'version = "{pruneonce.__version__}"' in project
 
 
@@ -46,6 +53,24 @@ def test_the_stub_of_the_native_module_is_up_to_date(tmp_path):
 def test_the_base_install_pulls_no_more_than_the_engine_needs():
     base = {re.match(r"[\w-]+", need)[0] for need in requires("pruneonce") if "extra ==" not in need}
     assert base == {"numpy", "safetensors", "tokenizers"}
+
+
+def test_the_lowest_versions_that_are_tested_are_the_declared_ones():
+    """`make test-lowest` would otherwise go on testing a bound of last year."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = project["project"]["optional-dependencies"]
+    of_users = [*project["project"]["dependencies"], *extras["cli"], *extras["train"], *extras["onnxruntime"]]
+    of_ours = [*project["build-system"]["requires"], *extras["dev"]]
+    declared, tools = (
+        dict(need.split(">=") for need in needs if re.fullmatch(r"[\w-]+>=[\d.]+", need))
+        for needs in (of_users, of_ours)
+    )
+    tested = dict(
+        re.findall(r"(?m)^([\w-]+)==([\d.]+)$", (ROOT / "constraints-lowest.txt").read_text(encoding="utf-8"))
+    )
+    assert declared.keys() <= tested.keys()
+    for name, version in tested.items():
+        assert re.fullmatch(rf"{re.escape((declared | tools)[name])}(\.0)*", version), name
 
 
 @pytest.mark.parametrize("module", ["pruneonce", "pruneonce.cli"])

@@ -137,6 +137,7 @@ def test_every_method_writes_whole_numbers_and_keeps_every_zero(family, method, 
     assert not (folder / "run.json").exists()
 
 
+@pytest.mark.slow
 def test_transformers_loads_a_quantised_folder_as_a_plain_float_model(quantised):
     code = (
         "import sys, torch, transformers; f = sys.argv[1]; t = transformers.AutoTokenizer.from_pretrained(f); "
@@ -315,6 +316,7 @@ def test_a_sparse_language_model_is_fine_tuned_distilled_locked_and_quantised_in
     assert metrics["accuracy"] == pytest.approx(record.metrics["accuracy"], abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["default", "paper"])
 def test_training_by_the_non_zeros_alone_is_that_of_masked_layers(preset, sparse, reviews, tmp_path, monkeypatch):
     from pruneonce.train import trainer as training
@@ -343,6 +345,7 @@ def test_training_by_the_non_zeros_alone_is_that_of_masked_layers(preset, sparse
         assert float(close.float().mean()) > 0.97, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kill_at", "preset", "kernel"),
     [("step 7", "default", "sparse"), ("step 7", "paper", "dense"), ("model saved, record not", "paper", "sparse")],

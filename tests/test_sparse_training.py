@@ -33,6 +33,7 @@ def losses(folder):
     return [entry["loss"] for entry in json.loads((folder / "training_log.json").read_text())]
 
 
+@pytest.mark.slow
 def test_a_hundred_steps_are_those_of_the_masked_dense_layers(sparse_bert, reviews, tmp_path):
     for kernel in ("dense", "sparse"):
         values = values_of(sparse_bert, reviews, kernel, steps=100, log_steps=1, learning_rate=1e-3, weight_decay=0.1)
@@ -48,6 +49,7 @@ def test_a_hundred_steps_are_those_of_the_masked_dense_layers(sparse_bert, revie
     assert inspect_folder(tmp_path / "sparse").lock_intact
 
 
+@pytest.mark.slow
 def test_pruning_computes_what_it_keeps_and_prunes_as_masked_dense_layers_do(
     tiny_bert,
     pair_corpus,
@@ -95,6 +97,7 @@ def test_every_locked_layer_is_sparse_while_it_trains(sparse_bert, reviews, tmp_
     assert seen == [(13, True)]
 
 
+@pytest.mark.slow
 def test_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(sparse_bert, reviews, tmp_path):
     values = values_of(sparse_bert, reviews, "sparse", steps=STEPS, checkpoint_steps=4, dropout=0.1, micro_batch_size=4)
     straight, killed = tmp_path / "straight", tmp_path / "killed"
@@ -131,6 +134,7 @@ def test_checkpoints_are_plain_models_and_hold_no_moments_of_zeros(sparse_bert, 
     assert elements(dense) - elements(sparse) == zeros
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one_with_the_doubled_batch(sparse_bert, reviews, tmp_path):
     values = values_of(sparse_bert, reviews, "sparse", steps=STEPS, log_steps=1)
     run("finetune", values, tmp_path / "one")

@@ -116,6 +116,7 @@ def losses_of(folder):
     return [entry["loss"] for entry in json.loads((folder / "training_log.json").read_text())]
 
 
+@pytest.mark.slow
 def test_training_is_the_same_as_with_the_teacher_asked_in_every_step(distilled, tmp_path, monkeypatch):
     asked = []
     original = setup.teacher_answers
@@ -128,6 +129,7 @@ def test_training_is_the_same_as_with_the_teacher_asked_in_every_step(distilled,
     assert not list(tmp_path.glob(f"**/{FILE_NAME}")), "a finished folder must not keep them"
 
 
+@pytest.mark.slow
 def test_killed_distillation_ends_bit_for_bit_like_an_uninterrupted_one(distilled, tmp_path, monkeypatch):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     run("finetune", distilled, straight)

@@ -28,6 +28,7 @@ from pruneonce.stages import lifecycle, plan_pruning
 # ---------------------------------------------------------------------------------------------------- the chain
 
 
+@pytest.mark.slow
 def test_pruned_folder_is_exactly_as_sparse_as_asked_and_plain_to_transformers(sparse_bert):
     report = inspect_folder(sparse_bert)
     for matrix in report.matrices:
@@ -92,6 +93,7 @@ def test_distilbert_is_pruned_without_its_tied_head(tiny_distilbert, sentence_co
     }
 
 
+@pytest.mark.slow
 def test_batches_prepared_by_another_process_are_the_same(tiny_bert, pair_corpus, tmp_path):
     for name, workers in (("alone", 0), ("helped", 1)):
         run("teacher", prune_values(tiny_bert, pair_corpus, dataloader_workers=workers), tmp_path / name)
@@ -104,6 +106,7 @@ def test_wrong_corpus_for_the_family_is_one_line(tiny_distilbert, pair_corpus, t
         run("teacher", prune_values(tiny_distilbert, pair_corpus), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_finetuning_keeps_every_zero_and_learns(sparse_bert, tiny_bert, reviews, tmp_path):
     dense = run("finetune", finetune_values(tiny_bert, reviews), tmp_path / "dense")
     values = finetune_values(sparse_bert, reviews) | {
@@ -122,6 +125,7 @@ def test_finetuning_keeps_every_zero_and_learns(sparse_bert, tiny_bert, reviews,
     assert not any("teacher" in tensor for tensor in after)
 
 
+@pytest.mark.slow
 def test_blocks_are_pruned_whole_and_locked_through_fine_tuning(tiny_bert, pair_corpus, reviews, tmp_path):
     values = prune_values(tiny_bert, pair_corpus) | {"pruning": {"pattern": "1x4", "sparsity": 0.8}}
     run("prune", values, tmp_path / "pruned")
@@ -176,6 +180,7 @@ def test_moved_model_and_another_way_of_cutting_up_the_work_are_the_same_run(
 # ------------------------------------------------------------------------------------------------ killed and resumed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill_at", ["step 7", "second checkpoint without its marker", "model saved, record not"])
 def test_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(kill_at, tiny_bert, pair_corpus, tmp_path):
     values = prune_values(tiny_bert, pair_corpus, micro_batch_size=4)  # dropout on, two accumulated parts
@@ -197,6 +202,7 @@ def test_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(kill_at, tiny_ber
     assert [entry["loss"] for entry in logs[0]] == [entry["loss"] for entry in logs[1]]
 
 
+@pytest.mark.slow
 def test_resuming_with_another_recipe_is_refused(tiny_bert, pair_corpus, tmp_path):
     values = prune_values(tiny_bert, pair_corpus)
     kill("prune", values, tmp_path / "out", "step 7")
@@ -217,6 +223,7 @@ def run_with_little_disk(values, out, queue):
         queue.put(str(error))
 
 
+@pytest.mark.slow
 def test_full_disk_while_saving_is_one_line_and_the_run_goes_on_later(tiny_bert, pair_corpus, tmp_path):
     values = prune_values(tiny_bert, pair_corpus)
     queue = forkserver.Queue()
@@ -274,6 +281,7 @@ def two_processes(tiny_bert, pair_corpus, tmp_path_factory):
     return folder, values, threads
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one_with_the_doubled_batch(two_processes, tmp_path):
     folder, values, _ = two_processes
     out, one = tmp_path / "one", run("prune", values, tmp_path / "one", keep_checkpoints=True)
@@ -291,6 +299,7 @@ def test_two_processes_train_like_one_with_the_doubled_batch(two_processes, tmp_
     assert two.metrics["mlm_loss"] == pytest.approx(one.metrics["mlm_loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_no_thread_of_the_process_group_outlives_python(two_processes):
     # One that does aborts its process now and then, and torchrun takes the finished run for a failed one.
     _, _, threads = two_processes
@@ -334,6 +343,7 @@ def test_matrix_that_has_lost_all_its_zeros_is_found_by_the_record(sparse_bert, 
         run("finetune", finetune_values(broken, reviews), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_zeros_of_a_model_that_was_never_pruned_are_not_locked(tiny_bert, reviews, tmp_path):
     dense = tmp_path / "dense"
     run("finetune", finetune_values(tiny_bert, reviews, epochs=1), dense)
@@ -420,6 +430,7 @@ def test_unsupported_family_is_named(pair_corpus, tmp_path):
 # --------------------------------------------------------------------------------------------- other kinds of task
 
 
+@pytest.mark.slow
 def test_regression_learns_and_reports_correlations(tiny_bert, tmp_path):
     rng = np.random.default_rng(0)
     file = tmp_path / "similar.tsv"
@@ -448,6 +459,7 @@ def similar_values(model, tmp_path):
     return finetune_values(model, file, epochs=3, precision="bf16") | {"task": data}
 
 
+@pytest.mark.slow
 def test_what_is_scored_after_bf16_training_is_what_is_saved(tiny_bert, sparse_bert, tmp_path):
     for model in (tiny_bert, sparse_bert):
         values = similar_values(model, tmp_path)
@@ -457,6 +469,7 @@ def test_what_is_scored_after_bf16_training_is_what_is_saved(tiny_bert, sparse_b
         assert record.metrics == pytest.approx(folder, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_language_model_is_scored_in_float32_after_bf16_training(tiny_bert, pair_corpus, tmp_path):
     record = run("teacher", prune_values(tiny_bert, pair_corpus, precision="bf16"), tmp_path / "bf16")
     values = prune_values(tmp_path / "bf16", pair_corpus, steps=1, learning_rate=1e-30)
@@ -464,6 +477,7 @@ def test_language_model_is_scored_in_float32_after_bf16_training(tiny_bert, pair
     assert again.metrics["mlm_loss"] == pytest.approx(record.metrics["mlm_loss"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_float32_is_not_overruled_by_the_launcher(tiny_bert, reviews, tmp_path, monkeypatch):
     values = finetune_values(tiny_bert, reviews, epochs=1)
     run("finetune", values, tmp_path / "plain")
@@ -473,6 +487,7 @@ def test_float32_is_not_overruled_by_the_launcher(tiny_bert, reviews, tmp_path, 
     assert plain.read_bytes() == launched.read_bytes()
 
 
+@pytest.mark.slow
 def test_question_answering_learns_across_windows(tiny_bert, tmp_path):
     """The answer is the word after "king"; contexts are longer than a window."""
     rng = np.random.default_rng(0)
