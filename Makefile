@@ -8,7 +8,7 @@ ifneq ($(wildcard ../shared/data/glue),)
 export PRUNEONCE_TEST_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: quickstart test quick test-lowest lint check sanitize stub bench clean
+.PHONY: quickstart test quick test-lowest lint check sanitize check-arm stub bench clean
 
 quickstart: .venv/train.done
 	$(BIN)/pruneonce quickstart
@@ -33,6 +33,7 @@ lint: .venv/dev.done
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run -Werror native/*
 
 # What CI runs.
 check: lint test
@@ -45,6 +46,17 @@ sanitize: .venv/dev.done
 	  $(BIN)/cmake --build build/$$sanitizer -j 2 >/dev/null && \
 	  build/$$sanitizer/pruneonce_check || exit 1; \
 	done
+
+# The kernels alone, compiled for 64-bit ARM and run under an emulator (on Debian: g++-aarch64-linux-gnu, qemu-user).
+ARM := aarch64-linux-gnu
+check-arm: .venv/dev.done
+	@for tool in $(ARM)-g++ qemu-aarch64; do \
+	  command -v $$tool >/dev/null || { echo "check-arm: skipped, there is no $$tool here"; exit 0; } \
+	done; \
+	$(BIN)/cmake -S . -B build/$(ARM) -DPRUNEONCE_NATIVE_CHECK=ON -DCMAKE_SYSTEM_NAME=Linux \
+	  -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=$(ARM)-g++ >/dev/null && \
+	$(BIN)/cmake --build build/$(ARM) -j 2 >/dev/null && \
+	qemu-aarch64 -L /usr/$(ARM) build/$(ARM)/pruneonce_check
 
 # Signatures of the compiled module, for type checkers; a test fails when they are out of date.
 stub: .venv/dev.done

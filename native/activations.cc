@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "elementwise.h"
+#include "kernels.h"
 #include "parallel.h"
 
 namespace pruneonce {
@@ -27,13 +27,12 @@ void for_each_block(const Activations& activations, Move move) {
 }  // namespace
 
 Panel panel_of(std::size_t index, std::size_t tokens, Isa isa) {
-  const std::size_t lanes = elementwise_kernel(isa).lanes, first = index * kPanelVectors * lanes;
+  const std::size_t lanes = kernels(isa).lanes, first = index * kPanelVectors * lanes;
   const std::size_t here = std::min(kPanelVectors * lanes, tokens - first), vectors = divide_up(here, lanes);
   return {nullptr, first, here, vectors, vectors * lanes};
 }
 
-Activations::Activations(std::size_t features, Isa isa)
-    : features_(features), isa_(isa), lanes_(elementwise_kernel(isa).lanes) {}
+Activations::Activations(std::size_t features, Isa isa) : features_(features), isa_(isa), lanes_(kernels(isa).lanes) {}
 
 void Activations::resize(std::size_t tokens) {
   buffer_.at_least(features_ * divide_up(tokens, lanes_) * lanes_);
@@ -48,12 +47,14 @@ void clear_spare_lanes(const Activations& activations) {
 }
 
 void load_rows(const Activations& to, const float* rows, std::size_t stride) {
-  for_each_block(to, [&](float& here, std::size_t token, std::size_t feature) { here = rows[token * stride + feature]; });
+  for_each_block(to,
+                 [&](float& here, std::size_t token, std::size_t feature) { here = rows[token * stride + feature]; });
   clear_spare_lanes(to);
 }
 
 void store_rows(const Activations& from, float* rows, std::size_t stride) {
-  for_each_block(from, [&](float& here, std::size_t token, std::size_t feature) { rows[token * stride + feature] = here; });
+  for_each_block(from,
+                 [&](float& here, std::size_t token, std::size_t feature) { rows[token * stride + feature] = here; });
 }
 
 void take(Activations& from, std::span<const std::int64_t> tokens) {

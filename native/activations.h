@@ -8,18 +8,15 @@
 #include <new>
 #include <span>
 
-#include "cpu_isa.h"
+#include "isa.h"
+#include "parts.h"
 
 namespace pruneonce {
 
-// Vectors of tokens in a panel. Few enough that a long stretch of features fits the L1 cache, so that every sum stays in
-// its registers for many weights; enough that loading a weight and its place is shared. docs/kernels.md has the figures.
+// Vectors of tokens in a panel. Few enough that a long stretch of features fits the L1 cache, so that every sum stays
+// in its registers for many weights; enough that loading a weight and its place is shared. docs/kernels.md has the
+// figures.
 constexpr std::size_t kPanelVectors = 4;
-
-inline std::size_t divide_up(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
-
-// `index`-th of `parts` nearly equal parts of 0 .. total.
-inline std::size_t part(std::size_t total, std::size_t parts, std::size_t index) { return total * index / parts; }
 
 // Memory aligned to cache lines and vectors, which grows and is never given back before the end: fresh pages cost more
 // than the work done in them.

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "dense.h"
-#include "elementwise.h"
+#include "kernels.h"
 #include "parallel.h"
 
 namespace pruneonce {
@@ -19,8 +19,8 @@ struct Job {
 // A stretch of neighbouring tokens within one panel.
 struct Stretch {
   Panel panel;
-  std::size_t place;   // in the panel
-  std::size_t first;   // in the sequence
+  std::size_t place;  // in the panel
+  std::size_t first;  // in the sequence
   std::size_t tokens;
 };
 
@@ -39,8 +39,8 @@ void for_each_stretch(const Activations& activations, std::size_t first_token, s
 }
 
 void attend(const Activations& qkv, const Job& job, std::size_t head_size, const Activations& out) {
-  const DenseKernel& dense = dense_kernel(qkv.isa());
-  const ElementwiseKernel& elementwise = elementwise_kernel(qkv.isa());
+  const DenseKernel& dense = kernels(qkv.isa()).dense;
+  const ElementwiseKernel& elementwise = kernels(qkv.isa()).elementwise;
   const std::size_t hidden = out.features(), feature = job.head * head_size;
   const std::size_t lanes = qkv.lanes(), block = kDenseVectors * lanes;
   // One vector more than needed: rows that lie a power of two apart would fight for the same cache lines.
@@ -67,8 +67,9 @@ void attend(const Activations& qkv, const Job& job, std::size_t head_size, const
       const float* const q = queries.panel.data + feature * queries.panel.stride + queries.place + query;
       for_each_stretch(qkv, job.first_token, 0, job.tokens, [&](const Stretch& keys) {
         const float* const k = keys.panel.data + (hidden + feature) * keys.panel.stride + keys.place;
-        multiply_dense(dense, keys.tokens, vectors,
-                       {head_size, k, 1, keys.panel.stride, q, queries.panel.stride, scores + keys.first * stride, stride, false});
+        multiply_dense(
+            dense, keys.tokens, vectors,
+            {head_size, k, 1, keys.panel.stride, q, queries.panel.stride, scores + keys.first * stride, stride, false});
       });
       elementwise.exponentials(scores, job.tokens, vectors, scale, sums);
       const Panel to = out.panel((job.first_token + queries.first) / out.panel_tokens());
@@ -76,7 +77,8 @@ void attend(const Activations& qkv, const Job& job, std::size_t head_size, const
       const bool whole = count == stride;  // whole vectors of this stretch
       float* const y = whole ? here : result;
       const std::size_t y_stride = whole ? to.stride : stride;
-      multiply_dense(dense, head_size, vectors, {job.tokens, values, value_stride, 1, scores, stride, y, y_stride, false});
+      multiply_dense(dense, head_size, vectors,
+                     {job.tokens, values, value_stride, 1, scores, stride, y, y_stride, false});
       elementwise.divide(y, head_size, y_stride, vectors, sums);
       if (whole) continue;
       for (std::size_t f = 0; f < head_size; ++f) std::copy_n(result + f * stride, count, here + f * to.stride);
@@ -86,10 +88,12 @@ void attend(const Activations& qkv, const Job& job, std::size_t head_size, const
 
 }  // namespace
 
-void attention(const Activations& qkv, std::span<const std::int64_t> starts, std::size_t heads, const Activations& out) {
+void attention(const Activations& qkv, std::span<const std::int64_t> starts, std::size_t heads,
+               const Activations& out) {
   const std::size_t sequences = starts.size() - 1, head_size = out.features() / heads;
   // A few short sequences are cut further, so that every thread has something to do.
-  const std::size_t parts = std::max<std::size_t>(1, divide_up(2 * num_threads(), std::max<std::size_t>(1, sequences * heads)));
+  const std::size_t parts =
+      std::max<std::size_t>(1, divide_up(2 * num_threads(), std::max<std::size_t>(1, sequences * heads)));
   std::vector<Job> jobs;
   jobs.reserve(sequences * heads * parts);
   for (std::size_t s = 0; s < sequences; ++s) {

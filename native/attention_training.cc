@@ -4,9 +4,8 @@
 
 #include "activations.h"
 #include "dense.h"
-#include "elementwise.h"
+#include "kernels.h"
 #include "parallel.h"
-#include "sparse_linear.h"
 
 namespace pruneonce {
 namespace {
@@ -26,15 +25,12 @@ void for_each_head(const AttentionShape& shape, Visit visit) {
   });
 }
 
-// The kernels of an instruction set, and products of any size by them.
-struct Kernels {
-  const DenseKernel& dense;
-  const ElementwiseKernel& elementwise;
-  const SparseLinearKernel& panels;
+// Products of any size by the kernels of an instruction set.
+struct Products {
+  const Kernels& kernels;
   std::size_t lanes;
 
-  explicit Kernels(Isa isa)
-      : dense(dense_kernel(isa)), elementwise(elementwise_kernel(isa)), panels(sparse_linear_kernel(isa)), lanes(dense.lanes) {}
+  explicit Products(Isa isa) : kernels(pruneonce::kernels(isa)), lanes(kernels.lanes) {}
 
   std::size_t queries() const { return kPanelVectors * lanes; }
 
@@ -45,7 +41,7 @@ struct Kernels {
       DenseTile tile = whole;
       tile.x += column;
       tile.y += column;
-      multiply_dense(dense, rows, vectors, tile);
+      multiply_dense(kernels.dense, rows, vectors, tile);
       column += vectors * lanes;
     }
   }
@@ -60,21 +56,22 @@ void clear_rows(float* rows, std::size_t stride, std::size_t first, std::size_t 
 }
 
 // Of a panel of queries, turned to feature-major: probabilities [keys, queries]. k: [keys, head_size]
-void probabilities(const Kernels& kernels, std::size_t keys, std::size_t head_size, const float* k, const float* queries,
-                   std::size_t vectors, float scale, float* p, float* sums) {
-  const std::size_t width = vectors * kernels.lanes;
-  kernels.multiply(keys, width, {head_size, k, head_size, 1, queries, width, p, width, false});
-  kernels.elementwise.exponentials(p, keys, vectors, scale, sums);
-  kernels.elementwise.divide(p, keys, width, vectors, sums);
+void probabilities(const Products& products, std::size_t keys, std::size_t head_size, const float* k,
+                   const float* queries, std::size_t vectors, float scale, float* p, float* sums) {
+  const std::size_t width = vectors * products.lanes;
+  products.multiply(keys, width, {head_size, k, head_size, 1, queries, width, p, width, false});
+  products.kernels.elementwise.exponentials(p, keys, vectors, scale, sums);
+  products.kernels.elementwise.divide(p, keys, width, vectors, sums);
 }
 
 thread_local Buffer buffer;
 
 }  // namespace
 
-void attend(Isa isa, const AttentionShape& shape, const float* q, const float* k, const float* v, float scale, float* out) {
-  const Kernels kernels(isa);
-  const std::size_t size = shape.head_size, block = kernels.queries();
+void attend(Isa isa, const AttentionShape& shape, const float* q, const float* k, const float* v, float scale,
+            float* out) {
+  const Products products(isa);
+  const std::size_t size = shape.head_size, block = products.queries();
   for_each_head(shape, [&](const Head& head) {
     // Copies of this head's rows lie together: in the arrays they fight for the same cache lines.
     float* const keys = buffer.at_least(2 * head.tokens * size + size * block + head.tokens * block + block);
@@ -85,11 +82,11 @@ void attend(Isa isa, const AttentionShape& shape, const float* q, const float* k
     copy_rows(k + head.first, head.stride, head.tokens, size, keys);
     copy_rows(v + head.first, head.stride, head.tokens, size, values);
     for (std::size_t query = 0; query < head.tokens; query += block) {
-      const std::size_t count = std::min(block, head.tokens - query), vectors = divide_up(count, kernels.lanes);
-      const std::size_t width = vectors * kernels.lanes, first = head.first + query * head.stride;
-      kernels.panels.load_panel(q + first, head.stride, count, size, vectors, queries);
-      probabilities(kernels, head.tokens, size, keys, queries, vectors, scale, p, sums);
-      kernels.multiply(count, size, {head.tokens, p, 1, width, values, size, out + first, head.stride, false});
+      const std::size_t count = std::min(block, head.tokens - query), vectors = divide_up(count, products.lanes);
+      const std::size_t width = vectors * products.lanes, first = head.first + query * head.stride;
+      products.kernels.sparse_linear.load_panel(q + first, head.stride, count, size, vectors, queries);
+      probabilities(products, head.tokens, size, keys, queries, vectors, scale, p, sums);
+      products.multiply(count, size, {head.tokens, p, 1, width, values, size, out + first, head.stride, false});
     }
     clear_rows(out + head.first, head.stride, head.tokens, shape.tokens, size);
   });
@@ -97,8 +94,8 @@ void attend(Isa isa, const AttentionShape& shape, const float* q, const float* k
 
 void attend_backward(Isa isa, const AttentionShape& shape, const float* q, const float* k, const float* v, float scale,
                      const float* dout, float* dq, float* dk, float* dv) {
-  const Kernels kernels(isa);
-  const std::size_t size = shape.head_size, block = kernels.queries();
+  const Products products(isa);
+  const std::size_t size = shape.head_size, block = products.queries();
   for_each_head(shape, [&](const Head& head) {
     const std::size_t tokens = head.tokens;
     float* const keys = buffer.at_least(2 * tokens * size + 4 * block * size + 2 * tokens * block + block);
@@ -113,19 +110,19 @@ void attend_backward(Isa isa, const AttentionShape& shape, const float* q, const
     copy_rows(k + head.first, head.stride, tokens, size, keys);
     copy_rows(v + head.first, head.stride, tokens, size, values);
     for (std::size_t query = 0; query < tokens; query += block) {
-      const std::size_t count = std::min(block, tokens - query), vectors = divide_up(count, kernels.lanes);
-      const std::size_t width = vectors * kernels.lanes, first = head.first + query * head.stride;
+      const std::size_t count = std::min(block, tokens - query), vectors = divide_up(count, products.lanes);
+      const std::size_t width = vectors * products.lanes, first = head.first + query * head.stride;
       const bool add = query > 0;
       copy_rows(q + first, head.stride, count, size, q_rows);
       copy_rows(dout + first, head.stride, count, size, dout_rows);
-      kernels.panels.load_panel(q_rows, size, count, size, vectors, q_panel);
-      kernels.panels.load_panel(dout_rows, size, count, size, vectors, dout_panel);
-      probabilities(kernels, tokens, size, keys, q_panel, vectors, scale, p, sums);
-      kernels.multiply(tokens, size, {count, p, width, 1, dout_rows, size, dv + head.first, head.stride, add});
-      kernels.multiply(tokens, width, {size, values, size, 1, dout_panel, width, ds, width, false});
-      kernels.elementwise.softmax_gradient(p, tokens, vectors, scale, ds);
-      kernels.multiply(tokens, size, {count, ds, width, 1, q_rows, size, dk + head.first, head.stride, add});
-      kernels.multiply(count, size, {tokens, ds, 1, width, keys, size, dq + first, head.stride, false});
+      products.kernels.sparse_linear.load_panel(q_rows, size, count, size, vectors, q_panel);
+      products.kernels.sparse_linear.load_panel(dout_rows, size, count, size, vectors, dout_panel);
+      probabilities(products, tokens, size, keys, q_panel, vectors, scale, p, sums);
+      products.multiply(tokens, size, {count, p, width, 1, dout_rows, size, dv + head.first, head.stride, add});
+      products.multiply(tokens, width, {size, values, size, 1, dout_panel, width, ds, width, false});
+      products.kernels.elementwise.softmax_gradient(p, tokens, vectors, scale, ds);
+      products.multiply(tokens, size, {count, ds, width, 1, q_rows, size, dk + head.first, head.stride, add});
+      products.multiply(count, size, {tokens, ds, 1, width, keys, size, dq + first, head.stride, false});
     }
     for (float* const gradient : {dq, dk, dv})
       clear_rows(gradient + head.first, head.stride, tokens, shape.tokens, size);

@@ -3,7 +3,9 @@
 #include <atomic>
 #include <cmath>
 #include <cstdio>
+#include <chrono>
 #include <cstdlib>
+#include <functional>
 #include <new>
 #include <random>
 #include <thread>
@@ -15,11 +17,13 @@
 
 #include "attention.h"
 #include "attention_training.h"
+#include "cpu_isa.h"
 #include "dense.h"
 #include "elementwise.h"
 #include "embeddings.h"
 #include "int8.h"
 #include "pack.h"
+#include "machine.h"
 #include "parallel.h"
 #include "rice.h"
 #include "sparse_linear.h"
@@ -78,11 +82,12 @@ SparseRows sparse_rows(const std::vector<float>& weight, std::size_t cols) {
   return result;
 }
 
-void check_sparse_linear(Isa isa, std::size_t rows, std::size_t cols, std::size_t tokens, float density, Random& random) {
+void check_sparse_linear(const Machine& machine, std::size_t rows, std::size_t cols, std::size_t tokens, float density,
+                         Random& random) {
   const std::vector<float> weight = random.vector(rows * cols, density), bias = random.vector(rows);
   const std::vector<float> x = random.vector(tokens * cols), dy = random.vector(tokens * rows);
   const SparseRows sparse = sparse_rows(weight, cols);
-  const SparseLinear linear({sparse.row_ptr, sparse.col, cols}, isa);
+  const SparseLinear linear({sparse.row_ptr, sparse.col, cols}, machine);
   // Exactly as large as they must be: a step beyond is seen.
   std::vector<float> y(tokens * rows), dx(tokens * cols), dvalues(sparse.values.size()), dbias(rows);
   linear.forward(sparse.values.data(), bias.data(), x.data(), tokens, y.data());
@@ -93,7 +98,8 @@ void check_sparse_linear(Isa isa, std::size_t rows, std::size_t cols, std::size_
       const double gradient = dy[t * rows + r];
       y_sum[t * rows + r] = bias[r];
       dbias_sum[r] += gradient;
-      for (auto i = static_cast<std::size_t>(sparse.row_ptr[r]); i < static_cast<std::size_t>(sparse.row_ptr[r + 1]); ++i) {
+      for (auto i = static_cast<std::size_t>(sparse.row_ptr[r]); i < static_cast<std::size_t>(sparse.row_ptr[r + 1]);
+           ++i) {
         const auto c = static_cast<std::size_t>(sparse.col[i]);
         y_sum[t * rows + r] += double(sparse.values[i]) * x[t * cols + c];
         dx_sum[t * cols + c] += sparse.values[i] * gradient;
@@ -110,10 +116,12 @@ void check_sparse_linear(Isa isa, std::size_t rows, std::size_t cols, std::size_
   compare(dbias, dbias_sum);
 }
 
-void check_products(Isa isa, std::size_t rows, std::size_t cols, std::size_t tokens, float density, Random& random) {
+void check_products(const Machine& machine, std::size_t rows, std::size_t cols, std::size_t tokens, float density,
+                    Random& random) {
   const std::vector<float> weight = random.vector(rows * cols, density), bias = random.vector(rows);
   const auto [row_ptr, col, values] = sparse_rows(weight, cols);
-  const PackedWeight packed({row_ptr, col, cols}, values, isa);
+  const Isa isa = machine.isa;
+  const PackedWeight packed({row_ptr, col, cols}, values, machine);
   const DenseWeight dense(weight.data(), rows, cols, isa);
   const Activations x = activations(random.vector(tokens * cols), cols, isa);
   const Activations residual = activations(random.vector(tokens * rows), rows, isa);
@@ -143,7 +151,9 @@ void check_products(Isa isa, std::size_t rows, std::size_t cols, std::size_t tok
   take(y, std::span(kept).first(tokens > 1 ? 2 : 1));
 }
 
-void check_int8_products(Isa isa, std::size_t rows, std::size_t cols, std::size_t tokens, float density, Random& random) {
+void check_int8_products(const Machine& machine, std::size_t rows, std::size_t cols, std::size_t tokens, float density,
+                         Random& random) {
+  const Isa isa = machine.isa;
   std::vector<std::int64_t> row_ptr{0};
   std::vector<std::int32_t> col;
   std::vector<std::int8_t> weight(rows * cols), values;
@@ -175,11 +185,12 @@ void check_int8_products(Isa isa, std::size_t rows, std::size_t cols, std::size_
       for (std::size_t r = 0; r < rows; ++r) {
         double sum = 0;
         for (std::size_t c = 0; c < cols; ++c) sum += weight[r * cols + c] * std::nearbyint(x_rows[t * cols + c] * 4);
-        require(std::abs(sum * 0.125 + bias[r] - y_rows[t * rows + r]) < 1e-3, "an int8 product differs from plain loops");
+        require(std::abs(sum * 0.125 + bias[r] - y_rows[t * rows + r]) < 1e-3,
+                "an int8 product differs from plain loops");
       }
   };
-  compare(Int8Weight({row_ptr, col, cols}, values, quantization, Fours::any, isa));
-  compare(Int8Weight({row_ptr, col, cols}, values, quantization, Fours::neighbours, isa));
+  compare(Int8Weight({row_ptr, col, cols}, values, quantization, Fours::any, machine));
+  compare(Int8Weight({row_ptr, col, cols}, values, quantization, Fours::neighbours, machine));
   compare(Int8DenseWeight(weight.data(), rows, cols, quantization, isa));
 }
 
@@ -247,7 +258,8 @@ void check_attention_training(Isa isa, std::size_t tokens, std::size_t heads, st
                               const std::vector<std::int64_t>& lengths, Random& random) {
   const AttentionShape shape{lengths.size(), tokens, heads, size, lengths};
   const std::size_t count = lengths.size() * tokens * heads * size;
-  const std::vector<float> q = random.vector(count), k = random.vector(count), v = random.vector(count), dout = random.vector(count);
+  const std::vector<float> q = random.vector(count), k = random.vector(count), v = random.vector(count),
+                           dout = random.vector(count);
   std::vector<float> out(count, 7.0f), dq(count, 7.0f), dk(count, 7.0f), dv(count, 7.0f);
   attend(isa, shape, q.data(), k.data(), v.data(), 0.3f, out.data());
   attend_backward(isa, shape, q.data(), k.data(), v.data(), 0.3f, dout.data(), dq.data(), dk.data(), dv.data());
@@ -278,7 +290,8 @@ void check_attention_training(Isa isa, std::size_t tokens, std::size_t heads, st
     }
   for (std::size_t i = 0; i < count; ++i)
     require(std::abs(out[i] - out_sum[i]) + std::abs(dq[i] - dq_sum[i]) + std::abs(dk[i] - dk_sum[i]) +
-                    std::abs(dv[i] - dv_sum[i]) < 1e-4,
+                    std::abs(dv[i] - dv_sum[i]) <
+                1e-4,
             "attention in training or its gradients differ from plain loops");
 }
 
@@ -286,13 +299,17 @@ void check_everything(unsigned seed) {
   Random random(seed);
   check_rice(random);
   for (Isa isa : available_isas()) {
-    for (std::size_t tokens : {1u, 7u, 33u, 70u})
+    // Any machine's tiles, on this one.
+    Machine machine = this_machine(isa);
+    for (std::size_t tokens : {1u, 7u, 33u, 70u}) {
+      machine.l1_bytes = (tokens == 1 ? 32 : tokens == 7 ? 48 : 64) << 10;
       for (auto [rows, cols] : {std::pair{1u, 1u}, {5u, 97u}, {97u, 193u}, {390u, 70u}, {12u, 400u}})
         for (float density : {0.0f, 0.1f, 1.0f}) {
-          check_products(isa, rows, cols, tokens, density, random);
-          check_sparse_linear(isa, rows, cols, tokens, density, random);
-          check_int8_products(isa, rows, cols, tokens, density, random);
+          check_products(machine, rows, cols, tokens, density, random);
+          check_sparse_linear(machine, rows, cols, tokens, density, random);
+          check_int8_products(machine, rows, cols, tokens, density, random);
         }
+    }
     check_attention(isa, 3, 7, {0, 7, 38, 40, 75}, random);
     check_attention(isa, 2, 64, {0, 1, 66}, random);
     check_attention_training(isa, 70, 2, 16, {70, 1, 33}, random);
@@ -333,6 +350,61 @@ void check_failing_tasks() {
   }
 }
 
+// A task that waits until `count` threads are in it at once; false if they do not come.
+class Meeting {
+ public:
+  explicit Meeting(std::size_t count) : count_(count) {}
+  bool wait() {
+    ++present_;
+    for (int ms = 0; present_ < count_ && ms < 30'000; ++ms) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return present_ >= count_;
+  }
+
+ private:
+  const std::size_t count_;
+  std::atomic<std::size_t> present_{0};
+};
+
+// Callers at once: each gets a second of four threads, whether it comes first, or while the others' long job has all.
+void check_sharing() {
+  set_num_threads(4);
+  Meeting both(2), first(2), second(2);
+  const auto call = [&](Meeting& meeting) {
+    both.wait();
+    parallel_for(
+        2, [&](std::size_t) { require(meeting.wait(), "of two callers, one has to do without a second thread"); });
+  };
+  std::thread other(call, std::ref(second));
+  call(first);
+  other.join();
+
+  std::atomic<bool> met{false};
+  Meeting begun(5), late(2);  // the long job's four threads, and who waits for them
+  std::thread long_job([&] {
+    parallel_for(100'000, [&](std::size_t task) {
+      if (task < 4) begun.wait();
+      if (!met) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    });
+  });
+  begun.wait();
+  parallel_for(2, [&](std::size_t) { require(late.wait(), "who comes while a long job runs gets no second thread"); });
+  met = true;
+  long_job.join();
+}
+
+// More callers than threads, whose jobs are over at once.
+void check_many_callers() {
+  set_num_threads(2);
+  std::atomic<std::size_t> done{0};
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 8; ++i)
+    callers.emplace_back([&] {
+      for (int job = 0; job < 500; ++job) parallel_for(3, [&](std::size_t) { ++done; });
+    });
+  for (std::thread& caller : callers) caller.join();
+  require(done == 8 * 500 * 3, "where many call at once, tasks are left out or done twice");
+}
+
 // Where the system grants no thread, the caller does the tasks.
 void check_no_threads() {
 #if defined(__GLIBC__)
@@ -359,9 +431,11 @@ int main() {
   borrow_threads(lend_threads);
   check_failing_tasks();
   Random random(7);
-  for (Isa isa : available_isas()) check_sparse_linear(isa, 97, 193, 400, 0.1f, random);
+  for (Isa isa : available_isas()) check_sparse_linear(this_machine(isa), 97, 193, 400, 0.1f, random);
   borrow_threads(nullptr);
-  // Callers that meet: one has the pool, the others work alone; and the pool is resized under them.
+  check_sharing();
+  check_many_callers();
+  // Callers that meet, and the pool is resized under them.
   std::vector<std::thread> callers;
   for (unsigned seed = 0; seed < 3; ++seed) callers.emplace_back(check_everything, seed);
   for (std::size_t threads = 1; threads < 6; ++threads) {

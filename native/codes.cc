@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "int8.h"
+#include "kernels.h"
 #include "parallel.h"
 
 namespace pruneonce {
@@ -11,14 +11,14 @@ void Codes::resize(std::size_t features, std::size_t tokens, const CodeOf& code)
   features_ = features;
   tokens_ = tokens;
   code_ = code;
-  const std::size_t code_bytes = int8_kernel(isa_).code_bytes;
+  const std::size_t code_bytes = kernels(isa_).int8.code_bytes;
   panel_tokens_ = code_bytes;  // a byte each
   panel_bytes_ = 4 * divide_up(features_, 4) * code_bytes;
   buffer_.at_least(panels() * panel_bytes_ / sizeof(float));
 }
 
 void Codes::set(const Panel& panel, std::size_t first, std::size_t count, const float* rows) {
-  const Int8Kernel& kernel = int8_kernel(isa_);
+  const Int8Kernel& kernel = kernels(isa_).int8;
   const bool fours = code_.layout == CodeLayout::fours;
   const std::size_t feature_bytes = fours ? panel.stride : kernel.code_bytes;
   (fours ? kernel.quantize_fours : kernel.quantize_features)(

@@ -8,8 +8,8 @@
 
 namespace pruneonce {
 
-// How the codes of a panel lie: feature by feature, a token's byte beside the next token's; or four features together, a
-// token's four bytes beside the next token's four.
+// How the codes of a panel lie: feature by feature, a token's byte beside the next token's; or four features together,
+// a token's four bytes beside the next token's four.
 enum class CodeLayout { features, fours };
 
 // code = round(x / scale) + zero_point, cut to 0 .. 255: halves to the even number, NaN to 0. The division is a product

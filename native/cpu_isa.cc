@@ -1,80 +1,48 @@
 #include "cpu_isa.h"
 
 #include <cstdlib>
-#include <stdexcept>
+
+#include "refuse.h"
 
 namespace pruneonce {
 namespace {
 
-constexpr Isa kAll[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_vnni};
+struct Row {
+  Isa isa;
+  const char* name;
+  bool (*available)();
+};
 
-// __builtin_cpu_supports also asks XGETBV whether the operating system saves the wide registers:
-// https://gcc.gnu.org/git/?p=gcc.git;a=blob;f=gcc/common/config/i386/cpuinfo.h (avx_usable, avx512_usable).
-bool is_available(Isa isa) {
-  switch (isa) {
-    case Isa::scalar:
-      return true;
-    case Isa::avx2:
-#ifdef PRUNEONCE_HAS_AVX2
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-      return false;
-#endif
-    case Isa::avx512:
-#ifdef PRUNEONCE_HAS_AVX512
-      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
-#else
-      return false;
-#endif
-    case Isa::avx512_vnni:
-#ifdef PRUNEONCE_HAS_AVX512_VNNI
-      return is_available(Isa::avx512) && __builtin_cpu_supports("avx512vnni");
-#else
-      return false;
-#endif
-  }
-  return false;
-}
+#define PRUNEONCE_ROW(name, available) {Isa::name, #name, [] { return PRUNEONCE_BUILT_##name && (available); }},
+constexpr Row kRows[] = {PRUNEONCE_ISAS(PRUNEONCE_ROW)};
+#undef PRUNEONCE_ROW
 
-template <class Isas>
-std::string joined(const Isas& isas) {
-  std::string names;
-  for (Isa isa : isas) names += (names.empty() ? "" : ", ") + std::string(name_of(isa));
-  return names;
+template <class Keep>
+std::string names(Keep keep) {
+  std::string joined;
+  for (const Row& row : kRows)
+    if (keep(row)) joined += (joined.empty() ? "" : ", ") + std::string(row.name);
+  return joined;
 }
 
 Isa parse(const std::string& name, const std::string& origin) {
-  for (Isa isa : kAll) {
-    if (name != name_of(isa)) continue;
-    if (is_available(isa)) return isa;
-    throw std::invalid_argument("[isa] " + origin + "'" + name +
-                                "' was asked for, but this processor or this build lacks it; available: " +
-                                joined(available_isas()));
+  for (const Row& row : kRows) {
+    if (name != row.name) continue;
+    if (row.available()) return row.isa;
+    refuse("isa", origin + "'" + name + "' was asked for, but this processor or this build lacks it; available: " +
+                      names([](const Row& other) { return other.available(); }));
   }
-  throw std::invalid_argument("[isa] " + origin + "'" + name + "' is unknown; use one of: " + joined(kAll));
+  refuse("isa", origin + "'" + name + "' is unknown; use one of: " + names([](const Row&) { return true; }));
 }
 
 }  // namespace
 
-const char* name_of(Isa isa) {
-  switch (isa) {
-    case Isa::scalar:
-      return "scalar";
-    case Isa::avx2:
-      return "avx2";
-    case Isa::avx512:
-      return "avx512";
-    case Isa::avx512_vnni:
-      return "avx512_vnni";
-  }
-  return "?";
-}
+const char* name_of(Isa isa) { return kRows[static_cast<std::size_t>(isa)].name; }
 
 std::vector<Isa> available_isas() {
   std::vector<Isa> isas;
-  for (Isa isa : kAll)
-    if (is_available(isa)) isas.push_back(isa);
+  for (const Row& row : kRows)
+    if (row.available()) isas.push_back(row.isa);
   return isas;
 }
 

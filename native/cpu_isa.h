@@ -5,10 +5,9 @@
 #include <string>
 #include <vector>
 
-namespace pruneonce {
+#include "isa.h"
 
-// Slowest first: a later one is preferred.
-enum class Isa { scalar, avx2, avx512, avx512_vnni };
+namespace pruneonce {
 
 const char* name_of(Isa isa);
 

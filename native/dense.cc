@@ -2,21 +2,17 @@
 
 #include <algorithm>
 
-#include "isa_kernels.h"
+#include "kernels.h"
 #include "parallel.h"
 
 namespace pruneonce {
 
-PRUNEONCE_DECLARE_KERNEL(DenseKernel, dense_kernel)
-
 namespace {
 
-constexpr std::size_t kDepth = 256;        // columns at a time: x of two vectors then stays in the L1 cache
+constexpr std::size_t kDepth = 256;         // columns at a time: x of two vectors then stays in the L1 cache
 constexpr std::size_t kBlocksPerTask = 32;  // 192 rows
 
 }  // namespace
-
-const DenseKernel& dense_kernel(Isa isa) { PRUNEONCE_RETURN_KERNEL(isa, dense_kernel) }
 
 void multiply_dense(const DenseKernel& kernel, std::size_t rows, std::size_t vectors, DenseTile tile) {
   for (std::size_t left = rows; left > 0;) {
@@ -40,7 +36,8 @@ DenseWeight::DenseWeight(const float* weight, std::size_t rows, std::size_t cols
 
 void multiply(const DenseWeight& weight, const Activations& x, const float* bias, const Activations* residual,
               Nonlinearity f, const Activations& y) {
-  const DenseKernel& kernel = dense_kernel(weight.isa());
+  const DenseKernel& kernel = kernels(weight.isa()).dense;
+  const std::size_t lanes = kernels(weight.isa()).lanes;
   const std::size_t parts = divide_up(weight.blocks(), kBlocksPerTask);
   parallel_for(x.panels() * parts, [&](std::size_t task) {
     const std::size_t index = task % x.panels(), part_index = task / x.panels();
@@ -62,10 +59,9 @@ void multiply(const DenseWeight& weight, const Activations& x, const float* bias
         for (std::size_t block = first_block; block < end_block; ++block) {
           const std::size_t row = block * kDenseRows;
           const std::size_t rows = std::min(kDenseRows, weight.rows() - row);
-          kernel.multiply[rows - 1][vectors - 1]({std::min(kDepth, weight.cols() - depth),
-                                                  weight.block(block) + depth * kDenseRows, 1, kDenseRows,
-                                                  from.data + depth * stride + v * kernel.lanes, stride,
-                                                  to.data + row * stride + v * kernel.lanes, stride, true});
+          kernel.multiply[rows - 1][vectors - 1](
+              {std::min(kDepth, weight.cols() - depth), weight.block(block) + depth * kDenseRows, 1, kDenseRows,
+               from.data + depth * stride + v * lanes, stride, to.data + row * stride + v * lanes, stride, true});
         }
       }
     apply(f, weight.isa(), to.data + first_row * stride, (end_row - first_row) * stride);

@@ -9,8 +9,6 @@
 
 namespace pruneonce {
 
-const DenseKernel& dense_kernel(Isa isa);
-
 // y[rows, vectors] (+)= a · x for any number of rows, in tiles of the kernel. vectors: 1 to kDenseVectors
 void multiply_dense(const DenseKernel& kernel, std::size_t rows, std::size_t vectors, DenseTile tile);
 

@@ -31,8 +31,7 @@ void multiply(const DenseTile& tile) {
 }  // namespace
 
 extern const DenseKernel dense_kernel;
-const DenseKernel dense_kernel = {lanes,
-                                  {{multiply<1, 1>, multiply<1, 2>},
+const DenseKernel dense_kernel = {{{multiply<1, 1>, multiply<1, 2>},
                                    {multiply<2, 1>, multiply<2, 2>},
                                    {multiply<3, 1>, multiply<3, 2>},
                                    {multiply<4, 1>, multiply<4, 2>},

@@ -5,7 +5,7 @@
 
 namespace pruneonce {
 
-constexpr std::size_t kDenseRows = 6;     // with two vectors: 12 sums, which fit 16 registers beside what is loaded
+constexpr std::size_t kDenseRows = 6;  // with two vectors: 12 sums, which fit 16 registers beside what is loaded
 constexpr std::size_t kDenseVectors = 2;
 
 // y[rows, vectors] (+)= a[rows, depth] · x[depth, vectors]
@@ -21,7 +21,6 @@ struct DenseTile {
 };
 
 struct DenseKernel {
-  std::size_t lanes;
   void (*multiply[kDenseRows][kDenseVectors])(const DenseTile& tile);  // by rows - 1 and vectors - 1
 };
 

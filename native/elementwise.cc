@@ -3,14 +3,10 @@
 #include <cmath>
 #include <numbers>
 
-#include "isa_kernels.h"
+#include "kernels.h"
 #include "parallel.h"
 
 namespace pruneonce {
-
-PRUNEONCE_DECLARE_KERNEL(ElementwiseKernel, elementwise_kernel)
-
-const ElementwiseKernel& elementwise_kernel(Isa isa) { PRUNEONCE_RETURN_KERNEL(isa, elementwise_kernel) }
 
 namespace {
 
@@ -40,7 +36,7 @@ NormalTail normal_tail() {
 
 void apply(Nonlinearity f, Isa isa, float* values, std::size_t count) {
   static const NormalTail tail = normal_tail();
-  const ElementwiseKernel& kernel = elementwise_kernel(isa);
+  const ElementwiseKernel& kernel = kernels(isa).elementwise;
   switch (f) {
     case Nonlinearity::none:
       return;
@@ -54,14 +50,14 @@ void apply(Nonlinearity f, Isa isa, float* values, std::size_t count) {
 }
 
 void layer_norm(const Activations& x, const float* scale, const float* shift, float epsilon) {
-  const ElementwiseKernel& kernel = elementwise_kernel(x.isa());
+  const ElementwiseKernel& kernel = kernels(x.isa()).elementwise;
   // A short text has one panel: its vectors are then shared out.
   const std::size_t parts = x.panels() < num_threads() ? kPanelVectors : 1;
   parallel_for(x.panels() * parts, [&](std::size_t task) {
     const Panel panel = x.panel(task / parts);
     const std::size_t first = part(panel.vectors, parts, task % parts);
     const std::size_t end = part(panel.vectors, parts, task % parts + 1);
-    kernel.layer_norm(panel.data + first * kernel.lanes, x.features(), panel.stride, end - first, scale, shift, epsilon);
+    kernel.layer_norm(panel.data + first * x.lanes(), x.features(), panel.stride, end - first, scale, shift, epsilon);
   });
 }
 

@@ -8,8 +8,6 @@
 
 namespace pruneonce {
 
-const ElementwiseKernel& elementwise_kernel(Isa isa);
-
 // In place; count: floats, a multiple of the instruction set's lanes.
 void apply(Nonlinearity f, Isa isa, float* values, std::size_t count);
 

@@ -1,12 +1,13 @@
 // Compiled once per instruction set: see spmm_kernel.cc.
 #include "elementwise_kernel.h"
 
+#include "vector_isa.h"
+
 #include PRUNEONCE_VEC
+#include "vec_math.h"
 
 namespace pruneonce::PRUNEONCE_ISA_NAMESPACE {
 namespace {
-
-#include "vec_math.h"
 
 constexpr std::size_t lanes = Vec::lanes;
 
@@ -15,29 +16,31 @@ inline void map(float* values, std::size_t count, Function function) {
   for (std::size_t i = 0; i < count; i += lanes) function(Vec::load(values + i)).store(values + i);
 }
 
-// x/2 · (1 + erf(x / sqrt 2)), Hendrycks & Gimpel 2016
+// x/2 · (1 + erf(x / sqrt 2)), Hendrycks & Gimpel 2016. A template, since of the two ways only one compiles.
+template <class Table>
 void gelu(float* values, std::size_t count, [[maybe_unused]] const NormalTail& tail) {
-#ifdef PRUNEONCE_VEC_HAS_TABLES
-  // = max(x, 0) - |x| · Φ(-|x|): no division, and nothing cancels.
-  const Table c0(tail.coefficient[0]), c1(tail.coefficient[1]), c2(tail.coefficient[2]), c3(tail.coefficient[3]);
-  const Vec zero = Vec::broadcast(0.0f), factor = Vec::broadcast(tail.pieces_per_unit);
-  const Vec magic = Vec::broadcast(12582912.0f);  // see exp
-  const Vec end = Vec::broadcast((NormalTail::pieces - 0.75f) / NormalTail::pieces_per_unit);  // within the last piece
-  map(values, count, [&](Vec x) {
-    const Vec a = Vec::min(Vec::max(x, zero - x), end);
-    const Vec shifted = Vec::multiply_add(a, factor, magic);  // its low bits are n
-    const Vec t = Vec::multiply_add(a, factor, magic - shifted);
-    Vec below = Vec::multiply_add(c3[shifted], t, c2[shifted]);
-    below = Vec::multiply_add(below, t, c1[shifted]);
-    below = Vec::multiply_add(below, t, c0[shifted]);
-    return Vec::multiply_add(zero - a, below, Vec::max(zero, x));  // in this order a NaN stays one
-  });
-#else
-  map(values, count, [](Vec x) {
-    const Vec half = x * Vec::broadcast(0.5f);
-    return Vec::multiply_add(half, erf(x * Vec::broadcast(0.70710678f)), half);
-  });
-#endif
+  if constexpr (std::same_as<Table, NoTable>) {
+    map(values, count, [](Vec x) {
+      const Vec half = x * Vec::broadcast(0.5f);
+      return Vec::multiply_add(half, erf(x * Vec::broadcast(0.70710678f)), half);
+    });
+  } else {
+    // = max(x, 0) - |x| · Φ(-|x|): no division, and nothing cancels.
+    const Table c0(tail.coefficient[0]), c1(tail.coefficient[1]), c2(tail.coefficient[2]), c3(tail.coefficient[3]);
+    const Vec zero = Vec::broadcast(0.0f), factor = Vec::broadcast(tail.pieces_per_unit);
+    const Vec magic = Vec::broadcast(12582912.0f);  // see exp
+    const Vec end =
+        Vec::broadcast((NormalTail::pieces - 0.75f) / NormalTail::pieces_per_unit);  // within the last piece
+    map(values, count, [&](Vec x) {
+      const Vec a = Vec::min(Vec::max(x, zero - x), end);
+      const Vec shifted = Vec::multiply_add(a, factor, magic);  // its low bits are n
+      const Vec t = Vec::multiply_add(a, factor, magic - shifted);
+      Vec below = Vec::multiply_add(c3[shifted], t, c2[shifted]);
+      below = Vec::multiply_add(below, t, c1[shifted]);
+      below = Vec::multiply_add(below, t, c0[shifted]);
+      return Vec::multiply_add(zero - a, below, Vec::max(zero, x));  // in this order a NaN stays one
+    });
+  }
 }
 
 // x/2 · (1 + tanh(u)) = x · (1 - 1 / (e^2u + 1)), u = sqrt(2/π) · (x + 0.044715 x³)
@@ -54,7 +57,8 @@ void relu(float* values, std::size_t count) {
 
 // Some vectors of every feature at once: rows are then read in order.
 template <std::size_t vectors>
-void layer_norm_of(float* x, std::size_t features, std::size_t stride, const float* scale, const float* shift, float epsilon) {
+void layer_norm_of(float* x, std::size_t features, std::size_t stride, const float* scale, const float* shift,
+                   float epsilon) {
   const Vec share = Vec::broadcast(1.0f / static_cast<float>(features)), zero = Vec::broadcast(0.0f);
   Vec mean[vectors], factor[vectors];
   // Two sums each, or every addition would wait for the one before.
@@ -106,7 +110,7 @@ void exponentials_of(float* x, std::size_t rows, std::size_t stride, float scale
     largest[v] = Vec::max(even[v], odd[v]);
     even[v] = odd[v] = Vec::broadcast(0.0f);
   }
-  const auto add = [&](float* row, Vec (&sum)[vectors]) {
+  const auto add = [&](float* row, Vec(&sum)[vectors]) {
     for (std::size_t v = 0; v < vectors; ++v) {
       const Vec value = exp2_of_negative((Vec::load(row + v * lanes) - largest[v]) * factor);
       value.store(row + v * lanes);
@@ -123,7 +127,8 @@ void exponentials_of(float* x, std::size_t rows, std::size_t stride, float scale
 
 void exponentials(float* x, std::size_t rows, std::size_t vectors, float scale, float* sums) {
   const std::size_t stride = vectors * lanes;
-  for (; vectors >= 2; vectors -= 2, x += 2 * lanes, sums += 2 * lanes) exponentials_of<2>(x, rows, stride, scale, sums);
+  for (; vectors >= 2; vectors -= 2, x += 2 * lanes, sums += 2 * lanes)
+    exponentials_of<2>(x, rows, stride, scale, sums);
   if (vectors > 0) exponentials_of<1>(x, rows, stride, scale, sums);
 }
 
@@ -132,7 +137,7 @@ void softmax_gradient_of(const float* p, std::size_t rows, std::size_t stride, f
   const Vec factor = Vec::broadcast(scale);
   Vec even[vectors], odd[vectors];
   for (std::size_t v = 0; v < vectors; ++v) even[v] = odd[v] = Vec::broadcast(0.0f);
-  const auto add = [&](std::size_t r, Vec (&sum)[vectors]) {
+  const auto add = [&](std::size_t r, Vec(&sum)[vectors]) {
     for (std::size_t v = 0; v < vectors; ++v) {
       const std::size_t at = r * stride + v * lanes;
       sum[v] = Vec::multiply_add(Vec::load(p + at), Vec::load(dp + at), sum[v]);
@@ -154,7 +159,8 @@ void softmax_gradient_of(const float* p, std::size_t rows, std::size_t stride, f
 
 void softmax_gradient(const float* p, std::size_t rows, std::size_t vectors, float scale, float* dp) {
   const std::size_t stride = vectors * lanes;
-  for (; vectors >= 2; vectors -= 2, p += 2 * lanes, dp += 2 * lanes) softmax_gradient_of<2>(p, rows, stride, scale, dp);
+  for (; vectors >= 2; vectors -= 2, p += 2 * lanes, dp += 2 * lanes)
+    softmax_gradient_of<2>(p, rows, stride, scale, dp);
   if (vectors > 0) softmax_gradient_of<1>(p, rows, stride, scale, dp);
 }
 
@@ -168,6 +174,7 @@ void divide(float* x, std::size_t rows, std::size_t stride, std::size_t vectors,
 }  // namespace
 
 extern const ElementwiseKernel elementwise_kernel;
-const ElementwiseKernel elementwise_kernel = {lanes, gelu, gelu_tanh, relu, layer_norm, exponentials, softmax_gradient, divide};
+const ElementwiseKernel elementwise_kernel = {gelu<Table>,  gelu_tanh,        relu,  layer_norm,
+                                              exponentials, softmax_gradient, divide};
 
 }  // namespace pruneonce::PRUNEONCE_ISA_NAMESPACE

@@ -8,8 +8,9 @@ namespace pruneonce {
 // of a feed-forward layer, by its name in config.json
 enum class Nonlinearity { none, gelu, gelu_tanh, relu };
 
-// Φ(-a), the share of a normal distribution below -a, as cubic polynomials: at a = (n + t) / pieces_per_unit, |t| <= 1/2, it
-// is ((c3 t + c2) t + c1) t + c0 with the n-th of each; the last one is 0 (fp32 cannot tell 1 - Φ from 1 there).
+// Φ(-a), the share of a normal distribution below -a, as cubic polynomials: at a = (n + t) / pieces_per_unit, |t| <=
+// 1/2, it is ((c3 t + c2) t + c1) t + c0 with the n-th of each; the last one is 0 (fp32 cannot tell 1 - Φ from 1
+// there).
 struct NormalTail {
   static constexpr std::size_t pieces = 32;
   static constexpr float pieces_per_unit = 5.8f;  // the last begins at 5.26
@@ -17,7 +18,6 @@ struct NormalTail {
 };
 
 struct ElementwiseKernel {
-  std::size_t lanes;
   // In place; count: floats, a multiple of the lanes.
   void (*gelu)(float* values, std::size_t count, const NormalTail& tail);
   void (*gelu_tanh)(float* values, std::size_t count);

@@ -26,7 +26,8 @@ inline float decode(Half value) {
 }
 
 template <class Stored>
-void add_rows(const Stored* word, float scale, const float* position, const float* type, std::size_t features, float* row) {
+void add_rows(const Stored* word, float scale, const float* position, const float* type, std::size_t features,
+              float* row) {
   if (type) {
     for (std::size_t f = 0; f < features; ++f) row[f] = decode(word[f]) * scale + position[f] + type[f];
   } else {
@@ -36,7 +37,8 @@ void add_rows(const Stored* word, float scale, const float* position, const floa
 
 template <class Stored>
 void embed(const Table& words, const float* positions, const float* types, std::span<const std::int64_t> token_ids,
-           std::span<const std::int64_t> position_ids, std::span<const std::int64_t> token_types, const Activations& out) {
+           std::span<const std::int64_t> position_ids, std::span<const std::int64_t> token_types,
+           const Activations& out) {
   const auto* table = static_cast<const Stored*>(words.data);
   const std::size_t features = out.features();
   parallel_for(divide_up(token_ids.size(), kTokensPerTask), [&](std::size_t task) {
@@ -62,7 +64,8 @@ void embed(const Table& words, const float* positions, const float* types, std::
 }  // namespace
 
 void embed(const Table& words, const float* positions, const float* types, std::span<const std::int64_t> token_ids,
-           std::span<const std::int64_t> position_ids, std::span<const std::int64_t> token_types, const Activations& out) {
+           std::span<const std::int64_t> position_ids, std::span<const std::int64_t> token_types,
+           const Activations& out) {
   const auto run = [&](auto stored) {
     embed<decltype(stored)>(words, positions, types, token_ids, position_ids, token_types, out);
   };

@@ -21,6 +21,7 @@ struct Table {
 // out[features, tokens] = word rows + position rows + type rows; types may be null. All numbers are below the tables'
 // lengths. fp16 must be finite.
 void embed(const Table& words, const float* positions, const float* types, std::span<const std::int64_t> token_ids,
-           std::span<const std::int64_t> position_ids, std::span<const std::int64_t> token_types, const Activations& out);
+           std::span<const std::int64_t> position_ids, std::span<const std::int64_t> token_types,
+           const Activations& out);
 
 }  // namespace pruneonce

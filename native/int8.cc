@@ -1,13 +1,8 @@
 #include "int8.h"
 
-#include "isa_kernels.h"
 #include "parallel.h"
 
 namespace pruneonce {
-
-PRUNEONCE_DECLARE_KERNEL(Int8Kernel, int8_kernel)
-
-const Int8Kernel& int8_kernel(Isa isa) { PRUNEONCE_RETURN_KERNEL(isa, int8_kernel) }
 
 namespace {
 
@@ -16,7 +11,8 @@ template <class Weight, class Task>
 void for_each_part(const Weight& weight, std::size_t panels, Task task) {
   if (weight.rows() == 0) return;
   const std::size_t parts = weight.parts(panels);
-  parallel_for(panels * parts, [&](std::size_t index) { task(index % panels, weight.rows_of_part(index / panels, parts)); });
+  parallel_for(panels * parts,
+               [&](std::size_t index) { task(index % panels, weight.rows_of_part(index / panels, parts)); });
 }
 
 }  // namespace
@@ -46,10 +42,12 @@ void multiply_to_codes(const Weight& weight, const Codes& x, const float* bias, 
   });
 }
 
-template void multiply(const Int8Weight&, const Codes&, const float*, const Activations*, Nonlinearity, const Activations&);
+template void multiply(const Int8Weight&, const Codes&, const float*, const Activations*, Nonlinearity,
+                       const Activations&);
 template void multiply(const Int8DenseWeight&, const Codes&, const float*, const Activations*, Nonlinearity,
                        const Activations&);
 template void multiply_to_codes(const Int8Weight&, const Codes&, const float*, Nonlinearity, const CodeOf&, Codes&);
-template void multiply_to_codes(const Int8DenseWeight&, const Codes&, const float*, Nonlinearity, const CodeOf&, Codes&);
+template void multiply_to_codes(const Int8DenseWeight&, const Codes&, const float*, Nonlinearity, const CodeOf&,
+                                Codes&);
 
 }  // namespace pruneonce

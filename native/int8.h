@@ -5,12 +5,9 @@
 #include "codes.h"
 #include "elementwise.h"
 #include "int8_dense.h"
-#include "int8_kernel.h"
 #include "int8_pack.h"
 
 namespace pruneonce {
-
-const Int8Kernel& int8_kernel(Isa isa);
 
 // Weight: Int8Weight or Int8DenseWeight. The codes are those of weight.code(). Sums are exact.
 

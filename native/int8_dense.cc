@@ -1,9 +1,8 @@
 #include "int8_dense.h"
 
 #include <algorithm>
-#include <cstdlib>
 
-#include "int8.h"
+#include "kernels.h"
 
 namespace pruneonce {
 namespace {
@@ -19,20 +18,16 @@ Int8DenseWeight::Int8DenseWeight(const std::int8_t* weight, std::size_t rows, st
     : scales_(quantization, rows, "Int8DenseWeight"),
       cols_(cols),
       isa_(isa),
-      words_per_four_(int8_kernel(isa).words_per_four),
+      words_per_four_(kernels(isa).int8.words_per_four),
       words_(rows * fours() * words_per_four_) {
-  for (std::size_t r = 0; r < rows; ++r) {
-    std::int64_t sum = 0, size = 0;
-    for (std::size_t c = 0; c < cols; ++c) sum += weight[r * cols + c], size += std::abs(int{weight[r * cols + c]});
-    scales_.set_sum(r, sum, size, "Int8DenseWeight");
-  }
+  for (std::size_t r = 0; r < rows; ++r) scales_.set_sum(r, {weight + r * cols, cols}, "Int8DenseWeight");
   std::int32_t* to = words_.data();
   for (std::size_t first = 0; first < rows; first += kInt8BlockRows)
     for (std::size_t four = 0; four < fours(); ++four)
       for (std::size_t r = first; r < std::min(rows, first + kInt8BlockRows); ++r, to += words_per_four_) {
         std::int8_t values[4] = {};
         std::copy_n(weight + r * cols + 4 * four, std::min<std::size_t>(4, cols - 4 * four), values);
-        int8_kernel(isa).block_words(values, to);
+        kernels(isa).int8.block_words(values, to);
       }
 }
 
@@ -45,12 +40,15 @@ RowRange Int8DenseWeight::rows_of_part(std::size_t index, std::size_t parts) con
 
 void Int8DenseWeight::multiply(const RowRange& range, const std::uint8_t* x, std::size_t vectors, const float* bias,
                                const float* residual, float* y) const {
-  const Int8Kernel& kernel = int8_kernel(isa_);
+  const Int8Kernel& kernel = kernels(isa_).int8;
   const std::size_t stride = vectors * kernel.code_bytes / 4;  // floats per row of y
   for (std::size_t row = range.first; row < range.end; row += kInt8BlockRows) {
     const std::size_t count = std::min(kInt8BlockRows, range.end - row);
     kernel.multiply_block[count - 1][vectors - 1](
-        {fours(), words_.data() + row * fours() * words_per_four_, x, scales_.start() + row,
+        {fours(),
+         words_.data() + row * fours() * words_per_four_,
+         x,
+         scales_.start() + row,
          {scales_.factor() + row, bias ? bias + row : nullptr, residual ? residual + row * stride : nullptr},
          y + (row - range.first) * stride});
   }

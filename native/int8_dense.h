@@ -7,14 +7,13 @@
 #include <vector>
 
 #include "codes.h"
-#include "cpu_isa.h"
 #include "int8_kernel.h"
 #include "int8_scales.h"
 
 namespace pruneonce {
 
-// Blocks of kInt8BlockRows rows, the last one of what remains; each [fours, rows, words]: what the kernel broadcasts lies
-// side by side. Sums are whole numbers, the same as a sparse weight's.
+// Blocks of kInt8BlockRows rows, the last one of what remains; each [fours, rows, words]: what the kernel broadcasts
+// lies side by side. Sums are whole numbers, the same as a sparse weight's.
 class Int8DenseWeight {
  public:
   // weight: [rows, cols]. Throws std::invalid_argument where the quantisation means nothing.

@@ -2,6 +2,7 @@
 #include "int8_kernel.h"
 
 #include PRUNEONCE_VEC
+#include "tile_cursor.h"
 
 namespace pruneonce::PRUNEONCE_ISA_NAMESPACE {
 namespace {
@@ -9,30 +10,16 @@ namespace {
 constexpr std::size_t lanes = Vec::lanes;
 constexpr std::size_t kWeightsAhead = 4096;  // bytes of values: what memory takes to answer
 
-inline std::size_t offset_at(std::uint64_t four, std::size_t index) {
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-  return static_cast<std::uint16_t>(four >> (48 - 16 * index));
-#else
-  return static_cast<std::uint16_t>(four >> (16 * index));
-#endif
-}
-
-inline std::uint64_t load_offsets(const std::uint16_t* from) {
-  std::uint64_t four;
-  __builtin_memcpy(&four, from, sizeof four);
-  return four;
-}
-
 // Any four rows of x.
 struct Any {
   static constexpr std::size_t offsets = 4;
 
   template <std::size_t vectors, class Word>
-  static inline __attribute__((always_inline)) void add_one(Word word, const std::uint16_t* offset, const std::uint8_t* x,
-                                                            Ints (&sum)[vectors]) {
+  static inline __attribute__((always_inline)) void add_one(Word word, const std::uint16_t* offset,
+                                                            const std::uint8_t* x, Ints (&sum)[vectors]) {
     const std::uint64_t at = load_offsets(offset);
-    const std::uint8_t* const rows[4] = {x + offset_at(at, 0), x + offset_at(at, 1), x + offset_at(at, 2),
-                                         x + offset_at(at, 3)};
+    const std::uint8_t* const rows[4] = {x + offset_of<0>(at), x + offset_of<1>(at), x + offset_of<2>(at),
+                                         x + offset_of<3>(at)};
     add_four<vectors>(word, rows, sum);
   }
 
@@ -72,10 +59,14 @@ struct Neighbours {
                                                               Ints (&odd)[vectors]) {
     const auto words = Words::load_four(value);
     const std::uint64_t at = load_offsets(offset);
-    if constexpr (count > 0) add_neighbours<vectors>(Words::template broadcast<0>(words), x + offset_at(at, 0) * vectors, even);
-    if constexpr (count > 1) add_neighbours<vectors>(Words::template broadcast<1>(words), x + offset_at(at, 1) * vectors, odd);
-    if constexpr (count > 2) add_neighbours<vectors>(Words::template broadcast<2>(words), x + offset_at(at, 2) * vectors, even);
-    if constexpr (count > 3) add_neighbours<vectors>(Words::template broadcast<3>(words), x + offset_at(at, 3) * vectors, odd);
+    if constexpr (count > 0)
+      add_neighbours<vectors>(Words::template broadcast<0>(words), x + offset_of<0>(at) * vectors, even);
+    if constexpr (count > 1)
+      add_neighbours<vectors>(Words::template broadcast<1>(words), x + offset_of<1>(at) * vectors, odd);
+    if constexpr (count > 2)
+      add_neighbours<vectors>(Words::template broadcast<2>(words), x + offset_of<2>(at) * vectors, even);
+    if constexpr (count > 3)
+      add_neighbours<vectors>(Words::template broadcast<3>(words), x + offset_of<3>(at) * vectors, odd);
   }
 
   template <std::size_t vectors>
@@ -104,8 +95,8 @@ struct Neighbours {
 };
 
 template <std::size_t vectors>
-inline __attribute__((always_inline)) void finish_row(const Int8Finish finish, std::size_t row, const Ints (&sum)[vectors],
-                                                      float* y_row) {
+inline __attribute__((always_inline)) void finish_row(const Int8Finish finish, std::size_t row,
+                                                      const Ints (&sum)[vectors], float* y_row) {
   const Vec scale = Vec::broadcast(finish.scale[row]);
   const Vec bias = Vec::broadcast(finish.bias ? finish.bias[row] : 0.0f);
   for (std::size_t v = 0; v < vectors; ++v) {
@@ -116,14 +107,15 @@ inline __attribute__((always_inline)) void finish_row(const Int8Finish finish, s
 }
 
 template <std::size_t vectors, class Fours>
-void multiply(const Int8Tile& tile, const std::uint8_t* x, const std::int32_t* start, const Int8Finish* finish, float* y) {
+void multiply(const Int8Tile& tile, const std::uint8_t* x, const std::int32_t* start, const Int8Finish* finish,
+              float* y) {
   constexpr std::size_t stride = vectors * lanes;
   const std::uint16_t* next_row = tile.row;
   const std::uint16_t* offset = tile.offset;
   const std::int8_t* value = tile.value;
   const Int8Finish last = finish ? *finish : Int8Finish{};  // a copy, which no store to y can change
   for (const Run* run = tile.runs; run != tile.runs + tile.run_count; ++run) {
-    const std::uint32_t fours = run->nonzeros_per_row;
+    const std::uint32_t fours = run->length;
     for (std::uint32_t r = 0; r < run->rows; ++r, value += 4 * fours, offset += Fours::offsets * fours) {
       const std::size_t row = *next_row++;
       float* const y_row = y + row * stride;
@@ -134,7 +126,8 @@ void multiply(const Int8Tile& tile, const std::uint8_t* x, const std::int32_t* s
       for (std::uint32_t line = 0; line < fours; line += 32 / Fours::offsets)
         __builtin_prefetch(offset + kWeightsAhead * Fours::offsets / 4 + Fours::offsets * line);
       Ints sum[vectors];
-      for (std::size_t v = 0; v < vectors; ++v) sum[v] = start ? Ints::broadcast(start[row]) : Ints::load(y_row + v * lanes);
+      for (std::size_t v = 0; v < vectors; ++v)
+        sum[v] = start ? Ints::broadcast(start[row]) : Ints::load(y_row + v * lanes);
       Fours::template add<vectors>(fours, value, offset, x, sum);
       if (finish) {
         finish_row<vectors>(last, row, sum, y_row);
@@ -147,7 +140,8 @@ void multiply(const Int8Tile& tile, const std::uint8_t* x, const std::int32_t* s
 
 // `count` of the panel's vectors, the first of them `first`.
 template <std::size_t rows, std::size_t count>
-inline __attribute__((always_inline)) void multiply_block_part(const Int8Block& block, std::size_t vectors, std::size_t first) {
+inline __attribute__((always_inline)) void multiply_block_part(const Int8Block& block, std::size_t vectors,
+                                                               std::size_t first) {
   constexpr std::size_t words = DenseFour::words;
   Ints sum[rows][count];
   for (std::size_t r = 0; r < rows; ++r)
@@ -177,7 +171,8 @@ inline __attribute__((always_inline)) void multiply_block_part(const Int8Block& 
 // As many sums at a time as the registers hold.
 template <std::size_t rows, std::size_t vectors>
 void multiply_block(const Int8Block& block) {
-  constexpr std::size_t at_once = vectors < kBlockVectors ? vectors : kBlockVectors, rest = vectors % at_once;
+  constexpr std::size_t at_once = vectors < DenseFour::vectors_at_once ? vectors : DenseFour::vectors_at_once;
+  constexpr std::size_t rest = vectors % at_once;
   for (std::size_t first = 0; first + at_once <= vectors; first += at_once)
     multiply_block_part<rows, at_once>(block, vectors, first);
   if constexpr (rest > 0) multiply_block_part<rows, rest>(block, vectors, vectors - rest);
@@ -199,8 +194,8 @@ struct Coder {
   Ints operator()(Vec x) const { return Ints::round(Vec::min(Vec::max(x * factor, lowest), highest)) + shift; }
 };
 
-void quantize_features(const float* x, std::size_t features, std::size_t vectors, float inverse, std::int32_t zero_point,
-                       std::uint8_t* codes) {
+void quantize_features(const float* x, std::size_t features, std::size_t vectors, float inverse,
+                       std::int32_t zero_point, std::uint8_t* codes) {
   const Coder code(inverse, zero_point);
   for (std::size_t f = 0; f < features; ++f, x += vectors * lanes, codes += CodeRow::bytes) {
     Ints four[4];
@@ -224,16 +219,18 @@ void quantize_fours(const float* x, std::size_t features, std::size_t vectors, f
 
 }  // namespace
 
-#define PRUNEONCE_BLOCK(rows) {multiply_block<rows, 1>, multiply_block<rows, 2>, multiply_block<rows, 3>, multiply_block<rows, 4>}
+#define PRUNEONCE_BLOCK(rows) \
+  {multiply_block<rows, 1>, multiply_block<rows, 2>, multiply_block<rows, 3>, multiply_block<rows, 4>}
 
 extern const Int8Kernel int8_kernel;
 const Int8Kernel int8_kernel = {
     CodeRow::bytes,
-    kSumsFours,
+    Words::sums_fours,
     DenseFour::words,
     {multiply<1, Any>, multiply<2, Any>, multiply<3, Any>, multiply<4, Any>},
     {multiply<1, Neighbours>, multiply<2, Neighbours>, multiply<3, Neighbours>, multiply<4, Neighbours>},
-    {PRUNEONCE_BLOCK(1), PRUNEONCE_BLOCK(2), PRUNEONCE_BLOCK(3), PRUNEONCE_BLOCK(4), PRUNEONCE_BLOCK(5), PRUNEONCE_BLOCK(6)},
+    {PRUNEONCE_BLOCK(1), PRUNEONCE_BLOCK(2), PRUNEONCE_BLOCK(3), PRUNEONCE_BLOCK(4), PRUNEONCE_BLOCK(5),
+     PRUNEONCE_BLOCK(6)},
     block_words,
     quantize_features,
     quantize_fours};

@@ -4,11 +4,11 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "spmm_kernel.h"
+#include "tile.h"
 
 namespace pruneonce {
 
-// The non-zeros of some rows in some columns, in fours; a run's `nonzeros_per_row` counts fours.
+// The non-zeros of some rows in some columns, in fours: a run's length counts them.
 struct Int8Tile {
   const Run* runs;
   std::size_t run_count;

@@ -3,10 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
-#include <numeric>
 
-#include "int8.h"
-#include "spmm.h"
+#include "kernels.h"
 
 namespace pruneonce {
 namespace {
@@ -27,7 +25,9 @@ struct Four {
 
 int magnitude(std::int8_t value) { return std::abs(int{value}); }
 
-bool overflows(std::int8_t a, std::int8_t b) { return (a > 0) == (b > 0) && magnitude(a) + magnitude(b) > kLargestPair; }
+bool overflows(std::int8_t a, std::int8_t b) {
+  return (a > 0) == (b > 0) && magnitude(a) + magnitude(b) > kLargestPair;
+}
 
 // Pairs that never overflow, as few as that allows; to fours with two zeros times the first column.
 void any_fours(const std::vector<Weight>& weights, std::size_t code_bytes, std::vector<Four>& fours) {
@@ -75,111 +75,89 @@ void neighbouring_fours(const std::vector<Weight>& weights, std::size_t vector_b
   }
 }
 
-std::size_t columns_of(Fours fours, std::size_t cols, Isa isa) {
-  const Int8Kernel& kernel = int8_kernel(isa);
-  if (fours == Fours::any) return columns_per_tile(cols, kernel.code_bytes);
-  return 4 * columns_per_tile(divide_up(cols, 4), 4 * kernel.code_bytes);
+std::size_t columns_of(Fours fours, std::size_t cols, const Machine& machine) {
+  const Int8Kernel& kernel = kernels(machine.isa).int8;
+  if (fours == Fours::any) return columns_per_tile(cols, kernel.code_bytes, machine);
+  return 4 * columns_per_tile(divide_up(cols, 4), 4 * kernel.code_bytes, machine);
 }
 
 }  // namespace
 
 Int8Weight::Int8Weight(const Csr& csr, std::span<const std::int8_t> values, const Int8Quantization& quantization,
-                       Fours fours, Isa isa)
-    : scales_(quantization, csr.row_ptr.empty() ? 0 : csr.row_ptr.size() - 1, "Int8Weight"),
-      cols_(csr.cols),
+                       Fours fours, const Machine& machine)
+    : scales_(quantization, csr.rows(), "Int8Weight"),
       nonzeros_(csr.col.size()),
-      tile_rows_(rows_per_tile(scales_.rows())),
-      tile_cols_(columns_of(fours, csr.cols, isa)),
-      isa_(isa),
+      tiling_(csr.rows(), csr.cols, rows_per_tile(csr.rows(), machine), columns_of(fours, csr.cols, machine)),
+      isa_(machine.isa),
       fours_(fours) {
   check(csr, values.size(), "Int8Weight");
-  for (std::size_t r = 0; r < rows(); ++r) {
-    std::int64_t sum = 0, size = 0;
-    for (auto i = csr.row_ptr[r]; i < csr.row_ptr[r + 1]; ++i) sum += values[i], size += std::abs(int{values[i]});
-    scales_.set_sum(r, sum, size, "Int8Weight");
-  }
+  for (std::size_t r = 0; r < rows(); ++r)
+    scales_.set_sum(r, values.subspan(csr.row_ptr[r], csr.row_ptr[r + 1] - csr.row_ptr[r]), "Int8Weight");
+  pack(csr, values);
+}
 
-  const Int8Kernel& kernel = int8_kernel(isa);
-  std::vector<std::int64_t> next(csr.row_ptr.begin(), csr.row_ptr.end());  // per row: its first non-zero not yet packed
+void Int8Weight::pack(const Csr& csr, std::span<const std::int8_t> values) {
+  const Int8Kernel& kernel = kernels(isa_).int8;
   std::vector<Weight> weights;
-  std::vector<std::vector<Four>> packed(tile_rows_);
-  std::vector<std::uint16_t> order(tile_rows_);
-  for (std::size_t across = 0; across < tiles_across(); ++across) {
-    const auto first_col = static_cast<std::int64_t>(across * tile_cols_);
-    const auto end_col = first_col + static_cast<std::int64_t>(tile_cols_);
-    for (std::size_t down = 0; down < tiles_down(); ++down) {
-      starts_.push_back({runs_.size(), row_order_.size(), values_.size() / 4});
-      const std::size_t first_row = down * tile_rows_, count = std::min(tile_rows_, rows() - first_row);
-      for (std::size_t r = 0; r < count; ++r) {
-        weights.clear(), packed[r].clear();
-        std::int64_t& i = next[first_row + r];
-        for (; i < csr.row_ptr[first_row + r + 1] && csr.col[i] < end_col; ++i)
-          if (values[i] != 0) weights.push_back({static_cast<std::int32_t>(csr.col[i] - first_col), values[i]});
-        if (fours == Fours::any) {
-          any_fours(weights, kernel.code_bytes, packed[r]);
+  std::vector<std::vector<Four>> packed(tiling_.tile_rows());  // of each row of a tile
+  tiling_.cut(
+      csr, Tiling::Empty::in_first_and_last,
+      [&](const TileRow& row) {
+        weights.clear();
+        for (std::int64_t i = row.first; i < row.end; ++i)
+          if (values[i] != 0) weights.push_back({static_cast<std::int32_t>(csr.col[i] - row.first_col), values[i]});
+        packed[row.row].clear();
+        if (fours_ == Fours::any) {
+          any_fours(weights, kernel.code_bytes, packed[row.row]);
         } else {
-          neighbouring_fours(weights, kernel.code_bytes, !kernel.sums_fours, packed[r]);
+          neighbouring_fours(weights, kernel.code_bytes, !kernel.sums_fours, packed[row.row]);
         }
-      }
-      std::iota(order.begin(), order.begin() + count, std::uint16_t{0});
-      std::stable_sort(order.begin(), order.begin() + count,
-                       [&](auto a, auto b) { return packed[a].size() < packed[b].size(); });
-      for (std::size_t position = 0; position < count; ++position) {
-        const std::uint16_t r = order[position];
-        // The first tile of a row gives its sums their start, the last one makes floats of them.
-        if (packed[r].empty() && across > 0 && across + 1 < tiles_across()) continue;
-        const auto fours_in_row = static_cast<std::uint32_t>(packed[r].size());
-        if (runs_.size() == starts_.back().run || runs_.back().nonzeros_per_row != fours_in_row)
-          runs_.push_back({0, fours_in_row});
-        ++runs_.back().rows;
-        row_order_.push_back(r);
-        for (const Four& four : packed[r]) {
-          offsets_.insert(offsets_.end(), four.offset.begin(), four.offset.begin() + (fours == Fours::any ? 4 : 1));
+        return packed[row.row].size();
+      },
+      [&](const TileRow& row) {
+        for (const Four& four : packed[row.row]) {
+          offsets_.insert(offsets_.end(), four.offset.begin(), four.offset.begin() + offsets_per_four());
           values_.insert(values_.end(), four.value.begin(), four.value.end());
         }
-      }
-    }
-  }
-  starts_.push_back({runs_.size(), row_order_.size(), values_.size() / 4});
-  // The kernel reads ahead: places of rows, and neighbours in fours of fours.
-  row_order_.insert(row_order_.end(), kRowsAhead, 0);
+      });
+  // The kernel reads neighbours in fours of fours.
   offsets_.insert(offsets_.end(), 3, 0);
   values_.resize(values_.size() + 12);
 }
 
-std::size_t Int8Weight::parts(std::size_t panels) const { return row_parts(tile_rows_, tiles_down(), panels); }
+std::size_t Int8Weight::parts(std::size_t panels) const { return row_parts(tiling_, panels); }
 
 RowRange Int8Weight::rows_of_part(std::size_t index, std::size_t parts) const {
-  return {part(tiles_down(), parts, index) * tile_rows_,
-          std::min(part(tiles_down(), parts, index + 1) * tile_rows_, rows())};
+  return {part(tiling_.down(), parts, index) * tiling_.tile_rows(),
+          std::min(part(tiling_.down(), parts, index + 1) * tiling_.tile_rows(), rows())};
 }
 
 void Int8Weight::multiply(const RowRange& range, const std::uint8_t* x, std::size_t vectors, const float* bias,
                           const float* residual, float* y) const {
-  const Int8Kernel& kernel = int8_kernel(isa_);
+  const Int8Kernel& kernel = kernels(isa_).int8;
   const bool any = fours_ == Fours::any;
   const auto multiply_tile = (any ? kernel.multiply_any : kernel.multiply_neighbours)[vectors - 1];
   const std::size_t stride = vectors * kernel.code_bytes / 4;  // floats per row of y, and bytes per feature in fours
-  const std::size_t tile_bytes = tile_cols_ * (any ? kernel.code_bytes : stride);
-  const std::size_t last = tiles_across() - 1;
+  const std::size_t tile_bytes = tiling_.tile_cols() * (any ? kernel.code_bytes : stride);
+  const std::size_t last = tiling_.across() - 1, tile_rows = tiling_.tile_rows();
   for (std::size_t across = 0; across <= last; ++across, x += tile_bytes)
-    for (std::size_t row = range.first; row < range.end; row += tile_rows_) {
+    for (std::size_t row = range.first; row < range.end; row += tile_rows) {
       const Int8Finish finish{scales_.factor() + row, bias ? bias + row : nullptr,
                               residual ? residual + row * stride : nullptr};
-      multiply_tile(tile(row / tile_rows_, across), x, across == 0 ? scales_.start() + row : nullptr,
+      multiply_tile(tile(row / tile_rows, across), x, across == 0 ? scales_.start() + row : nullptr,
                     across == last ? &finish : nullptr, y + (row - range.first) * stride);
     }
 }
 
 Int8Tile Int8Weight::tile(std::size_t down, std::size_t across) const {
-  const TileStart* const start = &starts_[across * tiles_down() + down];
-  return {runs_.data() + start->run, start[1].run - start->run, row_order_.data() + start->row,
-          offsets_.data() + start->four * (fours_ == Fours::any ? 4 : 1), values_.data() + start->four * 4};
+  const Tiling::Part part = tiling_.tile(down, across);
+  return {part.runs, part.run_count, part.row, offsets_.data() + part.first_step * offsets_per_four(),
+          values_.data() + part.first_step * 4};
 }
 
 std::size_t Int8Weight::bytes() const {
-  return sizeof(*this) + starts_.capacity() * sizeof(TileStart) + runs_.capacity() * sizeof(Run) +
-         (row_order_.capacity() + offsets_.capacity()) * sizeof(std::uint16_t) + values_.capacity() + scales_.bytes();
+  return sizeof(*this) + tiling_.bytes() + offsets_.capacity() * sizeof(std::uint16_t) + values_.capacity() +
+         scales_.bytes();
 }
 
 }  // namespace pruneonce

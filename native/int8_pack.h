@@ -1,28 +1,29 @@
 // A sparse int8 matrix, packed for one processor's caches and vector width.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
 
 #include "codes.h"
-#include "cpu_isa.h"
+#include "csr.h"
 #include "int8_kernel.h"
 #include "int8_scales.h"
-#include "pack.h"
+#include "machine.h"
+#include "tiling.h"
 
 namespace pruneonce {
 
 // Which weights of a row make a four, that one instruction adds up.
 //
 // any: whichever lie in the tile, for zeros in no order. The kernel brings their x together.
-// neighbours: those of four neighbouring columns, for zeros in blocks: their x lie together already (CodeLayout::fours).
+// neighbours: those of four neighbouring columns, for zeros in blocks: their x lie together already
+// (CodeLayout::fours).
 //
-// Without VNNI products are added in pairs of 16 bits, which two large weights of one sign overflow. Any: large ones are
-// paired with those of the other sign, and where none is left with a zero. Neighbours: such a four is cut in two. So sums
-// are exact on every instruction set.
+// Without VNNI products are added in pairs of 16 bits, which two large weights of one sign overflow. Any: large ones
+// are paired with those of the other sign, and where none is left with a zero. Neighbours: such a four is cut in two.
+// So sums are exact on every instruction set.
 enum class Fours { any, neighbours };
 
 // As PackedWeight, but the non-zeros of a row come in fours.
@@ -30,12 +31,12 @@ class Int8Weight {
  public:
   // Throws std::invalid_argument where a rule is broken.
   Int8Weight(const Csr& csr, std::span<const std::int8_t> values, const Int8Quantization& quantization, Fours fours,
-             Isa isa);
+             const Machine& machine);
 
   std::size_t rows() const { return scales_.rows(); }
-  std::size_t cols() const { return cols_; }
+  std::size_t cols() const { return tiling_.cols(); }
   std::size_t nonzeros() const { return nonzeros_; }
-  std::size_t stored() const { return starts_.back().four * 4; }  // zeros of unfilled fours included
+  std::size_t stored() const { return tiling_.steps() * 4; }  // zeros of unfilled fours included
   Isa isa() const { return isa_; }
   Fours fours() const { return fours_; }
   std::size_t bytes() const;
@@ -48,30 +49,21 @@ class Int8Weight {
   // Into how many parts the rows are cut for as many panels of x, and the rows of one of them: a multiple of four.
   std::size_t parts(std::size_t panels) const;
   RowRange rows_of_part(std::size_t index, std::size_t parts) const;
-  // y = factor · (weight · x) + bias + residual for some rows; x: a panel of codes. y: [rows.count(), vectors], bias and
-  // residual (may be null): of all rows.
+  // y = factor · (weight · x) + bias + residual for some rows; x: a panel of codes. y: [rows.count(), vectors], bias
+  // and residual (may be null): of all rows.
   void multiply(const RowRange& rows, const std::uint8_t* x, std::size_t vectors, const float* bias,
                 const float* residual, float* y) const;
 
  private:
-  std::size_t tiles_down() const { return (rows() + tile_rows_ - 1) / tile_rows_; }
-  std::size_t tiles_across() const { return std::max<std::size_t>(1, (cols_ + tile_cols_ - 1) / tile_cols_); }
+  std::size_t offsets_per_four() const { return fours_ == Fours::any ? 4 : 1; }
+  void pack(const Csr& csr, std::span<const std::int8_t> values);
   Int8Tile tile(std::size_t down, std::size_t across) const;
 
-  struct TileStart {
-    std::size_t run, row, four;
-  };
-
   Int8Scales scales_;
-  std::size_t cols_;
   std::size_t nonzeros_;
-  std::size_t tile_rows_;
-  std::size_t tile_cols_;  // with neighbours a multiple of four
+  Tiling tiling_;  // a step is a four; with neighbours tiles are multiples of four wide
   Isa isa_;
   Fours fours_;
-  std::vector<TileStart> starts_;  // [tiles_across, tiles_down] and one past the end
-  std::vector<Run> runs_;
-  std::vector<std::uint16_t> row_order_;
   std::vector<std::uint16_t> offsets_;
   std::vector<std::int8_t> values_;
 };

@@ -1,23 +1,19 @@
 #include "int8_scales.h"
 
 #include <cmath>
-#include <stdexcept>
+#include <cstdlib>
 #include <string>
 
+#include "refuse.h"
+
 namespace pruneonce {
-namespace {
-
-[[noreturn]] void refuse(const char* who, const std::string& why) {
-  throw std::invalid_argument("[" + std::string(who) + "] " + why);
-}
-
-}  // namespace
 
 Int8Scales::Int8Scales(const Int8Quantization& quantization, std::size_t rows, const char* who)
     : inverse_input_scale_(1.0f / quantization.input_scale), input_zero_point_(quantization.input_zero_point) {
   using std::to_string;
   const auto [scale, input_scale, zero_point] = quantization;
-  if (scale.size() != rows) refuse(who, "scale has " + to_string(scale.size()) + " entries, expected " + to_string(rows));
+  if (scale.size() != rows)
+    refuse(who, "scale has " + to_string(scale.size()) + " entries, expected " + to_string(rows));
   if (!(std::isfinite(input_scale) && input_scale > 0 && std::isfinite(inverse_input_scale_)))
     refuse(who, "input_scale must be a positive number");
   if (zero_point < 0 || zero_point > 255) refuse(who, "input_zero_point must be 0 to 255");
@@ -30,8 +26,13 @@ Int8Scales::Int8Scales(const Int8Quantization& quantization, std::size_t rows, c
   }
 }
 
-void Int8Scales::set_sum(std::size_t row, std::int64_t sum, std::int64_t sum_of_magnitudes, const char* who) {
-  if (sum_of_magnitudes * 255 > INT32_MAX)
+void Int8Scales::set_sum(std::size_t row, std::span<const std::int8_t> values, const char* who) {
+  std::int64_t sum = 0, magnitudes = 0;
+  for (const std::int8_t value : values) {
+    sum += value;
+    magnitudes += std::abs(int{value});
+  }
+  if (magnitudes * 255 > INT32_MAX)
     refuse(who, "row " + std::to_string(row) + " is so long that its sums could overflow");
   start_[row] = static_cast<std::int32_t>(-input_zero_point_ * sum);
 }

@@ -27,8 +27,8 @@ class Int8Scales {
   // Throws std::invalid_argument, in the name of `who`, for scales that mean nothing.
   Int8Scales(const Int8Quantization& quantization, std::size_t rows, const char* who);
 
-  // Of a row's values; throws where the sums of the row could pass 2^31.
-  void set_sum(std::size_t row, std::int64_t sum, std::int64_t sum_of_magnitudes, const char* who);
+  // Of a row's non-zeros, or all of its values; throws where the sums of the row could pass 2^31.
+  void set_sum(std::size_t row, std::span<const std::int8_t> values, const char* who);
 
   std::size_t rows() const { return factor_.size(); }
   const float* factor() const { return factor_.data(); }

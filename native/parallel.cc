@@ -2,12 +2,16 @@
 
 #include <algorithm>
 #include <atomic>
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <mutex>
-#include <stdexcept>
 #include <string>
 #include <thread>
-#include <vector>
+
+#include "granted_cores.h"
+#include "refuse.h"
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
@@ -16,7 +20,6 @@
 namespace pruneonce {
 namespace {
 
-constexpr std::size_t kMaxThreads = 1024;
 // How long an idle thread looks for the next job before it sleeps: some 20 µs, longer than the gap between two layers,
 // shorter than anybody would notice. Waking a sleeping thread costs about as much.
 constexpr int kSpins = 2000;
@@ -24,24 +27,53 @@ constexpr int kSpins = 2000;
 void pause() {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
 #endif
 }
 
+// For a few instructions at a time, which a mutex's sleep would outlast by far.
+class SpinLock {
+ public:
+  void lock() {
+    for (int spins = 0; held_.test_and_set(std::memory_order_acquire); ++spins)
+      if (spins < kSpins) {
+        pause();
+      } else {
+        std::this_thread::yield();  // who holds it may have been interrupted
+      }
+  }
+  void unlock() { held_.clear(std::memory_order_release); }
+
+ private:
+  std::atomic_flag held_{};
+};
+
 // Tasks that several threads share out among themselves.
 struct Job {
-  const std::function<void(std::size_t)>* task;
+  FunctionRef<void(std::size_t)> task;
   std::size_t count;
   std::atomic<std::size_t> next{0};
   std::atomic_flag failed{};
-  std::exception_ptr failure{};  // the first that a task threw; to be read when all threads are done
+  std::exception_ptr failure{};         // the first that a task threw; to be read when all threads are done
+  std::atomic<std::size_t> workers{0};  // of the pool, in it now; changed under the pool's lock
+  Job* newer = nullptr;
 
-  void take_tasks() noexcept {
+  // Until none is left, or leave() after one of them.
+  template <class Leave>
+  void take_tasks(Leave leave) noexcept {
     try {
-      for (std::size_t i = next++; i < count; i = next++) (*task)(i);
+      for (std::size_t i = next++; i < count; i = next++) {
+        task(i);
+        if (leave()) return;
+      }
     } catch (...) {
       next = count;
       if (!failed.test_and_set()) failure = std::current_exception();
     }
+  }
+  void take_tasks() noexcept {
+    take_tasks([] { return false; });
   }
 
   void finish() const {
@@ -49,75 +81,139 @@ struct Job {
   }
 };
 
+// Threads in jobs, callers included, are at most as many as were asked for, but for callers beyond that. Whenever a job
+// comes or goes, workers finish their task and choose again, the job that has the fewest of them: so callers get equal
+// shares, however long their jobs are. Never destroyed: at exit, workers may still be asleep in it.
 class Pool {
  public:
-  // With fewer workers where the system grants no more threads.
-  explicit Pool(std::size_t threads) : threads_(threads) {
-    workers_.reserve(threads - 1);
-    try {
-      while (workers_.size() < threads - 1) workers_.emplace_back([this] { work(); });
-    } catch (const std::exception&) {  // no thread, or no memory for one
+  // Calls the job's tasks on this thread and others.
+  void run(Job& job, std::size_t threads) {
+    resize(threads);
+    {
+      const std::lock_guard guard(lock_);
+      Job** last = &oldest_;
+      while (*last) last = &(*last)->newer;
+      *last = &job;
+      ++callers_;
     }
-  }
-
-  ~Pool() {
-    stop_ = true;
-    announce();
-    for (std::thread& worker : workers_) worker.join();
-  }
-
-  std::size_t threads() const { return threads_; }  // that it was asked for
-
-  void run(Job& job) {
-    job_ = &job;
-    busy_ = workers_.size();
     announce();
     job.take_tasks();
-    for (int spins = 0; busy_ != 0; ++spins) {
+    bool others;
+    {
+      const std::lock_guard guard(lock_);
+      Job** place = &oldest_;
+      while (*place != &job) place = &(*place)->newer;
+      *place = job.newer;
+      --callers_;
+      others = oldest_ != nullptr;
+    }
+    if (others) announce();  // this thread is theirs now
+    for (int spins = 0; job.workers != 0; ++spins) {
       if (spins < kSpins) {
         pause();
-      } else if (const std::size_t busy = busy_; busy != 0) {
-        busy_.wait(busy);
+        continue;
       }
+      const unsigned seen = departures_;
+      if (job.workers != 0) departures_.wait(seen);
     }
   }
 
  private:
   void announce() {
-    ++jobs_;
-    jobs_.notify_all();
+    ++news_;
+    news_.notify_all();
+  }
+
+  // As many workers as threads, less a caller; fewer where the system grants no more, which is not asked again.
+  void resize(std::size_t threads) {
+    if (threads_ == threads) return;
+    const std::lock_guard resizing(resizing_);
+    if (threads_ == threads) return;
+    threads_ = threads;
+    for (;;) {
+      {
+        const std::lock_guard guard(lock_);
+        if (alive_ + 1 >= threads) break;
+        ++alive_;
+      }
+      try {
+        std::thread([this] { work(); }).detach();
+      } catch (const std::exception&) {  // no thread, or no memory for one
+        const std::lock_guard guard(lock_);
+        --alive_;
+        break;
+      }
+    }
+    announce();  // to those that are too many now, or may work again
   }
 
   void work() {
-    for (unsigned seen = 0;; ++seen) {
-      for (int spins = 0; jobs_ == seen && spins < kSpins; ++spins) pause();
-      jobs_.wait(seen);
-      if (stop_) return;
-      job_->take_tasks();
-      if (--busy_ == 0) busy_.notify_one();
+    for (;;) {
+      const unsigned seen = news_;  // before looking: what comes after it is not slept over
+      bool surplus = false;
+      if (Job* const job = join(surplus)) {
+        job->take_tasks([&] { return news_ != seen; });
+        leave(*job);
+        continue;
+      }
+      if (surplus) return;
+      for (int spins = 0; news_ == seen && spins < kSpins; ++spins) pause();
+      news_.wait(seen);
     }
   }
 
-  const std::size_t threads_;
-  Job* job_ = nullptr;                // written before `jobs_` rises, read after it was seen to rise
-  std::atomic<std::size_t> busy_{0};  // workers that have not finished the job
-  std::atomic<unsigned> jobs_{0};
-  std::atomic<bool> stop_{false};
-  std::vector<std::thread> workers_;
+  // Null where there is nothing to do.
+  Job* join(bool& surplus) {
+    const std::lock_guard guard(lock_);
+    if (alive_ + 1 > threads_) {
+      --alive_;
+      surplus = true;
+      return nullptr;
+    }
+    if (callers_ + working_ >= threads_) return nullptr;
+    Job* best = nullptr;
+    for (Job* job = oldest_; job; job = job->newer)
+      if (job->next < job->count && (!best || job->workers < best->workers)) best = job;
+    if (!best) return nullptr;
+    ++working_;
+    ++best->workers;
+    return best;
+  }
+
+  void leave(Job& job) {
+    bool last;
+    {
+      const std::lock_guard guard(lock_);
+      --working_;
+      last = --job.workers == 0;
+    }
+    if (!last) return;  // else its caller may wait; the job may be gone already
+    ++departures_;
+    departures_.notify_all();
+  }
+
+  std::mutex resizing_;
+  std::atomic<std::size_t> threads_{1};
+  std::atomic<unsigned> news_{0};        // rises when a job comes or goes
+  std::atomic<unsigned> departures_{0};  // rises when the last worker has left a job
+  SpinLock lock_;                        // of what follows
+  Job* oldest_ = nullptr;
+  std::size_t callers_ = 0;  // in their own jobs
+  std::size_t working_ = 0;  // workers in jobs
+  std::size_t alive_ = 0;    // workers
 };
 
-// Never destroyed: at exit, workers may still be asleep in it.
 struct State {
-  std::mutex mutex;  // held while the pool runs or changes
-  std::atomic<std::size_t> threads{std::clamp<std::size_t>(std::thread::hardware_concurrency(), 1, kMaxThreads)};
-  Pool* pool = nullptr;  // started by the first job
+  std::atomic<std::size_t> threads{0};  // 0: not yet asked for
   std::atomic<OpenMpParallel> lender{nullptr};
+  Pool pool;
 };
 
 State* state = new State;
 
 #if defined(__unix__) || defined(__APPLE__)
-// A forked child has none of the threads, a lender's neither, and a mutex that may be held by one of them: it starts afresh.
+// A forked child has none of the threads, a lender's neither, and locks that may be held by one of them: it starts
+// afresh.
 const int fork_handler = pthread_atfork(nullptr, nullptr, [] {
   const std::size_t threads = state->threads;
   state = new State;
@@ -125,40 +221,50 @@ const int fork_handler = pthread_atfork(nullptr, nullptr, [] {
 });
 #endif
 
+std::size_t default_threads() {
+  const char* const text = std::getenv("PRUNEONCE_THREADS");
+  if (!text || !*text) return std::min(granted_cores(), kMaxThreads);
+  const char* const end = text + std::strlen(text);
+  std::size_t count = 0;
+  const auto [stop, error] = std::from_chars(text, end, count);
+  if (error != std::errc{} || stop != end || count < 1 || count > kMaxThreads)
+    refuse("num_threads",
+           "PRUNEONCE_THREADS='" + std::string(text) + "', expected a number of 1 to " + std::to_string(kMaxThreads));
+  return count;
+}
+
 }  // namespace
 
-std::size_t num_threads() { return state->threads; }
+std::size_t num_threads() {
+  if (state->threads == 0) {
+    std::size_t none = 0;
+    state->threads.compare_exchange_strong(none, default_threads());
+  }
+  return state->threads;
+}
 
 void set_num_threads(std::size_t count) {
   if (count < 1 || count > kMaxThreads)
-    throw std::invalid_argument("[set_num_threads] count is " + std::to_string(count) + ", expected 1 to " +
-                                std::to_string(kMaxThreads));
+    refuse("set_num_threads", "count is " + std::to_string(count) + ", expected 1 to " + std::to_string(kMaxThreads));
   state->threads = count;
 }
 
 void borrow_threads(OpenMpParallel parallel) { state->lender = parallel; }
 
-void parallel_for(std::size_t count, const std::function<void(std::size_t)>& task) {
-  if (const OpenMpParallel borrowed = state->lender; borrowed && count > 1 && state->threads > 1) {
-    Job job{&task, count};
+void parallel_for(std::size_t count, FunctionRef<void(std::size_t)> task) {
+  const std::size_t threads = count > 1 ? num_threads() : 1;
+  if (threads == 1) {
+    for (std::size_t i = 0; i < count; ++i) task(i);
+    return;
+  }
+  Job job{task, count};
+  if (const OpenMpParallel borrowed = state->lender) {
     const auto take_tasks = [](void* data) { static_cast<Job*>(data)->take_tasks(); };
-    borrowed(take_tasks, &job, static_cast<unsigned>(std::min<std::size_t>(count, state->threads)), 0);
-    job.finish();
-    return;
+    borrowed(take_tasks, &job, static_cast<unsigned>(std::min(count, threads)), 0);
+  } else {
+    state->pool.run(job, threads);
   }
-  std::unique_lock lock(state->mutex, std::defer_lock);
-  if (count > 1 && state->threads > 1 && lock.try_lock()) {
-    if (state->pool && state->pool->threads() != state->threads) {
-      delete state->pool;
-      state->pool = nullptr;
-    }
-    if (!state->pool) state->pool = new Pool(state->threads);
-    Job job{&task, count};
-    state->pool->run(job);
-    job.finish();
-    return;
-  }
-  for (std::size_t i = 0; i < count; ++i) task(i);
+  job.finish();
 }
 
 }  // namespace pruneonce

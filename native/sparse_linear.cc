@@ -1,21 +1,15 @@
 #include "sparse_linear.h"
 
 #include <algorithm>
-#include <stdexcept>
 #include <string>
 
 #include "activations.h"
-#include "isa_kernels.h"
+#include "kernels.h"
 #include "parallel.h"
-#include "sparse_linear_kernel.h"
+#include "refuse.h"
 #include "spmm.h"
 
 namespace pruneonce {
-
-PRUNEONCE_DECLARE_KERNEL(SparseLinearKernel, sparse_linear_kernel)
-
-const SparseLinearKernel& sparse_linear_kernel(Isa isa) { PRUNEONCE_RETURN_KERNEL(isa, sparse_linear_kernel) }
-
 namespace {
 
 // A thread's panels, kept from call to call.
@@ -54,18 +48,13 @@ Transposed transpose(const Csr& csr) {
   return result;
 }
 
-const Csr& checked(const Csr& csr) {
-  check(csr, csr.col.size(), "SparseLinear");
-  if (csr.cols > (std::size_t{1} << 16))
-    throw std::invalid_argument("[SparseLinear] " + std::to_string(csr.cols) + " columns, expected at most 65536");
-  return csr;
-}
-
 }  // namespace
 
-SparseLinear::SparseLinear(const Csr& csr, Isa isa) : row_ptr_((checked(csr), csr.row_ptr.begin()), csr.row_ptr.end()) {
+SparseLinear::SparseLinear(const Csr& csr, const Machine& machine) : row_ptr_(csr.row_ptr.begin(), csr.row_ptr.end()) {
   std::vector<std::uint32_t> source;
-  pattern_.emplace(csr, isa, "SparseLinear", &source);
+  pattern_.emplace(csr, machine, "SparseLinear", &source);  // checks the CSR
+  if (csr.cols > (std::size_t{1} << 16))
+    refuse("SparseLinear", std::to_string(csr.cols) + " columns, expected at most 65536");
   for (std::size_t i = 0; i < source.size(); ++i)
     if (i == 0 || source[i] != source[i - 1] + 1) {
       stretch_.push_back(source[i]);
@@ -75,7 +64,7 @@ SparseLinear::SparseLinear(const Csr& csr, Isa isa) : row_ptr_((checked(csr), cs
 
   const Transposed transposed = transpose(csr);
   source.clear();
-  transposed_.emplace(Csr{transposed.row_ptr, transposed.col, row_ptr_.size() - 1}, isa, "SparseLinear", &source);
+  transposed_.emplace(Csr{transposed.row_ptr, transposed.col, row_ptr_.size() - 1}, machine, "SparseLinear", &source);
   place_in_row_.reserve(source.size());
   for (const std::uint32_t place : source) place_in_row_.push_back(transposed.place_in_row[place]);
 }
@@ -96,13 +85,14 @@ void SparseLinear::pack(const float* values, float* packed) const {
 }
 
 void SparseLinear::pack_transposed(const float* values, float* packed) const {
-  const std::size_t vector_bytes = sparse_linear_kernel(isa()).lanes * sizeof(float);
-  const std::size_t down = transposed_->tiles_down();
-  parallel_for(down * transposed_->tiles_across(), [&](std::size_t index) {
+  const std::size_t vector_bytes = kernels(isa()).lanes * sizeof(float);
+  const Tiling& tiling = transposed_->tiling();
+  const std::size_t down = tiling.down();
+  parallel_for(down * tiling.across(), [&](std::size_t index) {
     const Tile tile = transposed_->tile(index % down, index / down, packed);
-    const std::int64_t* const row_ptr = row_ptr_.data() + index / down * transposed_->tile_cols();
-    const std::size_t first = transposed_->first_nonzero(index % down, index / down);
-    const std::size_t count = transposed_->end_nonzero(index % down, index / down) - first;
+    const std::int64_t* const row_ptr = row_ptr_.data() + index / down * tiling.tile_cols();
+    const Tiling::Part part = tiling.tile(index % down, index / down);
+    const std::size_t first = part.first_step, count = part.end_step - first;
     for (std::size_t i = 0; i < count; ++i)
       packed[first + i] = values[row_ptr[tile.offset[i] / vector_bytes] + place_in_row_[first + i]];
   });
@@ -123,17 +113,20 @@ void SparseLinear::unpack(const float* sums, std::size_t count, std::size_t stri
 
 void SparseLinear::forward(const float* values, const float* bias, const float* x, std::size_t tokens, float* y) const {
   if (tokens == 0 || rows() == 0) return;
-  const SparseLinearKernel& kernel = sparse_linear_kernel(isa());
+  const SparseLinearKernel& kernel = kernels(isa()).sparse_linear;
+  const Tiling& tiling = pattern_->tiling();
   float* const packed = packed_scratch.values.at_least(nonzeros() + kValuesAhead);
   pack(values, packed);
-  const std::size_t panels = divide_up(tokens, kPanelVectors * kernel.lanes);
-  const std::size_t parts = row_parts(pattern_->tile_rows(), pattern_->tiles_down(), panels);
+  const std::size_t panels = divide_up(tokens, kPanelVectors * kernels(isa()).lanes);
+  const std::size_t parts = row_parts(tiling, panels);
+  // Each part of the rows turns x to feature-major for itself: a tenth of its work, and there are several parts only
+  // where there are too few panels for the threads.
   parallel_for(panels * parts, [&](std::size_t task) {
     const Panel panel = panel_of(task / parts, tokens, isa());
-    const std::size_t first_tile = part(pattern_->tiles_down(), parts, task % parts);
-    const std::size_t end_tile = part(pattern_->tiles_down(), parts, task % parts + 1);
-    const std::size_t first_row = first_tile * pattern_->tile_rows();
-    const std::size_t end_row = std::min(end_tile * pattern_->tile_rows(), rows());
+    const std::size_t first_tile = part(tiling.down(), parts, task % parts);
+    const std::size_t end_tile = part(tiling.down(), parts, task % parts + 1);
+    const std::size_t first_row = first_tile * tiling.tile_rows();
+    const std::size_t end_row = std::min(end_tile * tiling.tile_rows(), rows());
     float* const x_panel = scratch.x.at_least(cols() * panel.stride);
     float* const y_panel = scratch.y.at_least(rows() * panel.stride);
     kernel.load_panel(x + panel.first_token * cols(), cols(), panel.tokens, cols(), panel.vectors, x_panel);
@@ -145,8 +138,9 @@ void SparseLinear::forward(const float* values, const float* bias, const float* 
 
 void SparseLinear::backward(const float* values, const float* x, const float* dy, std::size_t tokens, float* dx,
                             float* dvalues, float* dbias) const {
-  const SparseLinearKernel& kernel = sparse_linear_kernel(isa());
-  const std::size_t panels = divide_up(tokens, kPanelVectors * kernel.lanes);
+  const SparseLinearKernel& kernel = kernels(isa()).sparse_linear;
+  const Tiling& tiling = pattern_->tiling();
+  const std::size_t panels = divide_up(tokens, kPanelVectors * kernels(isa()).lanes);
   const std::size_t shares = std::max<std::size_t>(1, std::min(num_threads(), panels));
   float* const packed = packed_scratch.values.at_least(nonzeros() + kValuesAhead);
   if (dx) pack_transposed(values, packed);
@@ -162,19 +156,19 @@ void SparseLinear::backward(const float* values, const float* x, const float* dy
       kernel.load_panel(dy + panel.first_token * rows(), rows(), panel.tokens, rows(), panel.vectors, dy_panel);
       if (dx) {
         float* const dx_panel = scratch.dx.at_least(cols() * panel.stride);
-        multiply_tiles(*transposed_, packed, 0, transposed_->tiles_down(), dy_panel, panel.vectors, nullptr, nullptr, dx_panel);
+        multiply_tiles(*transposed_, packed, 0, transposed_->tiling().down(), dy_panel, panel.vectors, nullptr, nullptr,
+                       dx_panel);
         kernel.store_panel(dx_panel, panel.vectors, panel.tokens, cols(), dx + panel.first_token * cols(), cols());
       }
       if (dbias) kernel.add_rows(dy_panel, panel.vectors, rows(), sums + nonzeros());
       if (!dvalues) continue;
       float* const x_panel = scratch.x.at_least(cols() * panel.stride);
       kernel.load_panel(x + panel.first_token * cols(), cols(), panel.tokens, cols(), panel.vectors, x_panel);
-      for (std::size_t across = 0; across < pattern_->tiles_across(); ++across)
-        for (std::size_t down = 0; down < pattern_->tiles_down(); ++down)
-          kernel.sample[panel.vectors - 1](pattern_->tile(down, across, nullptr),
-                                           x_panel + across * pattern_->tile_cols() * panel.stride,
-                                           dy_panel + down * pattern_->tile_rows() * panel.stride,
-                                           sums + pattern_->first_nonzero(down, across));
+      for (std::size_t across = 0; across < tiling.across(); ++across)
+        for (std::size_t down = 0; down < tiling.down(); ++down)
+          kernel.sample[panel.vectors - 1](
+              pattern_->tile(down, across, nullptr), x_panel + across * tiling.tile_cols() * panel.stride,
+              dy_panel + down * tiling.tile_rows() * panel.stride, sums + tiling.tile(down, across).first_step);
     }
   });
   if (dvalues) unpack(all_sums, shares, stride, dvalues);

@@ -2,7 +2,7 @@
 #include "sparse_linear_kernel.h"
 
 #include PRUNEONCE_VEC
-#include "tile_offset.h"
+#include "tile_cursor.h"
 
 namespace pruneonce::PRUNEONCE_ISA_NAMESPACE {
 namespace {
@@ -21,8 +21,7 @@ inline __attribute__((always_inline)) Vec dot(const Vec (&dy)[vectors], const un
 template <std::size_t vectors, std::size_t count>
 inline __attribute__((always_inline)) void add_dots(const Vec (&dy)[vectors], const std::uint16_t* offset,
                                                     const unsigned char* x, float* sums) {
-  std::uint64_t offsets;
-  __builtin_memcpy(&offsets, offset, sizeof offsets);
+  const std::uint64_t offsets = load_offsets(offset);
   const Vec zero = Vec::broadcast(0.0f);
   Vec four[4] = {zero, zero, zero, zero};
   if constexpr (count > 0) four[0] = dot(dy, x + offset_of<0>(offsets) * vectors);
@@ -32,18 +31,12 @@ inline __attribute__((always_inline)) void add_dots(const Vec (&dy)[vectors], co
   add_sums<count>(four, sums);
 }
 
-struct Cursor {
-  const std::uint16_t* row;
-  const std::uint16_t* offset;
-  float* sum;
-};
-
 template <std::size_t vectors, std::size_t rest>
-Cursor sample_run(const Run& run, Cursor at, const unsigned char* x, const float* dy) {
+Cursor<float> sample_run(const Run& run, Cursor<float> at, const unsigned char* x, const float* dy) {
   constexpr std::size_t stride = vectors * lanes;
-  const std::uint32_t fours = run.nonzeros_per_row / 4;
+  const std::uint32_t fours = run.length / 4;
   const std::uint16_t* offset = at.offset;
-  float* sum = at.sum;
+  float* sum = at.value;
   for (std::uint32_t r = 0; r < run.rows; ++r) {
     const float* const dy_row = dy + *at.row++ * stride;
     const auto* ahead = reinterpret_cast<const char*>(dy + at.row[kRowsAhead - 1] * stride);
@@ -61,26 +54,13 @@ Cursor sample_run(const Run& run, Cursor at, const unsigned char* x, const float
 template <std::size_t vectors>
 void sample(const Tile& tile, const float* x, const float* dy, float* sums) {
   const auto* x_bytes = reinterpret_cast<const unsigned char*>(x);
-  Cursor at{tile.row, tile.offset, sums};
-  for (const Run* run = tile.runs; run != tile.runs + tile.run_count; ++run) {
-    switch (run->nonzeros_per_row % 4) {
-      case 0:
-        at = sample_run<vectors, 0>(*run, at, x_bytes, dy);
-        break;
-      case 1:
-        at = sample_run<vectors, 1>(*run, at, x_bytes, dy);
-        break;
-      case 2:
-        at = sample_run<vectors, 2>(*run, at, x_bytes, dy);
-        break;
-      default:
-        at = sample_run<vectors, 3>(*run, at, x_bytes, dy);
-    }
-  }
+  walk_runs(tile, sums, [&]<std::size_t rest>(const Run& run, Cursor<float> at) {
+    return sample_run<vectors, rest>(run, at, x_bytes, dy);
+  });
 }
 
-void load_panel(const float* rows, std::size_t row_stride, std::size_t tokens, std::size_t features, std::size_t vectors,
-                float* panel) {
+void load_panel(const float* rows, std::size_t row_stride, std::size_t tokens, std::size_t features,
+                std::size_t vectors, float* panel) {
   const std::size_t stride = vectors * lanes, blocked = features / lanes * lanes;
   for (std::size_t token = 0; token < stride; token += lanes) {
     const std::size_t here = token >= tokens ? 0 : tokens - token < lanes ? tokens - token : lanes;
@@ -138,6 +118,6 @@ void add_rows(const float* panel, std::size_t vectors, std::size_t features, flo
 
 extern const SparseLinearKernel sparse_linear_kernel;
 const SparseLinearKernel sparse_linear_kernel = {
-    lanes, {sample<1>, sample<2>, sample<3>, sample<4>}, load_panel, store_panel, add_rows};
+    {sample<1>, sample<2>, sample<3>, sample<4>}, load_panel, store_panel, add_rows};
 
 }  // namespace pruneonce::PRUNEONCE_ISA_NAMESPACE

@@ -6,17 +6,11 @@
 #include "activations.h"
 #include "elementwise.h"
 #include "pack.h"
-#include "spmm_kernel.h"
 
 namespace pruneonce {
 
-const SpmmKernel& spmm_kernel(Isa isa);
-
-// Into how many parts to cut a weight's rows: as few as keep every thread equally busy and y in its cache.
-std::size_t row_parts(std::size_t tile_rows, std::size_t tiles_down, std::size_t panels);
-
-// y = pattern · x + bias + residual, in one panel and for the rows of some tiles. x: [cols, vectors · lanes], y and residual:
-// [rows, vectors · lanes]; bias [rows] and residual may be null.
+// y = pattern · x + bias + residual, in one panel and for the rows of some tiles. x: [cols, vectors · lanes], y and
+// residual: [rows, vectors · lanes]; bias [rows] and residual may be null.
 void multiply_tiles(const PackedPattern& pattern, const float* values, std::size_t first_tile, std::size_t end_tile,
                     const float* x, std::size_t vectors, const float* bias, const float* residual, float* y);
 

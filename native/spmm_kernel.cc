@@ -4,7 +4,7 @@
 #include "spmm_kernel.h"
 
 #include PRUNEONCE_VEC
-#include "tile_offset.h"
+#include "tile_cursor.h"
 
 namespace pruneonce::PRUNEONCE_ISA_NAMESPACE {
 namespace {
@@ -25,8 +25,7 @@ inline __attribute__((always_inline)) void add_weights(const float* value, const
                                                        const unsigned char* x, Vec (&even)[vectors],
                                                        Vec (&odd)[vectors]) {
   const auto four = Vec::load_four(value);
-  std::uint64_t offsets;
-  __builtin_memcpy(&offsets, offset, sizeof offsets);
+  const std::uint64_t offsets = load_offsets(offset);
   if constexpr (count > 0) add_weight(Vec::template broadcast<0>(four), x + offset_of<0>(offsets) * vectors, even);
   if constexpr (count > 1) add_weight(Vec::template broadcast<1>(four), x + offset_of<1>(offsets) * vectors, odd);
   if constexpr (count > 2) add_weight(Vec::template broadcast<2>(four), x + offset_of<2>(offsets) * vectors, even);
@@ -35,16 +34,10 @@ inline __attribute__((always_inline)) void add_weights(const float* value, const
 
 constexpr std::size_t kWeightsAhead = 320;  // a third of a page
 
-struct Cursor {
-  const std::uint16_t* row;
-  const std::uint16_t* offset;
-  const float* value;
-};
-
 // Rows of 4 · fours + rest non-zeros; returns where the next run begins.
 template <std::size_t vectors, std::size_t rest>
-Cursor multiply_run(std::uint32_t rows, std::uint32_t fours, Cursor at, const unsigned char* x, const Start& start,
-                    float* y) {
+Cursor<const float> multiply_run(std::uint32_t rows, std::uint32_t fours, Cursor<const float> at,
+                                 const unsigned char* x, const Start& start, float* y) {
   constexpr std::size_t stride = vectors * lanes;
   const std::uint16_t* offset = at.offset;  // on their own, so that they stay in registers
   const float* value = at.value;
@@ -80,23 +73,9 @@ Cursor multiply_run(std::uint32_t rows, std::uint32_t fours, Cursor at, const un
 template <std::size_t vectors>
 void multiply(const Tile& tile, const float* x, const Start& start, float* y) {
   const auto* x_bytes = reinterpret_cast<const unsigned char*>(x);
-  Cursor at{tile.row, tile.offset, tile.value};
-  for (const Run* run = tile.runs; run != tile.runs + tile.run_count; ++run) {
-    const std::uint32_t fours = run->nonzeros_per_row / 4;
-    switch (run->nonzeros_per_row % 4) {
-      case 0:
-        at = multiply_run<vectors, 0>(run->rows, fours, at, x_bytes, start, y);
-        break;
-      case 1:
-        at = multiply_run<vectors, 1>(run->rows, fours, at, x_bytes, start, y);
-        break;
-      case 2:
-        at = multiply_run<vectors, 2>(run->rows, fours, at, x_bytes, start, y);
-        break;
-      default:
-        at = multiply_run<vectors, 3>(run->rows, fours, at, x_bytes, start, y);
-    }
-  }
+  walk_runs(tile, tile.value, [&]<std::size_t rest>(const Run& run, Cursor<const float> at) {
+    return multiply_run<vectors, rest>(run.rows, run.length / 4, at, x_bytes, start, y);
+  });
 }
 
 float multiply_adds(std::size_t iterations) {
@@ -117,6 +96,6 @@ float multiply_adds(std::size_t iterations) {
 }  // namespace
 
 extern const SpmmKernel spmm_kernel;
-const SpmmKernel spmm_kernel = {lanes, {multiply<1>, multiply<2>, multiply<3>, multiply<4>}, multiply_adds};
+const SpmmKernel spmm_kernel = {{multiply<1>, multiply<2>, multiply<3>, multiply<4>}, multiply_adds};
 
 }  // namespace pruneonce::PRUNEONCE_ISA_NAMESPACE

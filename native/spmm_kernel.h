@@ -2,24 +2,10 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
+
+#include "tile.h"
 
 namespace pruneonce {
-
-// Neighbouring rows (in the tile's own order) that have equally many non-zeros.
-struct Run {
-  std::uint32_t rows;
-  std::uint32_t nonzeros_per_row;
-};
-
-// The non-zeros of some rows in some columns.
-struct Tile {
-  const Run* runs;
-  std::size_t run_count;
-  const std::uint16_t* row;     // place in the tile; kRowsAhead more can be read
-  const std::uint16_t* offset;  // [non-zeros] column in the tile, times the bytes of one vector; kValuesAhead more can be read
-  const float* value;           // [non-zeros] kValuesAhead more can be read
-};
 
 // Where the sums of a tile begin: at y itself, or at bias + residual. Null: there is none. Rows as in y.
 struct Start {
@@ -28,11 +14,7 @@ struct Start {
   const float* residual;
 };
 
-constexpr std::size_t kRowsAhead = 4;
-constexpr std::size_t kValuesAhead = 3;
-
 struct SpmmKernel {
-  std::size_t lanes;  // floats per vector
   // y = start + tile · x, for panels of `index + 1` vectors per row.
   void (*multiply[4])(const Tile& tile, const float* x, const Start& start, float* y);
   // `iterations` times kPeakFmas independent multiply-adds on registers; returns something that depends on them all.

@@ -1,8 +1,6 @@
 // AVX2 and FMA: 16 registers of 8 floats.
 #pragma once
 
-#define PRUNEONCE_VEC_HAS_TABLES
-
 #include <immintrin.h>
 
 #include <cstddef>
@@ -28,7 +26,8 @@ struct Vec {
   static Vec sqrt(Vec a) { return {_mm256_sqrt_ps(a.value)}; }
   void store(float* to) const { _mm256_storeu_ps(to, value); }
 
-  // Four weights, and one of them in all lanes: one load for four, and a shuffle on a port that multiply-adds do not use.
+  // Four weights, and one of them in all lanes: one load for four, and a shuffle on a port that multiply-adds do not
+  // use.
   using Four = __m256;
   static Four load_four(const float* from) { return _mm256_broadcast_ps(reinterpret_cast<const __m128*>(from)); }
   template <std::size_t index>
@@ -63,7 +62,9 @@ inline __attribute__((always_inline)) void transpose(Vec (&rows)[Vec::lanes]) {
 // to[k] += the sum of all lanes of k, for the first `count` of four.
 template <std::size_t count>
 inline __attribute__((always_inline)) void add_sums(const Vec (&four)[4], float* to) {
-  const auto halves = [](__m256 a, __m256 b) { return _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)); };
+  const auto halves = [](__m256 a, __m256 b) {
+    return _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+  };
   const __m256 ab = halves(four[0].value, four[1].value), cd = halves(four[2].value, four[3].value);
   const __m256 quarters = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xEE));
   const __m128 sums = _mm_add_ps(_mm256_castps256_ps128(quarters), _mm256_extractf128_ps(quarters, 1));
@@ -76,8 +77,8 @@ inline __attribute__((always_inline)) void add_sums(const Vec (&four)[4], float*
   }
 }
 
-// 32 numbers in memory, looked up by the low five bits of each lane: eight at a time by shuffles, a fifth of the time that
-// gathering takes.
+// 32 numbers in memory, looked up by the low five bits of each lane: eight at a time by shuffles, a fifth of the time
+// that gathering takes.
 struct Table {
   const float* from;
 
@@ -85,8 +86,10 @@ struct Table {
   Vec operator[](Vec index) const {
     const __m256i place = _mm256_castps_si256(index.value);
     const auto of_eight = [&](std::size_t k) { return _mm256_permutevar8x32_ps(_mm256_loadu_ps(from + 8 * k), place); };
-    const __m256 bit3 = _mm256_castsi256_ps(_mm256_slli_epi32(place, 28)), bit4 = _mm256_castsi256_ps(_mm256_slli_epi32(place, 27));
-    const __m256 low = _mm256_blendv_ps(of_eight(0), of_eight(1), bit3), high = _mm256_blendv_ps(of_eight(2), of_eight(3), bit3);
+    const __m256 bit3 = _mm256_castsi256_ps(_mm256_slli_epi32(place, 28)),
+                 bit4 = _mm256_castsi256_ps(_mm256_slli_epi32(place, 27));
+    const __m256 low = _mm256_blendv_ps(of_eight(0), of_eight(1), bit3),
+                 high = _mm256_blendv_ps(of_eight(2), of_eight(3), bit3);
     return {_mm256_blendv_ps(low, high, bit4)};
   }
 };
@@ -124,13 +127,16 @@ inline Ints operator+(Ints a, Ints b) { return {_mm256_add_epi32(a.value(), b.va
 struct CodeRow {
   static constexpr std::size_t bytes = 4 * Vec::lanes;
   static void store(const Ints (&four)[4], std::uint8_t* to) {
-    const __m256i ab = _mm256_packs_epi32(four[0].value(), four[1].value()), cd = _mm256_packs_epi32(four[2].value(), four[3].value());
+    const __m256i ab = _mm256_packs_epi32(four[0].value(), four[1].value()),
+                  cd = _mm256_packs_epi32(four[2].value(), four[3].value());
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_packus_epi16(ab, cd));
   }
 };
 
 // A word of four weights in all lanes: by a load, or one of four words by a shuffle.
 struct Words {
+  static constexpr bool sums_fours = false;
+
   static __m256i load(const std::int8_t* from) {
     std::int32_t four;
     __builtin_memcpy(&four, from, sizeof four);
@@ -151,11 +157,12 @@ inline __m256i add_products(__m256i sum, __m256i codes, __m256i weights) {
   return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-// sum += the first vectors of x[0] · w[0] + … + x[3] · w[3], w: a word of four weights in all lanes. Without VNNI products
-// are added in pairs of 16 bits: the first two weights, and the last two, must be such that no pair of codes overflows
-// (int8_pack.cc).
+// sum += the first vectors of x[0] · w[0] + … + x[3] · w[3], w: a word of four weights in all lanes. Without VNNI
+// products are added in pairs of 16 bits: the first two weights, and the last two, must be such that no pair of codes
+// overflows (int8_pack.cc).
 template <std::size_t vectors>
-inline __attribute__((always_inline)) void add_four(__m256i w, const std::uint8_t* const (&x)[4], Ints (&sum)[vectors]) {
+inline __attribute__((always_inline)) void add_four(__m256i w, const std::uint8_t* const (&x)[4],
+                                                    Ints (&sum)[vectors]) {
   const auto row = [&](std::size_t k) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x[k])); };
   const __m256i a = row(0), b = row(1), c = row(2), d = row(3);
   const __m256i ab = _mm256_unpacklo_epi8(a, b), cd = _mm256_unpacklo_epi8(c, d);
@@ -176,12 +183,10 @@ inline __attribute__((always_inline)) void add_neighbours(__m256i word, const st
     sum[v] = add_products(sum[v].value(), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)), word);
 }
 
-constexpr bool kSumsFours = false;
-constexpr std::size_t kBlockVectors = 1;
-
-// Codes and weights widened to 16 bits, whose pairs cannot overflow: the first and third of a four, the second and fourth.
+// Codes and weights widened to 16 bits, whose pairs cannot overflow: the first and third of a four, the second and
+// fourth.
 struct DenseFour {
-  static constexpr std::size_t words = 2;
+  static constexpr std::size_t words = 2, vectors_at_once = 1;
   __m256i even, odd;
 
   static DenseFour load(const std::uint8_t* x) {
@@ -192,9 +197,12 @@ struct DenseFour {
     const std::int16_t wide[4] = {four[0], four[2], four[1], four[3]};
     __builtin_memcpy(words, wide, sizeof wide);
   }
-  static DenseFour broadcast(const std::int32_t* words) { return {_mm256_set1_epi32(words[0]), _mm256_set1_epi32(words[1])}; }
+  static DenseFour broadcast(const std::int32_t* words) {
+    return {_mm256_set1_epi32(words[0]), _mm256_set1_epi32(words[1])};
+  }
   Ints add_products(Ints sum, DenseFour weights) const {
-    const __m256i products = _mm256_add_epi32(_mm256_madd_epi16(even, weights.even), _mm256_madd_epi16(odd, weights.odd));
+    const __m256i products =
+        _mm256_add_epi32(_mm256_madd_epi16(even, weights.even), _mm256_madd_epi16(odd, weights.odd));
     return {_mm256_add_epi32(sum.value(), products)};
   }
 };

@@ -69,7 +69,9 @@ inline __attribute__((always_inline)) void transpose(Vec (&rows)[Vec::lanes]) {
 // to[k] += the sum of all lanes of k, for the first `count` of four.
 template <std::size_t count>
 inline __attribute__((always_inline)) void add_sums(const Vec (&four)[4], float* to) {
-  const auto halves = [](__m512 a, __m512 b) { return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)); };
+  const auto halves = [](__m512 a, __m512 b) {
+    return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  };
   const __m512 ab = halves(four[0].value, four[1].value), cd = halves(four[2].value, four[3].value);
   const __m512 quarters = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xEE));
   const __m256 eighth = _mm256_add_ps(_mm512_castps512_ps256(quarters), _mm512_extractf32x8_ps(quarters, 1));
@@ -81,8 +83,6 @@ inline __attribute__((always_inline)) void add_sums(const Vec (&four)[4], float*
     _mm_mask_storeu_ps(to, some, _mm_add_ps(_mm_maskz_loadu_ps(some, to), sums));
   }
 }
-
-#define PRUNEONCE_VEC_HAS_TABLES
 
 // 32 numbers in two registers, looked up by the low five bits of each lane.
 struct Table {
@@ -125,13 +125,20 @@ inline Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.value(), b.va
 struct CodeRow {
   static constexpr std::size_t bytes = 4 * Vec::lanes;
   static void store(const Ints (&four)[4], std::uint8_t* to) {
-    const __m512i ab = _mm512_packs_epi32(four[0].value(), four[1].value()), cd = _mm512_packs_epi32(four[2].value(), four[3].value());
+    const __m512i ab = _mm512_packs_epi32(four[0].value(), four[1].value()),
+                  cd = _mm512_packs_epi32(four[2].value(), four[3].value());
     _mm512_storeu_si512(reinterpret_cast<__m512i*>(to), _mm512_packus_epi16(ab, cd));
   }
 };
 
 // A word of four weights in all lanes: by a load, or one of four words by a shuffle.
 struct Words {
+#ifdef __AVX512VNNI__
+  static constexpr bool sums_fours = true;
+#else
+  static constexpr bool sums_fours = false;
+#endif
+
   static __m512i load(const std::int8_t* from) {
     std::int32_t four;
     __builtin_memcpy(&four, from, sizeof four);
@@ -156,11 +163,12 @@ inline __m512i add_products(__m512i sum, __m512i codes, __m512i weights) {
 #endif
 }
 
-// sum += the first vectors of x[0] · w[0] + … + x[3] · w[3], w: a word of four weights in all lanes. Without VNNI products
-// are added in pairs of 16 bits: the first two weights, and the last two, must be such that no pair of codes overflows
-// (int8_pack.cc).
+// sum += the first vectors of x[0] · w[0] + … + x[3] · w[3], w: a word of four weights in all lanes. Without VNNI
+// products are added in pairs of 16 bits: the first two weights, and the last two, must be such that no pair of codes
+// overflows (int8_pack.cc).
 template <std::size_t vectors>
-inline __attribute__((always_inline)) void add_four(__m512i w, const std::uint8_t* const (&x)[4], Ints (&sum)[vectors]) {
+inline __attribute__((always_inline)) void add_four(__m512i w, const std::uint8_t* const (&x)[4],
+                                                    Ints (&sum)[vectors]) {
   const auto row = [&](std::size_t k) { return _mm512_loadu_si512(reinterpret_cast<const __m512i*>(x[k])); };
   const __m512i a = row(0), b = row(1), c = row(2), d = row(3);
   const __m512i ab = _mm512_unpacklo_epi8(a, b), cd = _mm512_unpacklo_epi8(c, d);
@@ -182,11 +190,8 @@ inline __attribute__((always_inline)) void add_neighbours(__m512i word, const st
 }
 
 #ifdef __AVX512VNNI__
-constexpr bool kSumsFours = true;
-constexpr std::size_t kBlockVectors = 4;  // with six rows 24 sums
-
 struct DenseFour {
-  static constexpr std::size_t words = 1;
+  static constexpr std::size_t words = 1, vectors_at_once = 4;  // with six rows 24 sums
   __m512i codes;
 
   static DenseFour load(const std::uint8_t* x) { return {_mm512_loadu_si512(reinterpret_cast<const __m512i*>(x))}; }
@@ -195,12 +200,10 @@ struct DenseFour {
   Ints add_products(Ints sum, Ints weights) const { return {_mm512_dpbusd_epi32(sum.value(), codes, weights.value())}; }
 };
 #else
-constexpr bool kSumsFours = false;
-constexpr std::size_t kBlockVectors = 2;
-
-// Codes and weights widened to 16 bits, whose pairs cannot overflow: the first and third of a four, the second and fourth.
+// Codes and weights widened to 16 bits, whose pairs cannot overflow: the first and third of a four, the second and
+// fourth.
 struct DenseFour {
-  static constexpr std::size_t words = 2;
+  static constexpr std::size_t words = 2, vectors_at_once = 2;
   __m512i even, odd;
 
   static DenseFour load(const std::uint8_t* x) {
@@ -211,9 +214,12 @@ struct DenseFour {
     const std::int16_t wide[4] = {four[0], four[2], four[1], four[3]};
     __builtin_memcpy(words, wide, sizeof wide);
   }
-  static DenseFour broadcast(const std::int32_t* words) { return {_mm512_set1_epi32(words[0]), _mm512_set1_epi32(words[1])}; }
+  static DenseFour broadcast(const std::int32_t* words) {
+    return {_mm512_set1_epi32(words[0]), _mm512_set1_epi32(words[1])};
+  }
   Ints add_products(Ints sum, DenseFour weights) const {
-    const __m512i products = _mm512_add_epi32(_mm512_madd_epi16(even, weights.even), _mm512_madd_epi16(odd, weights.odd));
+    const __m512i products =
+        _mm512_add_epi32(_mm512_madd_epi16(even, weights.even), _mm512_madd_epi16(odd, weights.odd));
     return {_mm512_add_epi32(sum.value(), products)};
   }
 };

@@ -1,5 +1,8 @@
-// Functions of vectors, for the kernels; include after the vector header, inside the kernel's namespace.
-// No header of the standard library: see spmm_kernel.cc.
+// Functions of vectors, for the kernels; included after the vector header. No header of the standard library: see
+// spmm_kernel.cc.
+#pragma once
+
+namespace pruneonce::PRUNEONCE_ISA_NAMESPACE {
 
 // e^x with a relative error below 2e-7; 0 below -87.3, where fp32 has no normal numbers left.
 inline Vec exp(Vec x) {
@@ -23,8 +26,8 @@ inline Vec exp(Vec x) {
   return sum * Vec::power_of_two(shifted);
 }
 
-// 2^x for x <= 0, with a relative error below 3e-7; 0 or nearly so below -126. The polynomial was fitted by us to 2^r on
-// |r| <= 1/2 (7.5e-8).
+// 2^x for x <= 0, with a relative error below 3e-7; 0 or nearly so below -126. The polynomial was fitted by us to 2^r
+// on |r| <= 1/2 (7.5e-8).
 inline Vec exp2_of_negative(Vec x) {
   const Vec magic = Vec::broadcast(12582912.0f);  // see exp
   const Vec clamped = Vec::max(x, Vec::broadcast(-126.0f));
@@ -39,8 +42,9 @@ inline Vec exp2_of_negative(Vec x) {
   return sum * Vec::power_of_two(shifted);
 }
 
-// The error function, with an absolute error below 7e-7, exactly -1 and 1 at the ends: a rational function of degree 11 / 10, fitted to it by weighted
-// least squares on |x| <= 3.92, where 1 - erf(x) reaches half a unit of fp32's last place.
+// The error function, with an absolute error below 7e-7, exactly -1 and 1 at the ends: a rational function of degree
+// 11 / 10, fitted to it by weighted least squares on |x| <= 3.92, where 1 - erf(x) reaches half a unit of fp32's last
+// place.
 inline Vec erf(Vec x) {
   const Vec z = Vec::min(Vec::max(x, Vec::broadcast(-3.9192059f)), Vec::broadcast(3.9192059f));
   const Vec u = z * z;
@@ -60,3 +64,5 @@ inline Vec erf(Vec x) {
   const Vec one = Vec::broadcast(1.0f);
   return Vec::max(Vec::min(z * Vec::broadcast(1.00000024f) * p / q, one), Vec::broadcast(0.0f) - one);
 }
+
+}  // namespace pruneonce::PRUNEONCE_ISA_NAMESPACE

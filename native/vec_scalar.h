@@ -1,8 +1,11 @@
 // Portable lanes: plain loops over four floats, which compilers turn into the baseline's vectors (SSE2, NEON).
+// vector_isa.h lists what kernels want of a header like this one.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+
+#include "vector_isa.h"
 
 namespace pruneonce::scalar {
 
@@ -85,8 +88,11 @@ inline void transpose(Vec (&rows)[Vec::lanes]) {
 // to[k] += the sum of all lanes of k, for the first `count` of four.
 template <std::size_t count>
 inline void add_sums(const Vec (&four)[4], float* to) {
-  for (std::size_t k = 0; k < count; ++k) to[k] += (four[k].lane[0] + four[k].lane[2]) + (four[k].lane[1] + four[k].lane[3]);
+  for (std::size_t k = 0; k < count; ++k)
+    to[k] += (four[k].lane[0] + four[k].lane[2]) + (four[k].lane[1] + four[k].lane[3]);
 }
+
+using Table = NoTable;
 
 // As many whole numbers of 32 bits as a Vec has floats.
 struct Ints {
@@ -139,7 +145,8 @@ inline Ints operator+(Ints a, Ints b) {
 struct CodeRow {
   static constexpr std::size_t bytes = 4 * Vec::lanes;
   static void store(const Ints (&four)[4], std::uint8_t* to) {
-    for (std::size_t i = 0; i < bytes; ++i) to[i] = static_cast<std::uint8_t>(four[i / Vec::lanes].lane[i % Vec::lanes]);
+    for (std::size_t i = 0; i < bytes; ++i)
+      to[i] = static_cast<std::uint8_t>(four[i / Vec::lanes].lane[i % Vec::lanes]);
   }
 };
 
@@ -152,6 +159,7 @@ inline void add_four(const std::int8_t* w, const std::uint8_t* const (&x)[4], In
 
 // A word of four weights, or one of four words.
 struct Words {
+  static constexpr bool sums_fours = true;
   static const std::int8_t* load(const std::int8_t* from) { return from; }
   static const std::int8_t* load_four(const std::int8_t* from) { return from; }
   template <std::size_t index>
@@ -167,11 +175,8 @@ inline void add_neighbours(const std::int8_t* word, const std::uint8_t* x, Ints 
     for (std::size_t k = 0; k < 4; ++k) sum[i / Vec::lanes].lane[i % Vec::lanes] += word[k] * x[4 * i + k];
 }
 
-constexpr bool kSumsFours = true;
-constexpr std::size_t kBlockVectors = 1;
-
 struct DenseFour {
-  static constexpr std::size_t words = 1;
+  static constexpr std::size_t words = 1, vectors_at_once = 1;
   const std::uint8_t* codes;
 
   static DenseFour load(const std::uint8_t* x) { return {x}; }

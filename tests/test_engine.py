@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.formats.nonzero_codes import Positions
 from pruneonce.formats.packed_file import read_packed, write_packed
 from pruneonce.formats.stored_tensors import FLOAT_TYPES, SparseMatrix, dense
-from pruneonce.run import weights
+from pruneonce.run import weights, workspace
 from pruneonce.run.model import Model, load_model
 
 ISAS = _native.available_isas()
@@ -223,6 +224,39 @@ def test_several_threads_may_call_one_model(classifier_file):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_a_server_of_many_threads_keeps_as_many_workspaces_as_calls_at_once(classifier_file, monkeypatch):
+    made = []
+
+    class Counted(workspace.Workspace):
+        def __init__(self, isa):
+            made.append(self)
+            super().__init__(isa)
+
+    monkeypatch.setattr(workspace, "Workspace", Counted)
+    model = load_model(classifier_file)
+    for seed in range(5):
+        thread = threading.Thread(target=model, args=random_batch((9, 4), seed))
+        thread.start()
+        thread.join()
+    assert len(made) == 1
+    with model._workspaces.borrowed() as first, model._workspaces.borrowed() as second:
+        assert {id(first), id(second)} == {id(each) for each in made}
+    with pytest.raises(ZeroDivisionError), model._workspaces.borrowed():
+        _ = 1 / 0
+    model(*random_batch((9, 4)))
+    assert len(made) == 2
+
+
+def test_threads_of_the_environment_that_mean_nothing_are_the_users_error(classifier_file):
+    code = (
+        "import sys; from pruneonce.run.model import load_model; from pruneonce.errors import UsageError\n"
+        "try: load_model(sys.argv[1])\nexcept UsageError as error: print(error)"
+    )
+    command = [sys.executable, "-c", code, str(classifier_file)]
+    run = subprocess.run(command, env=os.environ | {"PRUNEONCE_THREADS": "all"}, capture_output=True, text=True)
+    assert run.stdout.strip() == "[num_threads] PRUNEONCE_THREADS='all', expected a number of 1 to 1024"
 
 
 @pytest.mark.parametrize(

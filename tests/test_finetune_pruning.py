@@ -18,7 +18,7 @@ from pruneonce.formats.record import read_provenance
 from pruneonce.recipe import Pruning, Training
 from pruneonce.sparsity.masks import magnitude_mask
 from pruneonce.sparsity.pruner import Pruner
-from pruneonce.stages.pretraining import learning_rate_factor, pruning_schedule
+from pruneonce.stages.pruning import learning_rate_factor, pruning_schedule
 
 run = functools.partial(tiny_stages.run, "finetune")
 

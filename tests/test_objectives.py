@@ -14,8 +14,10 @@ from pruneonce.data.corpus import Example
 from pruneonce.data.masking import distilled_positions, mask_tokens
 from pruneonce.recipe import Distillation
 from pruneonce.train.batching import ExampleKey
+from pruneonce.train.heads import HEADS
 from pruneonce.train.language_model import LanguageModel
-from pruneonce.train.objectives import IGNORED, PretrainingObjective, TaskObjective
+from pruneonce.train.losses import IGNORED
+from pruneonce.train.objectives import PretrainingObjective, TaskObjective
 from pruneonce.train.teacher import Teacher
 
 SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
@@ -40,12 +42,12 @@ class FakeCorpus:
         return self.examples[index]
 
 
-def tiny(kind, seed=0, **config):
+def tiny(kind, seed=0, layers=1, **config):
     torch.manual_seed(seed)
     shape = BertConfig(
         vocab_size=VOCABULARY,
         hidden_size=16,
-        num_hidden_layers=1,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         intermediate_size=16,
         max_position_embeddings=64,
@@ -200,7 +202,7 @@ def test_padding_changes_neither_the_loss_nor_the_distillation(kind, head, confi
     """A short example beside a long one is padded; its share of the loss must be what it is alone."""
     objective = TaskObjective(
         features=features(8, 40),
-        kind=kind,
+        head=HEADS[kind],
         pad_id=0,
         token_types=True,
         teacher=Teacher(tiny(head, seed=1, **config)),
@@ -217,7 +219,7 @@ def test_padding_changes_neither_the_loss_nor_the_distillation(kind, head, confi
 
 def test_span_loss_is_the_one_transformers_computes():
     model = tiny(BertForQuestionAnswering)
-    objective = TaskObjective(features=features(16, 16), kind="question_answering", pad_id=0, token_types=True)
+    objective = TaskObjective(features=features(16, 16), head=HEADS["question_answering"], pad_id=0, token_types=True)
     batch = objective.collate([ExampleKey(0, 0, 0), ExampleKey(1, 0, 0)])
     expected = model(**hub_inputs(batch), start_positions=batch["start"], end_positions=batch["end"]).loss
     assert torch.allclose(objective.loss(model, batch, objective.counts(batch)), expected, rtol=1e-5)

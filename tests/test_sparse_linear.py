@@ -43,9 +43,9 @@ def normal(generator, *shape):
 # ------------------------------------------------------------------------------------------------------ the kernels
 
 
-def forward_and_backward(weight, bias, x, dy, isa=None):
+def forward_and_backward(weight, bias, x, dy, isa=None, **machine):
     pointers, columns, values = reference.csr(weight)
-    linear = _native.SparseLinear(pointers, columns, cols=weight.shape[1], isa=isa)
+    linear = _native.SparseLinear(pointers, columns, cols=weight.shape[1], isa=isa, **machine)
     y, dx = np.full((len(x), len(weight)), NAN), np.full(x.shape, NAN)
     dvalues, dbias = np.full(values.shape, NAN), np.full(len(weight), NAN)
     linear.forward(values, bias, x, y=y)
@@ -53,8 +53,8 @@ def forward_and_backward(weight, bias, x, dy, isa=None):
     return y, dx, dvalues, dbias
 
 
-def check_against_numpy(weight, x, dy, bias, isa):
-    y, *gradients = forward_and_backward(weight, bias, x, dy, isa)
+def check_against_numpy(weight, x, dy, bias, isa, **machine):
+    y, *gradients = forward_and_backward(weight, bias, x, dy, isa, **machine)
     expected = reference.multiply(weight, x.T, bias).T, *reference.linear_gradients(weight, x, dy)
     for found, wanted in zip((y, *gradients), expected, strict=True):
         assert found.shape == wanted.shape
@@ -70,6 +70,17 @@ def test_product_and_all_gradients_at_awkward_shapes(isa, shape, density):
     for tokens in TOKENS:
         x, dy = normal(generator, tokens, shape[1]), normal(generator, tokens, shape[0])
         check_against_numpy(weight, x, dy, normal(generator, shape[0]), isa)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("l1_bytes", [32 << 10, 48 << 10, 64 << 10])
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+def test_product_and_all_gradients_for_the_tiles_of_any_machine(isa, l1_bytes, threads):
+    generator = np.random.default_rng(4)
+    for rows, cols in [(385, 130), (12, 1600), (800, 12)]:
+        weight = sparse_matrix(generator, rows, cols, 0.1)
+        x, dy = normal(generator, 70, cols), normal(generator, 70, rows)
+        check_against_numpy(weight, x, dy, normal(generator, rows), isa, l1_bytes=l1_bytes, threads=threads)
 
 
 @settings(max_examples=40, deadline=None)

@@ -12,12 +12,13 @@ from tiny_stages import finetune_values, kill, run
 
 from pruneonce.errors import PruneonceError
 from pruneonce.recipe import Distillation
-from pruneonce.stages import finetuning
+from pruneonce.stages import setup
 from pruneonce.train.batching import ExampleKey
+from pruneonce.train.heads import head_of
 from pruneonce.train.objectives import TaskObjective
 from pruneonce.train.task_model import torch_predict
 from pruneonce.train.teacher import Teacher
-from pruneonce.train.teacher_logits import FILE_NAME, answers_pay, teacher_logits
+from pruneonce.train.teacher_answers import FILE_NAME, answers_pay, teacher_answers
 from pruneonce.train.trainer import checkpoints_folder
 
 LENGTHS = (5, 9, 3, 17, 8, 1)
@@ -54,10 +55,10 @@ def model_for(task, folder, seed):
 
 def test_loss_with_answers_given_before_is_that_with_the_teacher_asked(tiny_bert, task, features, tmp_path):
     teacher, student = model_for(task, tiny_bert, 1), model_for(task, tiny_bert, 2)
-    taught = teacher_logits(teacher, task, features, 0, tmp_path)
+    taught = teacher_answers(teacher, task, features, 0, tmp_path)
     losses = []
-    for extra in ({"teacher": teacher}, {"taught": taught}):
-        objective = TaskObjective(features, task.kind, 0, True, distillation=Distillation("t", 0.3, 0.7), **extra)
+    for extra in ({"teacher": teacher}, {"stored": taught}):
+        objective = TaskObjective(features, head_of(task), 0, True, distillation=Distillation("t", 0.3, 0.7), **extra)
         batch = objective.collate([ExampleKey(0, 0, index) for index in (3, 0, 5, 2)])
         losses.append(objective.loss(student, batch, objective.counts(batch)))
     assert float(losses[0].detach()) > 0
@@ -65,8 +66,8 @@ def test_loss_with_answers_given_before_is_that_with_the_teacher_asked(tiny_bert
 
 
 def test_answers_are_read_back_with_the_same_bits_and_the_teacher_not_asked_again(tiny_bert, task, features, tmp_path):
-    first = teacher_logits(model_for(task, tiny_bert, 1), task, features, 0, tmp_path)
-    again = teacher_logits(None, task, features, 0, tmp_path)
+    first = teacher_answers(model_for(task, tiny_bert, 1), task, features, 0, tmp_path)["logits"]
+    again = teacher_answers(None, task, features, 0, tmp_path)["logits"]
     assert [each.shape for each in again] == [each.shape for each in first]
     assert all(np.array_equal(*pair) for pair in zip(first, again, strict=True))
 
@@ -74,7 +75,7 @@ def test_answers_are_read_back_with_the_same_bits_and_the_teacher_not_asked_agai
 def test_answers_in_lower_precision_are_float32_and_near(tiny_bert, task, features, tmp_path):
     teacher = model_for(task, tiny_bert, 1)
     exact = torch_predict(teacher, task, 0)(features)
-    answers = teacher_logits(Teacher(teacher, torch.bfloat16), task, features, 0, tmp_path)
+    answers = teacher_answers(Teacher(teacher, torch.bfloat16), task, features, 0, tmp_path)["logits"]
     assert any((near != wanted).any() for near, wanted in zip(answers, exact, strict=True))
     for near, wanted in zip(answers, exact, strict=True):
         assert near.dtype == np.float32
@@ -84,7 +85,7 @@ def test_answers_in_lower_precision_are_float32_and_near(tiny_bert, task, featur
 @pytest.mark.parametrize("damage", ["cut", "another number of examples", "not there at all inside"])
 def test_damaged_answers_are_one_line_that_says_what_to_do(tiny_bert, features, tmp_path, damage):
     task = SimpleNamespace(kind="classification", labels=("a", "b", "c"))
-    teacher_logits(model_for(task, tiny_bert, 1), task, features, 0, tmp_path)
+    teacher_answers(model_for(task, tiny_bert, 1), task, features, 0, tmp_path)
     file = tmp_path / FILE_NAME
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:-3])
@@ -95,7 +96,7 @@ def test_damaged_answers_are_one_line_that_says_what_to_do(tiny_bert, features, 
 
         save_file({"logits": np.ones(3, np.float32)}, file)
     with pytest.raises(PruneonceError, match=r"does not hold the teacher's answers .*delete it") as caught:
-        teacher_logits(None, task, features, 0, tmp_path)
+        teacher_answers(None, task, features, 0, tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -118,12 +119,10 @@ def losses_of(folder):
 @pytest.mark.slow
 def test_training_is_the_same_as_with_the_teacher_asked_in_every_step(distilled, tmp_path, monkeypatch):
     asked = []
-    original = finetuning.teacher_logits
-    monkeypatch.setattr(
-        finetuning, "teacher_logits", lambda *args, **kwargs: asked.append(1) or original(*args, **kwargs)
-    )
+    original = setup.teacher_answers
+    monkeypatch.setattr(setup, "teacher_answers", lambda *args, **kwargs: asked.append(1) or original(*args, **kwargs))
     run("finetune", distilled, tmp_path / "once")
-    monkeypatch.setattr(finetuning, "answers_pay", lambda *sizes: False)
+    monkeypatch.setattr(setup, "answers_pay", lambda *sizes: False)
     run("finetune", distilled, tmp_path / "always")
     assert asked == [1]
     np.testing.assert_allclose(losses_of(tmp_path / "once"), losses_of(tmp_path / "always"), rtol=1e-4)

@@ -7,6 +7,8 @@ import os
 import platform
 from pathlib import Path
 
+from pruneonce import _native
+
 # The instruction sets that decide how fast a sparse kernel can be, fastest last.
 ISA_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "amx_int8")
 
@@ -16,8 +18,8 @@ SPARSE_BELOW = 0.2
 
 
 def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may keep busy: its affinity, or fewer by its control groups' quotas, as our kernels count."""
+    return _native.granted_cores()
 
 
 def processor_name() -> str:

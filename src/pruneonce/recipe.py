@@ -63,6 +63,13 @@ class Training:
         _positive(self, "log_steps", "checkpoint_steps", "max_grad_norm")
         _fraction(self, "warmup_ratio", "dropout")
 
+    def total_steps(self, examples: int) -> int:
+        """Optimizer steps over a data set of `examples`."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return max(1, round(self.epochs * examples / self.batch_size))
+
 
 @dataclass(frozen=True)
 class Pruning:
@@ -92,23 +99,39 @@ class Pruning:
 
 @dataclass(frozen=True)
 class Distillation:
-    """Loss = hard_weight x loss on labels + kd_weight x KL to the teacher's logits."""
+    """Loss = hard_weight x loss on labels + kd_weight x KL to the teacher's logits + hidden_weight x hidden states.
+
+    In pruning, hidden_weight alone trains on plain text, without labels or heads: the teacher may be any body.
+    """
 
     teacher: str = ""  # model folder or Hub id; pruning takes `model` when empty
     hard_weight: float = 0.5
     kd_weight: float = 0.5
     temperature: float = 2.0
     kd_tokens: float = 1.0  # share of real tokens whose vocabulary distribution is matched (pre-training only)
+    # Of the relative squared error of hidden states at all real tokens; the paper has none (SquareHead: 1.0 beside the
+    # hard loss, Kurtic et al. 2023, arXiv:2310.06927). The teacher then has the student's layers and hidden size.
+    hidden_weight: float = 0.0
+    hidden_layers: tuple[int, ...] = ()  # 0: embeddings, 1: first transformer layer …; empty: every transformer layer
 
     def __post_init__(self) -> None:
         _positive(self, "temperature")
-        if self.hard_weight < 0 or self.kd_weight < 0 or self.hard_weight + self.kd_weight == 0:
+        weights = {name: getattr(self, name) for name in ("hard_weight", "kd_weight", "hidden_weight")}
+        if min(weights.values()) < 0 or not any(weights.values()):
+            given = ", ".join(f"{name} {weight}" for name, weight in weights.items())
+            raise UsageError(f"distillation weights must not be negative, nor all 0; got {given}")
+        if min(self.hidden_layers, default=0) < 0 or len(set(self.hidden_layers)) < len(self.hidden_layers):
             raise UsageError(
-                f"distillation weights must not be negative, nor both 0; got hard_weight {self.hard_weight} and "
-                f"kd_weight {self.kd_weight}"
+                "distillation.hidden_layers must be different numbers from 0 (the embeddings) on, got "
+                f"{list(self.hidden_layers)}"
             )
         if not 0.0 < self.kd_tokens <= 1.0:
             raise UsageError(f"distillation.kd_tokens must be above 0 and at most 1, got {self.kd_tokens}")
+
+    @property
+    def hidden_alone(self) -> bool:
+        """Nothing but hidden states is matched."""
+        return self.hard_weight == self.kd_weight == 0
 
 
 @dataclass(frozen=True)

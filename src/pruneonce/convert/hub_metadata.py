@@ -10,7 +10,7 @@ from typing import Any
 
 from pruneonce.convert.outside_text import clean, last_part
 from pruneonce.formats.record import Provenance
-from pruneonce.tasks import Task
+from pruneonce.tasks import Task, class_of
 from pruneonce.tasks.glue import GLUE
 from pruneonce.tasks.question_answering import QUESTION_ANSWERING
 
@@ -122,7 +122,7 @@ def dataset_of(record: Provenance) -> dict[str, str] | None:
 def pipeline_of(record: Provenance) -> str:
     if not isinstance(record.recipe.get("task"), Mapping):
         return "fill-mask"
-    return "question-answering" if task_name(record) in QUESTION_ANSWERING else "text-classification"
+    return class_of(task_name(record)).pipeline
 
 
 def task_name(record: Provenance) -> str:

@@ -18,6 +18,7 @@ from pruneonce.convert.outside_text import clean, count_of, last_part, plain, se
 from pruneonce.errors import PruneonceError
 from pruneonce.files import write_text
 from pruneonce.formats.record import Provenance, read_provenance
+from pruneonce.tasks import class_of
 
 FILE_NAME = "README.md"
 MARK = "<!-- Made by pruneonce from pruneonce.json. Delete this line to keep your own text. -->"
@@ -176,7 +177,7 @@ def _results(record: Provenance, repeats: Sequence[Provenance]) -> list[str]:
         spread = f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
         known = f"{float(published[name]):.4f}" if name in published else ""
         rows.append(f"| {plain(name)} | {value:.4f} | {spread} | {known} |")
-    unit = "SQuAD's scores are percentages." if pipeline_of(record) == "question-answering" else ""
+    unit = "SQuAD's scores are percentages." if class_of(task_name(record)).in_percent else ""
     return [where, "\n".join(rows), unit]
 
 

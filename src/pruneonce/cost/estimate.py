@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pruneonce.convert.inspect_folder import inspect_folder
-from pruneonce.cost.probe import TASK_RECIPES, Probe, probe
+from pruneonce.cost.probe import TASK_RECIPES, Probe, config_of, probe
 from pruneonce.data.corpus import Corpus
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.models.tokenizer import load_tokenizer
@@ -14,10 +14,10 @@ from pruneonce.recipe import FinetuneRecipe, PruneRecipe, Pruning, QuantizeRecip
 from pruneonce.sparsity.cpu_training import LOCKED_FROM
 from pruneonce.sparsity.patterns import pruned_count
 from pruneonce.sparsity.training_kernel import few_left
-from pruneonce.stages.pretraining import pruning_schedule
+from pruneonce.stages.pruning import pruning_schedule
 from pruneonce.tasks.recipe_data import max_tokens_of, sample, task_of
 from pruneonce.train.objectives import round_up
-from pruneonce.train.teacher_logits import answers_pay
+from pruneonce.train.teacher_answers import answers_pay, hidden_states_bytes
 from pruneonce.train.trainer import CHECKPOINTS_KEPT, accumulation_for
 
 # Training examples of the public tasks, for recipes that count in epochs (GLUE and SQuAD 1.1 as distributed).
@@ -63,7 +63,7 @@ def estimate(
     if training is None:
         raise UsageError("nothing to estimate: the recipe trains nothing")
     examples, tokens = _data_size(recipe, unbuilt_corpus_tokens)
-    steps = training.steps or max(1, round((training.epochs or 0) * examples / training.batch_size))
+    steps = training.total_steps(examples)
     locked = _locked_sparsity(recipe, sparsity)
     pruning = getattr(recipe, "pruning", None)
     found = probe(recipe, tokens, locked)
@@ -74,7 +74,10 @@ def estimate(
         seconds = (1 - late) * seconds + late * _seconds_per_step(training, pruned)
     trained_on = steps * training.batch_size
     task = isinstance(recipe, TASK_RECIPES)
-    taught = examples if task and examples and answers_pay(trained_on, examples) else trained_on
+    stored = (
+        task and examples and answers_pay(trained_on, examples, hidden_bytes=_hidden_bytes(recipe, examples * tokens))
+    )
+    taught = examples if stored else trained_on
     seconds += taught * found.seconds_per_taught_example / steps
     latent = found.masked_parameters if pruning is not None else 0
     how = f"{1e3 * found.seconds_per_example:.0f} ms for an example of {tokens} tokens"
@@ -95,6 +98,16 @@ def _seconds_per_step(training: Training, found: Probe) -> float:
     passes = accumulation_for(training, 1)
     examples = training.batch_size * found.seconds_per_example
     return passes * found.seconds_per_pass + examples + found.seconds_per_update
+
+
+def _hidden_bytes(recipe: Recipe, tokens: int) -> int:
+    """What the hidden states that a teacher is asked for would take."""
+    distillation = getattr(recipe, "distillation", None)
+    if distillation is None or distillation.hidden_weight == 0:
+        return 0
+    config = config_of(recipe.model)
+    layers = len(distillation.hidden_layers) or config.num_hidden_layers
+    return hidden_states_bytes(tokens, layers, config.hidden_size)
 
 
 def _late_share(pruning: Pruning, steps: int) -> float:

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from pruneonce.models import family_of, known_shape
 from pruneonce.models.hub import config_for, load_config, random_hub_model
-from pruneonce.recipe import FinetuneRecipe, QuantizeRecipe, Recipe, TeacherRecipe
+from pruneonce.recipe import Distillation, FinetuneRecipe, QuantizeRecipe, Recipe, TeacherRecipe
 from pruneonce.sparsity.cpu_training import CpuTraining, as_served
 from pruneonce.sparsity.layers import Masked, Sparse, WorkingLinear
 from pruneonce.sparsity.pruner import Pruner
 from pruneonce.sparsity.quantizer import quantize_layers
 from pruneonce.sparsity.schedules import PruningSchedule
-from pruneonce.stages.lifecycle import set_dropout
+from pruneonce.train.dropout import set_dropout
 from pruneonce.train.language_model import LanguageModel, pretraining_class
 from pruneonce.train.trainer import accumulation_for, autocast_of
 
@@ -59,8 +59,7 @@ def probe(recipe: Recipe, tokens: int, locked: float | None = None, pruned: floa
     assert recipe.training is not None
     autocast = autocast_of(recipe.training)
     distillation = getattr(recipe, "distillation", None)
-    share = MLM_SHARE if distillation is None else max(MLM_SHARE, distillation.kd_tokens)
-    logits = 1 if isinstance(recipe, TASK_RECIPES) else max(1, round(share * tokens))  # per example
+    logits = 1 if isinstance(recipe, TASK_RECIPES) else _logits_per_example(distillation, tokens)
     many = max(PROBE_EXAMPLES, PROBE_TOKENS // tokens)
     model = _random_model(recipe)
     set_dropout(model.model, recipe.training.dropout)
@@ -95,13 +94,22 @@ def probe(recipe: Recipe, tokens: int, locked: float | None = None, pruned: floa
     )
 
 
+def _logits_per_example(distillation: Distillation | None, tokens: int) -> int:
+    """Tokens of an example that pre-training computes a vocabulary's logits of."""
+    if distillation is not None and distillation.hidden_alone:
+        return 0
+    share = MLM_SHARE if distillation is None else max(MLM_SHARE, distillation.kd_tokens)
+    return max(1, round(share * tokens))
+
+
 def _random_model(recipe: Recipe) -> LanguageModel:
-    config = _config(recipe.model)
+    config = config_of(recipe.model)
     nsp = family_of(config.model_type).heads.next_sentence is not None
     return LanguageModel(random_hub_model(pretraining_class(nsp=nsp), config), nsp=nsp)
 
 
-def _config(model: str) -> Any:
+def config_of(model: str) -> Any:
+    """The config of a recipe's model."""
     # A published model's shape needs neither the network nor the folder of a stage that has not run yet
     # ("runs/bert-large/teacher").
     known = None if Path(model).is_dir() else known_shape(model)
@@ -206,7 +214,7 @@ def _activation_bytes(model: LanguageModel, inputs: dict[str, Tensor]) -> int:
 
 
 def _some_loss(model: LanguageModel, inputs: dict[str, Tensor]) -> Tensor:
-    return torch.stack([logits.float().square().mean() for logits in model(**inputs).values()]).sum()
+    return torch.stack([logits.float().square().sum() for logits in model(**inputs).values()]).sum()
 
 
 def _adam_seconds_per_parameter() -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from pruneonce.evaluation.predictions import Split, make_split
@@ -15,7 +16,8 @@ from pruneonce.progress import Advance
 from pruneonce.tasks import QuestionAnsweringTask, Task
 from pruneonce.train.batching import ExampleKey
 from pruneonce.train.language_model import LanguageModel
-from pruneonce.train.objectives import IGNORED, PretrainingObjective
+from pruneonce.train.losses import IGNORED
+from pruneonce.train.objectives import HiddenStatesObjective, PretrainingObjective
 
 Predict = Callable[[Sequence[Any]], list[np.ndarray]]
 
@@ -32,9 +34,7 @@ def evaluate_language_model(
     the same questions. examples: how many to use, evenly spaced. Perplexity is of the masked LM alone.
     """
     model.eval()
-    lengths = objective.lengths()
-    chosen = np.unique(np.linspace(0, len(lengths) - 1, min(examples, len(lengths))).astype(np.int64))
-    chosen = chosen[np.argsort(lengths[chosen], kind="stable")]
+    chosen = _spread(objective.lengths(), examples)
     device = next(model.parameters()).device
     sums = dict.fromkeys(("mlm_loss", "mlm_right", "mlm_targets", "nsp_loss", "nsp_right", "examples"), 0.0)
     for begin in range(0, len(chosen), EVALUATION_BATCH):
@@ -60,6 +60,39 @@ def evaluate_language_model(
     if model.nsp:
         metrics |= {"nsp_loss": sums["nsp_loss"] / rows, "nsp_accuracy": sums["nsp_right"] / rows}
     return metrics
+
+
+@torch.no_grad()
+def evaluate_hidden_states(
+    model: nn.Module, objective: HiddenStatesObjective, *, examples: int, on_progress: Advance | None = None
+) -> dict[str, float]:
+    """Relative squared error of the hidden states that the objective matches, and that of each layer by its number.
+
+    objective: over the validation split. examples: how many to use, evenly spaced.
+    """
+    model.eval()
+    (term,) = objective.terms
+    chosen = _spread(objective.lengths(), examples)
+    device = next(model.parameters()).device
+    squares, norms = np.float64(0), np.float64(0)
+    for begin in range(0, len(chosen), EVALUATION_BATCH):
+        keys = [ExampleKey(int(index), 0, 0) for index in chosen[begin : begin + EVALUATION_BATCH]]
+        batch = objective.taught({name: value.to(device) for name, value in objective.collate(keys).items()})
+        squares = squares + term.squares(objective.answer(model, batch), batch["answer"]).double().cpu().numpy()
+        norms = norms + objective.counts(batch).numpy()
+        if on_progress is not None:
+            on_progress(begin + len(keys), len(chosen))
+    errors = np.atleast_1d(squares / np.maximum(norms, np.finfo(np.float32).tiny))
+    layers = objective.layers or range(1, len(errors) + 1)
+    return {"hidden_error": float(errors.mean())} | {
+        f"hidden_error_{layer}": float(error) for layer, error in zip(layers, errors, strict=True)
+    }
+
+
+def _spread(lengths: np.ndarray, examples: int) -> np.ndarray:
+    """`examples` of the indices, evenly spaced, shortest first."""
+    chosen = np.unique(np.linspace(0, len(lengths) - 1, min(examples, len(lengths))).astype(np.int64))
+    return chosen[np.argsort(lengths[chosen], kind="stable")]
 
 
 def evaluate_task(task: Task, examples: Sequence[Any], features: Sequence[Any], predict: Predict) -> Split:

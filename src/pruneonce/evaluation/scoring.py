@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ from pruneonce.recipe import TaskData
 from pruneonce.run.model import Model, load_model
 from pruneonce.sparsity.cpu_training import as_served
 from pruneonce.sparsity.quantizer import quantized
-from pruneonce.tasks import Task
-from pruneonce.tasks.recipe_data import max_tokens_of, task_of, validation_examples
+from pruneonce.tasks import Task, class_of
+from pruneonce.tasks.recipe_data import max_tokens_of, task_of, validation_examples, with_labels_of
 from pruneonce.train.task_model import load_task_model, torch_predict
 
 
@@ -74,9 +73,7 @@ def score_folder(model: str | Path, data: TaskData, on_progress: Advance | None 
     Class names of one's own task are read from the model's config.
     UsageError if the model has no head for the task, or one with other labels.
     """
-    if data.name == "classification" and not data.labels:
-        config = load_config(model)
-        data = replace(data, labels=tuple(str(config.id2label[index]) for index in range(config.num_labels)))
+    data = with_labels_of(data, lambda: _labels_in_config(model))
     task = task_of(data)
     loaded, _ = load_task_model(model, task, trained=True)
     with as_served(loaded, read_quantization(model)):
@@ -112,16 +109,20 @@ def score_packed_beside(
         return score_predictions(predict, task, data, tokenizer), max(differences)
 
 
+def _labels_in_config(model: str | Path) -> list[str]:
+    config = load_config(model)
+    return [str(config.id2label[index]) for index in range(config.num_labels)]
+
+
 def _packed_task(file: str | Path, data: TaskData) -> tuple[Model, Task, TaskData]:
     """The model of a packed file, its task, and the task's data with the model's labels where they are one's own."""
     model = load_model(file)
-    wanted = "question-answering" if data.name.startswith(("squad", "question")) else "text-classification"
+    wanted = class_of(data.name).pipeline
     if model.task != wanted:
         raise UsageError(f"{file} is a model for {model.task}; task '{data.name}' needs one for {wanted}")
-    if data.name == "classification" and not data.labels:
-        data = replace(data, labels=tuple(model.labels))
+    data = with_labels_of(data, lambda: model.labels)
     task = task_of(data)
-    if task.kind == "classification" and task.labels and list(task.labels) != model.labels:
+    if task.labels and list(task.labels) != model.labels:
         raise UsageError(f"{file} answers {', '.join(model.labels)}; task '{task.name}' has {', '.join(task.labels)}")
     return model, task, data
 

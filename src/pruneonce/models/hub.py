@@ -34,7 +34,7 @@ def load_config(path: str | Path) -> Any:
 
 
 def load_hub_model(auto_class: str, path: str | Path, **options: Any) -> Any:
-    """A checkpoint as one of transformers' `AutoModel…` classes loads it; `options` go to its `from_pretrained`.
+    """A checkpoint as one of transformers' classes, mostly an `AutoModel…`, loads it; `options` go to `from_pretrained`.
 
     UsageError as of `load_config`.
     """

@@ -15,9 +15,9 @@ from pruneonce.files import read_json
 from pruneonce.formats.model_folder import WEIGHTS_FILE
 from pruneonce.formats.record import Provenance, read_provenance
 from pruneonce.study.index import StudyIndex, find_study, read_study
+from pruneonce.tasks import class_of
 
 LOG_FILE = "training_log.json"
-PERCENT_TASKS = ("squad", "question")  # tasks whose metrics are percentages already
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def read_run(folder: Path) -> Run | None:
 
 def is_percent(task: str) -> bool:
     """True where the task's own metrics are percentages."""
-    return task.startswith(PERCENT_TASKS)
+    return class_of(task).in_percent
 
 
 def _in_percent(run: Run) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from pruneonce.run.encoder import Embeddings, Encoder, Layer, require_computable
 from pruneonce.run.heads import Head, HiddenStates, classes_of, head_of
 from pruneonce.run.tensors import Tensors
 from pruneonce.run.weights import KERNELS, Int8Weight, Kernels
-from pruneonce.run.workspace import Workspace
+from pruneonce.run.workspace import Workspaces
 
 # Of one pass, per thread: activations then stay in the caches, and weights are read seldom enough. docs/kernels.md has
 # the figures.
@@ -53,7 +52,7 @@ class Model:
         self.max_tokens = len(self.encoder.embeddings.positions) - (self.encoder.plan.first_position or 0)
         self.vocabulary_size = self.encoder.embeddings.words.shape[0]
         self._head = head_of(self.task, tensors)
-        self._of_thread = threading.local()
+        self._workspaces = Workspaces(self.isa)
 
     def __call__(
         self,
@@ -108,30 +107,26 @@ class Model:
             kept = [self._checked(each, len(ids[i]), "positions", i) for i, each in enumerate(positions)]
             if any((np.diff(each) <= 0).any() for each in kept):
                 raise UsageError("positions must rise within a sequence")
-        space = self._workspace()
         outputs: list[Array] = []
         first = 0
-        while first < len(ids):
-            end = self._end_of_pass(ids, first)
-            starts = np.cumsum([0, *(len(sequence) for sequence in ids[first:end])], dtype=np.int64)
-            lengths, wanted = np.diff(starts), None
-            if kept is not None:
-                wanted = np.concatenate([each + start for each, start in zip(kept[first:end], starts, strict=False)])
-                lengths = np.array([len(each) for each in kept[first:end]])
-            if wanted is not None and not len(wanted):
-                outputs += [np.zeros((0, self.vocabulary_size), np.float32)] * (end - first)
-            else:
-                batch = np.concatenate(ids[first:end]), np.concatenate(types[first:end])
-                hidden = self.encoder(*batch, starts, space, wanted)
-                outputs += np.split(head(hidden, space), np.cumsum(lengths)[:-1])
-            first = end
+        with self._workspaces.borrowed() as space:  # the head reads hidden states that lie in it
+            while first < len(ids):
+                end = self._end_of_pass(ids, first)
+                starts = np.cumsum([0, *(len(sequence) for sequence in ids[first:end])], dtype=np.int64)
+                lengths, wanted = np.diff(starts), None
+                if kept is not None:
+                    wanted = np.concatenate(
+                        [each + start for each, start in zip(kept[first:end], starts, strict=False)]
+                    )
+                    lengths = np.array([len(each) for each in kept[first:end]])
+                if wanted is not None and not len(wanted):
+                    outputs += [np.zeros((0, self.vocabulary_size), np.float32)] * (end - first)
+                else:
+                    batch = np.concatenate(ids[first:end]), np.concatenate(types[first:end])
+                    hidden = self.encoder(*batch, starts, space, wanted)
+                    outputs += np.split(head(hidden, space), np.cumsum(lengths)[:-1])
+                first = end
         return outputs
-
-    def _workspace(self) -> Workspace:
-        if not hasattr(self._of_thread, "workspace"):
-            self._of_thread.workspace = Workspace(self.isa)
-        workspace: Workspace = self._of_thread.workspace
-        return workspace
 
     def _end_of_pass(self, ids: list[Array], first: int) -> int:
         at_once = self._pass_tokens * _native.num_threads()
@@ -181,6 +176,7 @@ def load_model(path: str | Path, *, isa: str | None = None, kernels: Kernels = "
         )
     try:
         isa = _native.choose_isa(isa)
+        _native.num_threads()  # may be one of $PRUNEONCE_THREADS that means nothing
     except ValueError as error:
         raise UsageError(str(error)) from error
     packed = read_packed(path)

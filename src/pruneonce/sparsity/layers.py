@@ -247,3 +247,8 @@ def finish(layer: WorkingLinear) -> None:
     if type(layer.form) is Dense and layer.rounding is None:
         del layer.form, layer.rounding
         layer.__class__ = nn.Linear  # type: ignore[assignment]
+
+
+def linear_names(model: nn.Module) -> list[str]:
+    """Names of a model's linear layers, in its order."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]

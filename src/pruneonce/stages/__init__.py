@@ -4,10 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from pruneonce.formats.record import Provenance
-from pruneonce.stages.finetuning import run_finetune
-from pruneonce.stages.lifecycle import StageOptions
-from pruneonce.stages.pretraining import plan_pruning, run_prune, run_teacher
-from pruneonce.stages.quantization import run_quantize
+from pruneonce.stages.pruning import plan_pruning
+from pruneonce.stages.run import run_finetune, run_prune, run_quantize, run_teacher
+from pruneonce.stages.setup import StageOptions
 
 __all__ = ["RUNNERS", "StageOptions", "plan_pruning", "run_finetune", "run_prune", "run_quantize", "run_teacher"]
 

@@ -6,12 +6,9 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from pruneonce.convert.model_card import write_model_card
 from pruneonce.errors import OtherInputsError, UsageError
@@ -21,13 +18,12 @@ from pruneonce.formats.record import Provenance, read_provenance
 from pruneonce.formats.scales_file import LinearQuantization, write_quantization
 from pruneonce.machine import library_versions
 from pruneonce.models import family_of
-from pruneonce.progress import Advance
-from pruneonce.recipe import Recipe, Training, parse_recipe
+from pruneonce.recipe import parse_recipe
 from pruneonce.sparsity.cpu_training import as_served
 from pruneonce.sparsity.pruner import Pruner
-from pruneonce.sparsity.quantizer import Quantizer
+from pruneonce.stages.setup import Inputs, StageOptions
 from pruneonce.train.processes import is_main_process
-from pruneonce.train.trainer import TrainingRun, train
+from pruneonce.train.trainer import TrainingRun, WorkingModel, train
 
 RUN_FILE = "run.json"  # what an unfinished folder is being made from
 LOG_FILE = "training_log.json"
@@ -50,21 +46,12 @@ INCIDENTAL_KEYS = (
 )
 
 
-@dataclass(frozen=True)
-class StageOptions:
-    """What the caller decides about a run, beside its recipe."""
-
-    out: Path
-    keep_checkpoints: bool = False
-    on_progress: Advance | None = None
-
-
-def begin_stage(stage: str, recipe: Recipe, inputs: dict[str, str], out: Path) -> Provenance | None:
+def begin_stage(inputs: Inputs, out: Path) -> Provenance | None:
     """The record of an identical finished run in `out`; else None, with `out` reserved for this one.
 
     UsageError if `out` holds another run, finished or not, or a model of elsewhere: nothing is ever overwritten.
     """
-    wanted = {"stage": stage, "recipe": asdict(recipe), "inputs": inputs}
+    wanted = {"stage": inputs.stage, "recipe": asdict(inputs.recipe), "inputs": inputs.digests}
     done = read_provenance(out)
     if done is not None:
         found = {"stage": done.stage, "recipe": done.recipe, "inputs": done.inputs}
@@ -80,94 +67,45 @@ def begin_stage(stage: str, recipe: Recipe, inputs: dict[str, str], out: Path) -
     return None
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a stage has made of its model, before it is saved."""
+def complete_stage(inputs: Inputs, work: WorkingModel, options: StageOptions, spent_seconds: float = 0.0) -> Provenance:
+    """Train what is a run, write rounding and zeros into the weights, score, and save the folder, its record last.
 
-    hub_model: Any
-    pruner: Pruner | None
-    quantizer: Quantizer | None
-    steps: int
-    log: list[dict[str, float]]
-    seconds: float
-
-
-def complete_stage(
-    stage: str,
-    recipe: Recipe,
-    inputs: dict[str, str],
-    run: TrainingRun,
-    options: StageOptions,
-    score: Callable[[], dict[str, float]],
-) -> Provenance:
-    """Train, and `save_outcome`."""
-    begun = time.monotonic()
-    log = train(run)
-    seconds = time.monotonic() - begun
-    outcome = Outcome(run.hub_model, run.pruner, run.quantizer, run.steps, log, seconds)
-    return save_outcome(stage, recipe, inputs, outcome, options, score)
-
-
-def save_outcome(
-    stage: str,
-    recipe: Recipe,
-    inputs: dict[str, str],
-    outcome: Outcome,
-    options: StageOptions,
-    score: Callable[[], dict[str, float]],
-) -> Provenance:
-    """Write rounding and zeros into the weights, score, and save the folder with its record last.
-
-    score: called once the model is final, in the main process alone; the others return a record without metrics. A
-    quantised model is scored as the int8 engine will compute it.
+    A quantised model is scored as the int8 engine will compute it. Processes but the main one return a record without
+    metrics. spent_seconds: of work that was done before and counts as training.
     """
+    begun = time.monotonic() - spent_seconds
+    log = train(work) if isinstance(work, TrainingRun) else []
     record = Provenance(
-        stage=stage,
-        recipe=asdict(recipe),
-        inputs=inputs,
-        seed=recipe.seed,
-        steps=outcome.steps,
+        stage=inputs.stage,
+        recipe=asdict(inputs.recipe),
+        inputs=inputs.digests,
+        seed=inputs.recipe.seed,
+        steps=work.steps if isinstance(work, TrainingRun) else 0,
         metrics={},
         versions=library_versions(),
     )
+    record.timings = {"training": time.monotonic() - begun}
     if not is_main_process():
         return record
     begun = time.monotonic()
     layers: dict[str, LinearQuantization] = {}
-    if outcome.quantizer is not None:
-        layers, record.rounded_to_zero = outcome.quantizer.bake()
-    if outcome.pruner is not None:
-        _bake(outcome.pruner, outcome.hub_model, record)
-    with as_served(outcome.hub_model, layers):
-        record.metrics = score()
-    record.timings = {"training": outcome.seconds, "evaluation": time.monotonic() - begun}
+    if work.quantizer is not None:
+        layers, record.rounded_to_zero = work.quantizer.bake()
+    if work.pruner is not None:
+        _bake(work.pruner, work.hub_model, record)
+    with as_served(work.hub_model, layers):
+        record.metrics = inputs.score(work, options)
+    record.timings["evaluation"] = time.monotonic() - begun
     if layers:
         write_quantization(options.out, layers)
-    save_model_folder(outcome.hub_model, recipe.model, options.out)
-    write_json(options.out / LOG_FILE, outcome.log)
+    save_model_folder(work.hub_model, inputs.recipe.model, options.out)
+    write_json(options.out / LOG_FILE, log)
     write_model_card(options.out, record)
     record.write(options.out)
     (options.out / RUN_FILE).unlink(missing_ok=True)
     if not options.keep_checkpoints:
         shutil.rmtree(options.out / "checkpoints", ignore_errors=True)
     return record
-
-
-def total_steps(training: Training, examples: int) -> int:
-    """Optimizer steps of a run over a data set of `examples`."""
-    if training.steps is not None:
-        return training.steps
-    assert training.epochs is not None
-    return max(1, round(training.epochs * examples / training.batch_size))
-
-
-def set_dropout(model: nn.Module, probability: float | None) -> None:
-    """Set every dropout layer's probability, attention's included; None leaves the checkpoint's."""
-    if probability is None:
-        return
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = probability
 
 
 def _bake(pruner: Pruner, hub_model: Any, record: Provenance) -> None:
@@ -178,10 +116,6 @@ def _bake(pruner: Pruner, hub_model: Any, record: Provenance) -> None:
         record.sparsity[family.encoder_name(name)] = 1 - float(layer.mask.float().mean())
         record.masks[family.encoder_name(name)] = digests[name]
     pruner.bake()
-
-
-def linear_names(model: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
 
 
 def _refuse_other_run(found: dict[str, Any], wanted: dict[str, Any], out: Path, what: str) -> None:

@@ -12,12 +12,17 @@ from pruneonce.tasks.glue import GLUE
 from pruneonce.tasks.question_answering import QUESTION_ANSWERING, QuestionAnsweringTask
 from pruneonce.tasks.table import did_you_mean
 
-__all__ = ["TASK_NAMES", "ClassificationTask", "QuestionAnsweringTask", "Task", "get_task"]
+__all__ = ["TASK_NAMES", "ClassificationTask", "QuestionAnsweringTask", "Task", "class_of", "get_task"]
 
 Task = ClassificationTask | QuestionAnsweringTask
 
 _OWN = ("classification", "regression")
 TASK_NAMES = (*GLUE, *QUESTION_ANSWERING, *_OWN)
+
+
+def class_of(name: str) -> type[ClassificationTask] | type[QuestionAnsweringTask]:
+    """What the task called `name` is, before its labels are known; names that are not known count as classification."""
+    return QuestionAnsweringTask if name in QUESTION_ANSWERING else ClassificationTask
 
 
 def get_task(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
@@ -69,6 +69,10 @@ class ClassificationTask:
     headerless: tuple[str, ...] = ()  # columns of a file whose first line is already data
     skipped_labels: tuple[str, ...] = ()  # rows so labelled are no examples
     drop_broken: bool = False  # leave out rows with too few or too many fields
+
+    pipeline: ClassVar[str] = "text-classification"  # of pruneonce and the Hub, for models of such tasks
+    usual_tokens: ClassVar[int] = 128  # longest example, as published
+    in_percent: ClassVar[bool] = False  # whether the metrics are percentages
 
     @property
     def kind(self) -> Literal["classification", "regression"]:

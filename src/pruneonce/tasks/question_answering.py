@@ -75,6 +75,9 @@ class QuestionAnsweringTask:
     labels: ClassVar[None] = None
     metrics: ClassVar[tuple[str, ...]] = ("f1", "exact_match")
     main_metric: ClassVar[str] = "f1"
+    pipeline: ClassVar[str] = "question-answering"  # of pruneonce and the Hub, for models of such tasks
+    usual_tokens: ClassVar[int] = 384  # longest window, as published
+    in_percent: ClassVar[bool] = True  # whether the metrics are percentages
 
     def __post_init__(self) -> None:
         if self.stride_tokens < 0:

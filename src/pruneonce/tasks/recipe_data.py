@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from pruneonce.errors import UsageError
 from pruneonce.recipe import TaskData
-from pruneonce.tasks import Task, get_task
+from pruneonce.tasks import Task, class_of, get_task
 
 VALIDATION_SEED = 42  # draws task.validation_examples; not the run's seed, so that runs are scored on the same examples
 OWN_TASKS = ("classification", "regression", "question_answering")  # no data of their own on the Hub
@@ -55,8 +56,15 @@ def validation_examples(data: TaskData, task: Task) -> dict[str, list[Any]]:
 
 
 def max_tokens_of(data: TaskData) -> int:
-    """Longest example or window, in tokens: 384 for question answering, else 128, as published."""
-    return data.max_tokens or (384 if data.name.startswith(("squad", "question")) else 128)
+    """Longest example or window, in tokens: by default as published for tasks of its kind."""
+    return data.max_tokens or class_of(data.name).usual_tokens
+
+
+def with_labels_of(data: TaskData, labels: Callable[[], Sequence[str]]) -> TaskData:
+    """The data with a model's labels where a task of one's own does not name its classes."""
+    if data.name != "classification" or data.labels:
+        return data
+    return replace(data, labels=tuple(labels()))
 
 
 def sample(examples: Sequence[Any], count: int | None, seed: int) -> list[Any]:

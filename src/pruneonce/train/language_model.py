@@ -34,20 +34,31 @@ class LanguageModel(nn.Module):
         return self.model.config
 
     def forward(
-        self, *, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, positions: Tensor
-    ) -> dict[str, Tensor]:
+        self,
+        *,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor,
+        positions: Tensor,
+        hidden_states: bool = False,
+    ) -> dict[str, Any]:
         """Logits of both heads.
 
         input_ids, attention_mask, token_type_ids: int64 [batch, tokens]; positions: int64 [n], flat indices into
-        batch x tokens. Returns `mlm` [n, vocabulary] and, for models with next-sentence prediction, `nsp` [batch, 2].
+        batch x tokens. Returns `mlm` [n, vocabulary] and, for models with next-sentence prediction, `nsp` [batch, 2];
+        with hidden_states also those: of the embeddings and of every layer, [batch, tokens, size] each.
         """
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        output = getattr(self.model, self.family.base)(**{name: given[name] for name in self.family.inputs})
+        inputs = {name: given[name] for name in self.family.inputs}
+        more = {"output_hidden_states": True} if hidden_states else {}
+        output = getattr(self.model, self.family.base)(**inputs, **more)
         hidden = output.last_hidden_state.flatten(0, 1)[positions]
-        logits = {"mlm": self._mlm_head(hidden)}
+        logits: dict[str, Any] = {"mlm": self._mlm_head(hidden)}
         if self.nsp:
             assert self.family.heads.next_sentence is not None
             logits["nsp"] = attrgetter(self.family.heads.next_sentence)(self.model)(output.pooler_output)
+        if hidden_states:
+            logits["hidden_states"] = output.hidden_states
         return logits
 
     def _mlm_head(self, hidden: Tensor) -> Tensor:

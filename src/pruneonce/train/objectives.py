@@ -1,39 +1,56 @@
-"""What a stage minimises: batches from example keys, and losses from logits. Distillation is joined in here.
+"""What a stage minimises: batches from example keys, and a sum of loss terms over what models say to them.
 
-An objective has three functions. `collate(keys)` makes a batch; `counts(batch)` says how many items each mean is
-over; `loss(model, batch, totals)` divides sums by `totals`, the counts summed over the whole optimizer step. So the
-loss of a step is the same number however its batch is split over processes and accumulation.
+The trainer calls an objective's functions in this order. `collate(keys)` makes a batch. `taught(batch)` adds the
+teacher's answer where the step's totals are made of it. `counts(batch)` says what the parts' sums are divided by, and
+`loss(model, batch, totals)` divides by `totals`, the counts summed over the whole optimizer step. So the loss of a step
+is the same number however its batch is split over processes and accumulation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from pruneonce.data.corpus import Corpus
+from pruneonce.data.corpus import Corpus, Example
 from pruneonce.data.masking import distilled_positions, mask_tokens
 from pruneonce.recipe import Distillation
 from pruneonce.train.batching import ExampleKey
-from pruneonce.train.distillation import distillation_loss
+from pruneonce.train.heads import Head
+from pruneonce.train.losses import (
+    IGNORED,
+    Answer,
+    Batch,
+    HiddenStatesLoss,
+    LabelsLoss,
+    LogitsLoss,
+    MaskedTokensLoss,
+    Term,
+    Totals,
+    VocabularyLoss,
+    needs_of,
+    sum_of_terms,
+)
 from pruneonce.train.teacher import Teacher
 
-Batch = dict[str, Any]
-IGNORED = -100  # label of positions without a target, as in transformers
 PAD_TO_MULTIPLE_OF = 8  # vector width of the kernels that follow
 
 
 class Objective(Protocol):
-    """What `training.StageTrainer` needs to know of a stage."""
+    """What `trainer.StageTrainer` needs to know of a stage."""
+
+    @property
+    def terms(self) -> tuple[Term, ...]: ...
 
     def lengths(self) -> np.ndarray: ...
 
     def collate(self, keys: Sequence[ExampleKey]) -> Batch: ...
+
+    def taught(self, batch: Batch) -> Batch: ...
 
     def counts(self, batch: Batch) -> Tensor: ...
 
@@ -42,7 +59,10 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class PretrainingObjective:
-    """Masked LM, next sentence where the corpus has pairs, and distillation of both from a frozen teacher."""
+    """Masked LM, next sentence where the corpus has pairs, and distillation from a frozen teacher.
+
+    The teacher answers with its logits, its hidden states on the same corrupted text, or both.
+    """
 
     corpus: Corpus
     special_ids: dict[str, int]
@@ -51,6 +71,19 @@ class PretrainingObjective:
     mlm_probability: float = 0.15
     teacher: Teacher | None = None
     distillation: Distillation | None = None
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """In the order in which they are added."""
+        given = self.distillation
+        if given is None:
+            return (MaskedTokensLoss(1.0, self.nsp),)
+        terms: tuple[Term, ...] = (
+            MaskedTokensLoss(given.hard_weight, self.nsp),
+            VocabularyLoss(given.kd_weight, given.temperature, self.nsp),
+            HiddenStatesLoss(given.hidden_weight, given.hidden_layers),
+        )
+        return tuple(term for term in terms if term.weight > 0)
 
     def lengths(self) -> np.ndarray:
         lengths: np.ndarray = self.corpus.lengths
@@ -64,14 +97,14 @@ class PretrainingObjective:
         [n]. nsp_labels: int64 [batch].
         """
         examples = [self.corpus[key.example] for key in keys]
-        width = round_up(max(len(example.input_ids) for example in examples), PAD_TO_MULTIPLE_OF)
-        shape = (len(keys), width)
-        input_ids = np.full(shape, self.special_ids["pad"], dtype=np.int64)
-        attention_mask = np.zeros(shape, dtype=np.int64)
-        token_type_ids = np.zeros(shape, dtype=np.int64)
+        batch = _padded(examples, self.special_ids["pad"])
+        shape = batch["input_ids"].shape
+        input_ids = batch["input_ids"].numpy()
         labels = np.full(shape, IGNORED, dtype=np.int64)
         distilled = np.zeros(shape, dtype=bool)
         reserved = np.array(sorted(self.special_ids.values()))
+        given = self.distillation
+        hard = given is None or given.hard_weight > 0
         for row, (key, example) in enumerate(zip(keys, examples, strict=True)):
             rng = np.random.default_rng([self.seed, key.step, key.example])
             tokens = np.asarray(example.input_ids, dtype=np.int64)
@@ -85,162 +118,175 @@ class PretrainingObjective:
             )
             size = tokens.size
             input_ids[row, :size] = corrupted
-            attention_mask[row, :size] = 1
-            token_type_ids[row, example.segment_b_start : size] = 1
-            if self.hard_weight > 0:
+            if hard:
                 labels[row, :size][chosen] = tokens[chosen]
-            if self.kd_weight > 0 and self.distillation is not None:
-                distilled[row, :size] = distilled_positions(chosen, share=self.distillation.kd_tokens, rng=rng)
+            if given is not None and given.kd_weight > 0:
+                distilled[row, :size] = distilled_positions(chosen, share=given.kd_tokens, rng=rng)
         positions = np.flatnonzero((labels != IGNORED) | distilled)
-        return {
-            "input_ids": torch.from_numpy(input_ids),
-            "attention_mask": torch.from_numpy(attention_mask),
-            "token_type_ids": torch.from_numpy(token_type_ids),
+        return batch | {
             "positions": torch.from_numpy(positions),
             "mlm_labels": torch.from_numpy(labels.reshape(-1)[positions]),
             "distilled": torch.from_numpy(distilled.reshape(-1)[positions]),
             "nsp_labels": torch.tensor([example.next_sentence_label for example in examples]),
         }
 
+    def taught(self, batch: Batch) -> Batch:
+        """The batch with the teacher's answer, if its hidden states are matched."""
+        if _hidden_term(self.terms) is None:
+            return batch
+        return batch | {"answer": self._asked(batch)}
+
     def counts(self, batch: Batch) -> Tensor:
-        """Targets of the masked LM, distilled positions, examples: float64 [3]."""
-        targets = (batch["mlm_labels"] != IGNORED).sum()
-        return torch.stack([targets, batch["distilled"].sum(), torch.tensor(len(batch["input_ids"]))]).double()
+        """Targets of the masked LM, distilled positions, examples, and the norms: float64 [3 + layers]."""
+        targets = (batch["mlm_labels"] != IGNORED).sum().cpu()
+        distilled = batch["distilled"].sum().cpu()
+        counts = torch.stack([targets, distilled, torch.tensor(len(batch["input_ids"]))]).double()
+        return torch.cat([counts, _norms(self.terms, batch)])
 
     def loss(self, model: nn.Module, batch: Batch, totals: Tensor) -> Tensor:
-        """hard_weight x (masked LM + NSP cross-entropy) + kd_weight x (masked LM + NSP divergence from the teacher)."""
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
-        logits = model(**inputs, positions=batch["positions"])
-        targets, distilled, examples = totals.clamp(min=1).to(torch.float32)
-        loss = logits["mlm"].new_zeros(())
-        if self.hard_weight > 0:
-            hard = (
-                functional.cross_entropy(logits["mlm"], batch["mlm_labels"], ignore_index=IGNORED, reduction="sum")
-                / targets
-            )
-            if self.nsp:
-                hard = hard + functional.cross_entropy(logits["nsp"], batch["nsp_labels"], reduction="sum") / examples
-            loss = loss + self.hard_weight * hard
-        if self.kd_weight > 0 and self.teacher is not None and self.distillation is not None:
-            temperature = self.distillation.temperature
-            with torch.no_grad():
-                taught = self.teacher(**inputs, positions=batch["positions"][batch["distilled"]])
-            soft = distillation_loss(logits["mlm"][batch["distilled"]], taught["mlm"], temperature) / distilled
-            if self.nsp:
-                soft = soft + distillation_loss(logits["nsp"], taught["nsp"], temperature) / examples
-            loss = loss + self.kd_weight * soft
-        return loss
+        """The sum of `terms`."""
+        needs = needs_of(self.terms)
+        student = self._answer(model, batch, batch["positions"])
+        answer = batch.get("answer")
+        if answer is None and needs:
+            answer = self._asked(batch)
+        named = Totals.named(totals, ("targets", "distilled", "examples"))
+        return sum_of_terms(self.terms, student, answer, batch, named)
+
+    @torch.no_grad()
+    def _asked(self, batch: Batch) -> Answer:
+        """What the teacher says, its vocabulary logits at the distilled positions alone."""
+        assert self.teacher is not None
+        return self._answer(self.teacher, batch, batch["positions"][batch["distilled"]])
+
+    def _answer(self, model: nn.Module, batch: Batch, positions: Tensor) -> Answer:
+        hidden = _hidden_term(self.terms)
+        logits = model(**_inputs(batch), positions=positions, **({"hidden_states": True} if hidden else {}))
+        if hidden is None:
+            return Answer(logits)
+        return Answer(logits, hidden.matched(logits.pop("hidden_states"), batch["attention_mask"]))
+
+
+@dataclass(frozen=True)
+class HiddenStatesObjective:
+    """The teacher's hidden states on plain text, at every real token: no labels, no heads, nothing masked.
+
+    Models are called as `encoder_model.EncoderModel` is, and give their hidden states.
+    """
+
+    corpus: Corpus
+    pad_id: int
+    teacher: Teacher
+    layers: tuple[int, ...] = ()  # as in `HiddenStatesLoss`
+    weight: float = 1.0
 
     @property
-    def hard_weight(self) -> float:
-        return self.distillation.hard_weight if self.distillation is not None else 1.0
+    def terms(self) -> tuple[HiddenStatesLoss]:
+        return (HiddenStatesLoss(self.weight, self.layers),)
 
-    @property
-    def kd_weight(self) -> float:
-        return self.distillation.kd_weight if self.distillation is not None else 0.0
+    def lengths(self) -> np.ndarray:
+        lengths: np.ndarray = self.corpus.lengths
+        return lengths
+
+    def collate(self, keys: Sequence[ExampleKey]) -> Batch:
+        """input_ids, attention_mask, token_type_ids: int64 [batch, tokens]."""
+        return _padded([self.corpus[key.example] for key in keys], self.pad_id)
+
+    @torch.no_grad()
+    def taught(self, batch: Batch) -> Batch:
+        """The batch with the teacher's answer."""
+        return batch | {"answer": self.answer(self.teacher, batch)}
+
+    def counts(self, batch: Batch) -> Tensor:
+        """The norms: float64 [layers]."""
+        return _norms(self.terms, batch)
+
+    def loss(self, model: nn.Module, batch: Batch, totals: Tensor) -> Tensor:
+        """weight x mean over layers of the relative squared error."""
+        return sum_of_terms(self.terms, self.answer(model, batch), batch["answer"], batch, Totals.named(totals, ()))
+
+    def answer(self, model: nn.Module, batch: Batch) -> Answer:
+        """The hidden states that are matched."""
+        return Answer({}, self.terms[0].matched(model(**_inputs(batch)), batch["attention_mask"]))
 
 
 @dataclass(frozen=True)
 class TaskObjective:
-    """Cross-entropy (squared error for regression) on a task's labels, and distillation from a task teacher."""
+    """A task's loss on its labels, and distillation of logits, hidden states or both from a task teacher."""
 
-    features: Sequence[Any]  # tasks.classification.Feature or tasks.question_answering.Window
-    kind: str  # "classification" | "regression" | "question_answering"
+    features: Sequence[Any]  # tasks.classification.TextFeature or tasks.question_answering.WindowFeature
+    head: Head
     pad_id: int
     token_types: bool  # whether the models take token_type_ids
     teacher: Teacher | None = None
     distillation: Distillation | None = None
-    taught: Sequence[np.ndarray] | None = None  # the teacher's logits of each feature; None: it is asked in each step
+    stored: Mapping[str, Sequence[np.ndarray]] | None = None  # `teacher_answers`; None: it is asked in each step
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """In the order in which they are added."""
+        given = self.distillation
+        if given is None:
+            return (LabelsLoss(1.0, self.head),)
+        terms: tuple[Term, ...] = (
+            LabelsLoss(given.hard_weight, self.head),
+            LogitsLoss(given.kd_weight, given.temperature, self.head),
+            HiddenStatesLoss(given.hidden_weight, given.hidden_layers),
+        )
+        return tuple(term for term in terms if term.weight > 0)
 
     def lengths(self) -> np.ndarray:
         return np.array([len(feature.input_ids) for feature in self.features], dtype=np.int64)
 
     def collate(self, keys: Sequence[ExampleKey]) -> Batch:
-        """A padded batch: see `pad_features`; labels are `labels` [batch], or `start` and `end` for spans.
+        """A padded batch: see `pad_features`; with the labels of `Head.labels`.
 
-        `taught`, where the teacher has answered before: its logits, as `task_logits` gives them.
+        `answer`, where the teacher has answered before: what it said, as `task_answer` gives it.
         """
         chosen = [self.features[key.example] for key in keys]
-        batch = pad_features(chosen, self.pad_id)
-        if self.kind == "question_answering":
-            batch["start"] = torch.tensor([feature.start_position for feature in chosen])
-            batch["end"] = torch.tensor([feature.end_position for feature in chosen])
-        else:
-            dtype = torch.float32 if self.kind == "regression" else torch.int64
-            batch["labels"] = torch.tensor([feature.label for feature in chosen], dtype=dtype)
-        if self.taught is not None:
-            logits = [self.taught[key.example] for key in keys]
-            spans = self.kind == "question_answering"
-            batch["taught"] = _padded_spans(logits, batch) if spans else torch.from_numpy(np.stack(logits))
+        batch = pad_features(chosen, self.pad_id) | self.head.labels(chosen)
+        if self.stored is not None:
+            said = {name: [answers[key.example] for key in keys] for name, answers in self.stored.items()}
+            logits = self.head.collated(said["logits"], batch["input_ids"].shape[1])
+            batch["answer"] = Answer({"task": logits}, _collated_hidden(said.get("hidden_states", ())))
         return batch
 
+    def taught(self, batch: Batch) -> Batch:
+        """The batch with the teacher's answer, if its hidden states are matched."""
+        if "answer" in batch or _hidden_term(self.terms) is None:
+            return batch
+        return batch | {"answer": self._asked(batch)}
+
     def counts(self, batch: Batch) -> Tensor:
-        """Examples: float64 [1]."""
-        return torch.tensor([len(batch["input_ids"])], dtype=torch.float64)
+        """Examples, and the norms: float64 [1 + layers]."""
+        examples = torch.tensor([len(batch["input_ids"])], dtype=torch.float64)
+        return torch.cat([examples, _norms(self.terms, batch)])
 
     def loss(self, model: nn.Module, batch: Batch, totals: Tensor) -> Tensor:
-        """hard_weight x loss on labels + kd_weight x divergence from the teacher, as means over the examples."""
-        logits = task_logits(model, batch, self.kind, self.token_types)
-        examples = totals[0].to(torch.float32)
-        loss = self.hard_weight * self._hard(logits, batch) / examples
-        if self.distillation is not None and self.distillation.kd_weight > 0:
-            taught = batch.get("taught")
-            if taught is None:
-                assert self.teacher is not None
-                with torch.no_grad():
-                    taught = task_logits(self.teacher, batch, self.kind, self.token_types)
-            loss = loss + self.distillation.kd_weight * self._soft(logits, taught) / examples
-        return loss
+        """The sum of `terms`."""
+        student = task_answer(model, batch, self.head, self.token_types, _hidden_term(self.terms))
+        answer = batch.get("answer")
+        if answer is None and needs_of(self.terms):
+            answer = self._asked(batch)
+        return sum_of_terms(self.terms, student, answer, batch, Totals.named(totals, ("examples",)))
 
-    @property
-    def hard_weight(self) -> float:
-        return self.distillation.hard_weight if self.distillation is not None else 1.0
-
-    def _hard(self, logits: Tensor, batch: Batch) -> Tensor:
-        if self.kind == "regression":
-            return functional.mse_loss(logits[:, 0], batch["labels"], reduction="sum")
-        if self.kind == "question_answering":
-            start, end = logits.unbind(dim=1)
-            both = functional.cross_entropy(start, batch["start"], reduction="sum")
-            return (both + functional.cross_entropy(end, batch["end"], reduction="sum")) / 2
-        return functional.cross_entropy(logits, batch["labels"], reduction="sum")
-
-    def _soft(self, logits: Tensor, taught: Tensor) -> Tensor:
-        assert self.distillation is not None
-        if self.kind == "regression":  # a single output has no distribution to match
-            return functional.mse_loss(logits, taught, reduction="sum")
-        if self.kind == "question_answering":  # start and end, half each
-            both = distillation_loss(logits.flatten(0, 1), taught.flatten(0, 1), self.distillation.temperature)
-            return both / 2
-        return distillation_loss(logits, taught, self.distillation.temperature)
+    @torch.no_grad()
+    def _asked(self, batch: Batch) -> Answer:
+        assert self.teacher is not None
+        return task_answer(self.teacher, batch, self.head, self.token_types, _hidden_term(self.terms))
 
 
-# Finite, so that 0 x (log p - log q) is 0 and not NaN; e to this power is 0 in fp32.
-NOT_A_POSITION = -1e4
-
-
-def task_logits(model: nn.Module, batch: Batch, kind: str, token_types: bool) -> Tensor:
-    """Logits of a Hugging Face task model: [batch, labels], or [batch, 2, tokens] (start, end) for spans.
-
-    Padding is no candidate for a span: its logits are `NOT_A_POSITION` for student and teacher alike, so that it
-    takes no part in either loss.
-    """
+def task_answer(
+    model: nn.Module, batch: Batch, head: Head, token_types: bool, hidden: HiddenStatesLoss | None = None
+) -> Answer:
+    """What a Hugging Face task model says: logits as `Head.logits` gives them, and the hidden states that match."""
     names = ("input_ids", "attention_mask", "token_type_ids") if token_types else ("input_ids", "attention_mask")
-    output = model(**{name: batch[name] for name in names})
-    if kind != "question_answering":
-        logits: Tensor = output.logits
-        return logits
-    spans = torch.stack([output.start_logits, output.end_logits], dim=1)
-    return spans.masked_fill(batch["attention_mask"][:, None, :] == 0, NOT_A_POSITION)
-
-
-def _padded_spans(logits: Sequence[np.ndarray], batch: Batch) -> Tensor:
-    """[tokens, 2] each -> [batch, 2, tokens], padded as `task_logits` does."""
-    rows, width = batch["input_ids"].shape
-    padded = np.full((rows, 2, width), NOT_A_POSITION, dtype=np.float32)
-    for row, each in enumerate(logits):
-        padded[row, :, : len(each)] = each.T
-    return torch.from_numpy(padded)
+    inputs = {name: batch[name] for name in names}
+    output = model(**inputs, **({"output_hidden_states": True} if hidden is not None else {}))
+    logits = {"task": head.logits(output, batch["attention_mask"])}
+    if hidden is None:
+        return Answer(logits)
+    return Answer(logits, hidden.matched(output.hidden_states, batch["attention_mask"]))
 
 
 def pad_features(features: Sequence[Any], pad_id: int) -> Batch:
@@ -261,3 +307,37 @@ def pad_features(features: Sequence[Any], pad_id: int) -> Batch:
 def round_up(value: int, multiple: int) -> int:
     """The least multiple of `multiple` that is not below `value`."""
     return -(-value // multiple) * multiple
+
+
+def _padded(examples: Sequence[Example], pad_id: int) -> Batch:
+    """input_ids, attention_mask and token_type_ids of a corpus's examples: int64 [batch, tokens]."""
+    width = round_up(max(len(example.input_ids) for example in examples), PAD_TO_MULTIPLE_OF)
+    shape = (len(examples), width)
+    input_ids = np.full(shape, pad_id, dtype=np.int64)
+    attention_mask = np.zeros(shape, dtype=np.int64)
+    token_type_ids = np.zeros(shape, dtype=np.int64)
+    for row, example in enumerate(examples):
+        size = len(example.input_ids)
+        input_ids[row, :size] = example.input_ids
+        attention_mask[row, :size] = 1
+        token_type_ids[row, example.segment_b_start : size] = 1
+    arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _inputs(batch: Batch) -> Batch:
+    return {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+
+
+def _hidden_term(terms: Sequence[Term]) -> HiddenStatesLoss | None:
+    return next((term for term in terms if isinstance(term, HiddenStatesLoss)), None)
+
+
+def _norms(terms: Sequence[Term], batch: Batch) -> Tensor:
+    hidden = _hidden_term(terms)
+    return torch.zeros(0, dtype=torch.float64) if hidden is None else hidden.norms(batch["answer"]).cpu()
+
+
+def _collated_hidden(stored: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
+    """[layers, tokens, size] per example -> [real tokens, size] per layer."""
+    return tuple(torch.from_numpy(np.concatenate(stored, axis=1))) if stored else ()

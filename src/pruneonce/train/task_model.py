@@ -15,7 +15,9 @@ from pruneonce.models import family_of
 from pruneonce.models.hub import load_config, load_hub_model
 from pruneonce.progress import Advance
 from pruneonce.tasks import Task
-from pruneonce.train.objectives import pad_features, task_logits
+from pruneonce.train.heads import head_of
+from pruneonce.train.losses import HiddenStatesLoss
+from pruneonce.train.objectives import pad_features, task_answer
 
 PREDICTION_TOKENS = 4096  # per forward pass, padding included: large enough for full speed on two cores
 
@@ -27,23 +29,13 @@ def load_task_model(path: str | Path, task: Task, *, trained: bool = False) -> t
     head is missing or has other labels.
     """
     config = load_config(path)
-    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
-    if task.kind == "question_answering":
-        model, info = load_hub_model("AutoModelForQuestionAnswering", path, **options)
-    else:
-        labels = task.labels or ("score",)
-        if trained and config.num_labels != len(labels):
-            raise UsageError(f"{path} has {config.num_labels} labels, the task has {len(labels)} ({', '.join(labels)})")
-        model, info = load_hub_model(
-            "AutoModelForSequenceClassification",
-            path,
-            num_labels=len(labels),
-            id2label=dict(enumerate(labels)),
-            label2id={label: index for index, label in enumerate(labels)},
-            problem_type="regression" if task.kind == "regression" else "single_label_classification",
-            ignore_mismatched_sizes=True,
-            **options,
-        )
+    head = head_of(task)
+    outputs = head.outputs(task)
+    if trained and outputs is not None and config.num_labels != len(outputs):
+        raise UsageError(f"{path} has {config.num_labels} labels, the task has {len(outputs)} ({', '.join(outputs)})")
+    model, info = load_hub_model(
+        head.loader, path, **head.settings(outputs or ()), dtype=torch.float32, output_loading_info=True
+    )
     missing = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
     if trained and missing:
         raise UsageError(f"{path} was not fine-tuned for {task.kind.replace('_', ' ')}: it has no {missing[0]}")
@@ -59,27 +51,44 @@ def torch_predict(
 
     Runs without dropout, on features of similar length at a time.
     """
-    token_types = takes_token_types(model)
+    answers = torch_answers(model, task, pad_id, on_progress=on_progress)
+    return lambda features: [logits for logits, _ in answers(features)]
+
+
+def torch_answers(
+    model: Any, task: Task, pad_id: int, hidden: HiddenStatesLoss | None = None, on_progress: Advance | None = None
+) -> Callable[[Sequence[Any]], list[tuple[np.ndarray, np.ndarray]]]:
+    """As `torch_predict`, with the hidden states that the term `hidden` matches: float32 [layers, tokens, size].
+
+    Without the term they are empty.
+    """
+    head, token_types = head_of(task), takes_token_types(model)
 
     @torch.no_grad()
-    def predict(features: Sequence[Any]) -> list[np.ndarray]:
+    def answers(features: Sequence[Any]) -> list[tuple[np.ndarray, np.ndarray]]:
         model.eval()
         device = next(model.parameters()).device
-        results: list[np.ndarray] = [np.empty(0, np.float32)] * len(features)
+        nothing = np.empty(0, np.float32)
+        results = [(nothing, nothing)] * len(features)
         done = 0
         for chosen in _similar_lengths([len(feature.input_ids) for feature in features]):
             batch = pad_features([features[index] for index in chosen], pad_id)
             batch = {name: value.to(device) for name, value in batch.items()}
-            logits = task_logits(model, batch, task.kind, token_types).float().cpu().numpy()
-            for index, row in zip(chosen, logits, strict=True):
-                spans = task.kind == "question_answering"
-                results[index] = row[:, : len(features[index].input_ids)].T if spans else row
+            answer = task_answer(model, batch, head, token_types, hidden)
+            lengths = [len(features[index].input_ids) for index in chosen]
+            states = [nothing] * len(chosen)
+            if hidden is not None:
+                stacked = torch.stack(list(answer.hidden_states)).float().cpu().numpy()
+                states = np.split(stacked, np.cumsum(lengths)[:-1], axis=1)
+            logits = answer.logits["task"].float().cpu().numpy()
+            for index, row, length, layers in zip(chosen, logits, lengths, states, strict=True):
+                results[index] = head.answer(row, length), layers
             done += len(chosen)
             if on_progress is not None:
                 on_progress(done, len(features))
         return results
 
-    return predict
+    return answers
 
 
 def takes_token_types(model: Any) -> bool:

@@ -30,7 +30,8 @@ from pruneonce.sparsity.pruner import Pruner
 from pruneonce.sparsity.quantizer import Quantizer
 from pruneonce.train.batching import BatchPlan, ExampleKey
 from pruneonce.train.checkpoints import PREFIX, latest_complete, mark_complete, remove_incomplete
-from pruneonce.train.objectives import Batch, Objective
+from pruneonce.train.losses import Batch
+from pruneonce.train.objectives import Objective
 from pruneonce.train.processes import everyone_says, first_process_says, is_main_process, leave_in_order, world_size
 from pruneonce.train.teacher import Teacher
 
@@ -39,20 +40,26 @@ QUANTIZER_FILE = "quantizer.safetensors"
 CHECKPOINTS_KEPT = 2  # the newest, and one before it in case the newest is being written when the power goes
 
 
-@dataclass(frozen=True)
-class TrainingRun:
+@dataclass(frozen=True, kw_only=True)
+class WorkingModel:
+    """A Hugging Face model, and what has been done to its layers until it is saved."""
+
+    hub_model: Any
+    pruner: Pruner | None = None
+    quantizer: Quantizer | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun(WorkingModel):
     """Everything one training run needs. `model` is what computes the loss, `hub_model` what is saved."""
 
-    model: nn.Module
-    hub_model: Any  # the Hugging Face model inside `model`, or `model` itself
+    model: nn.Module  # wraps `hub_model`, or is it
     objective: Objective
     training: Training
     steps: int
     seed: int
     folder: Path  # checkpoints go below it
     learning_rate_factor: Callable[[int], float]  # step -> fraction of the peak
-    pruner: Pruner | None = None
-    quantizer: Quantizer | None = None
     teacher: Teacher | None = None
     new_parameters: Sequence[str] = ()  # names in hub_model that the checkpoint did not have
     on_progress: Advance | None = None
@@ -145,9 +152,13 @@ class StageTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor]:
-        """The micro-batches of one optimizer step, with their counts summed over all processes."""
-        batches = [next(epoch_iterator) for _ in range(num_batches)]
-        totals = torch.stack([self.run.objective.counts(batch) for batch in batches]).sum(dim=0).to(device)
+        """The micro-batches of one optimizer step, with their counts summed over all processes.
+
+        Where hidden states are matched the teacher answers here, for all of them: its norms are among the counts.
+        """
+        objective = self.run.objective
+        batches = [objective.taught(self._prepare_inputs(next(epoch_iterator))) for _ in range(num_batches)]
+        totals = torch.stack([objective.counts(batch) for batch in batches]).sum(dim=0).to(device)
         return batches, self.accelerator.reduce(totals, reduction="sum")
 
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
@@ -307,7 +318,7 @@ def _arguments(run: TrainingRun, checkpoints: Path) -> TrainingArguments:
         remove_unused_columns=False,
         # Masks are computed alike in every process; sending them around at each forward pass would only cost time.
         ddp_broadcast_buffers=False,
-        ddp_find_unused_parameters=False,
+        ddp_find_unused_parameters=all(term.needs == "hidden_states" for term in run.objective.terms),  # heads
         # Without this, accelerate takes several CPU processes for so many separate runs.
         use_cpu=not torch.accelerator.is_available(),
         ddp_backend="gloo" if world_size() > 1 and not torch.cuda.is_available() else None,

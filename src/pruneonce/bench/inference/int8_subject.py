@@ -11,7 +11,7 @@ from pruneonce.bench.inference.cases import Batch
 from pruneonce.bench.inference.subject import Subject
 from pruneonce.formats.scales_file import FILE_NAME, read_quantization, write_quantization
 from pruneonce.models import family_of
-from pruneonce.stages.lifecycle import linear_names
+from pruneonce.sparsity.layers import linear_names
 
 
 def is_int8(subject: Subject) -> bool:

@@ -23,9 +23,11 @@ from pruneonce.recipe import Training
 from pruneonce.sparsity.cpu_training import names_with_zeros
 from pruneonce.sparsity.layers import Masked, Sparse, WorkingLinear
 from pruneonce.sparsity.pruner import Pruner
-from pruneonce.stages.lifecycle import set_dropout
-from pruneonce.tasks import get_task
-from pruneonce.train.objectives import Batch, TaskObjective
+from pruneonce.tasks import ClassificationTask, class_of, get_task
+from pruneonce.train.dropout import set_dropout
+from pruneonce.train.heads import HEADS, head_of
+from pruneonce.train.losses import Batch
+from pruneonce.train.objectives import TaskObjective
 from pruneonce.train.task_model import load_task_model, takes_token_types
 from pruneonce.train.trainer import TrainingRun, computing, parameter_groups
 
@@ -143,10 +145,7 @@ def random_batch(case: TrainingCase, vocabulary: int) -> Batch:
         "attention_mask": np.ones(shape, np.int64),
         "token_type_ids": np.zeros(shape, np.int64),
     }
-    if case.task == "question_answering":
-        batch |= {name: random.integers(0, case.tokens, case.sequences) for name in ("start", "end")}
-    else:
-        batch["labels"] = random.integers(0, len(LABELS), case.sequences)
+    batch |= HEADS[case.task].random_labels(random, case.sequences, case.tokens, len(LABELS))
     return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
@@ -159,7 +158,7 @@ def _prepare(name: str, case: TrainingCase) -> tuple[TrainingRun, contextlib.Exi
     run = TrainingRun(
         model=model,
         hub_model=model,
-        objective=TaskObjective((), task.kind, pad_id=0, token_types=takes_token_types(model)),
+        objective=TaskObjective((), head_of(task), pad_id=0, token_types=takes_token_types(model)),
         training=Training(learning_rate=case.learning_rate, steps=1, kernel=case.kernel if name == "ours" else "dense"),
         steps=1,
         seed=case.seed,
@@ -175,7 +174,7 @@ def _prepare(name: str, case: TrainingCase) -> tuple[TrainingRun, contextlib.Exi
 
 
 def _task(name: str) -> Any:
-    return get_task("squad") if name == "question_answering" else get_task(name, labels=LABELS)
+    return get_task(name, labels=LABELS if class_of(name) is ClassificationTask else ())
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

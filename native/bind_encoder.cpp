@@ -1,0 +1,241 @@
+// Activations, and what an encoder does with them.
+#include <span>
+#include <type_traits>
+
+#include "attention.h"
+#include "bind.h"
+#include "dense.h"
+#include "elementwise.h"
+#include "embeddings.h"
+#include "int8.h"
+#include "spmm.h"
+
+namespace pruneonce::python {
+namespace {
+
+std::string shape_of(const Activations& x) {
+  return "[" + to_string(x.features()) + ", " + to_string(x.tokens()) + "]";
+}
+
+Nonlinearity nonlinearity_of(const std::string& name) {
+  if (name == "none") return Nonlinearity::none;
+  if (name == "gelu") return Nonlinearity::gelu;
+  if (name == "gelu_tanh") return Nonlinearity::gelu_tanh;
+  if (name == "relu") return Nonlinearity::relu;
+  refuse("multiply", "nonlinearity is '" + name + "', expected none, gelu, gelu_tanh or relu");
+}
+
+void load_rows(Activations& to, const Matrix& rows) {
+  if (rows.shape(1) != to.features())
+    refuse("load", "rows have " + to_string(rows.shape(1)) + " features, expected " + to_string(to.features()));
+  const Computing computing;
+  to.resize(rows.shape(0));
+  pruneonce::load_rows(to, rows.data(), rows.shape(1));
+}
+
+void store_rows(const Activations& from, const Array<float, 2>& out) {
+  if (out.shape(0) != from.tokens() || out.shape(1) != from.features())
+    refuse("store", "out is [" + to_string(out.shape(0)) + ", " + to_string(out.shape(1)) + "], expected [" +
+                        to_string(from.tokens()) + ", " + to_string(from.features()) + "]");
+  const Computing computing;
+  pruneonce::store_rows(from, out.data(), out.shape(1));
+}
+
+void take(Activations& from, const Array<const std::int64_t, 1>& tokens) {
+  const std::span<const std::int64_t> span{tokens.data(), tokens.size()};
+  for (std::size_t i = 0; i < span.size(); ++i)
+    if (span[i] < 0 || static_cast<std::uint64_t>(span[i]) >= from.tokens() || (i > 0 && span[i] <= span[i - 1]))
+      refuse("take", "tokens must rise and be below " + to_string(from.tokens()));
+  const Computing computing;
+  pruneonce::take(from, span);
+}
+
+template <class Weight>
+void quantize(Codes& codes, const Activations& x, const Weight& weight) {
+  if (x.isa() != codes.isa()) refuse("quantize", "x is laid out for another instruction set");
+  const Computing computing;
+  codes.quantize(x, weight.code());
+}
+
+template <class Weight, class Input>
+void multiply(const Weight& weight, const Input& x, Activations& out, const std::optional<Vector>& bias,
+              const Activations* residual, const std::string& nonlinearity) {
+  if (x.features() != weight.cols())
+    refuse("multiply",
+           "x has " + to_string(x.features()) + " features, the weight expects " + to_string(weight.cols()));
+  if (out.features() != weight.rows())
+    refuse("multiply",
+           "out has " + to_string(out.features()) + " features, the weight gives " + to_string(weight.rows()));
+  if (x.isa() != weight.isa() || out.isa() != weight.isa())
+    refuse("multiply", "weight, x and out are laid out for different instruction sets");
+  if constexpr (std::is_same_v<Input, Codes>)
+    if (x.code() != weight.code()) refuse("multiply", "x was quantised for another weight");
+  if (static_cast<const void*>(&out) == &x || &out == residual)
+    refuse("multiply", "out must be neither x nor residual");
+  if (residual &&
+      (residual->features() != weight.rows() || residual->tokens() != x.tokens() || residual->isa() != x.isa()))
+    refuse("multiply", "residual is " + shape_of(*residual) + ", out " + to_string(weight.rows()) + " features of " +
+                           to_string(x.tokens()) + " tokens");
+  require_length("multiply", "bias", bias, weight.rows());
+  const Nonlinearity f = nonlinearity_of(nonlinearity);
+  const Computing computing;
+  out.resize(x.tokens());
+  pruneonce::multiply(weight, x, data_of(bias), residual, f, out);
+}
+
+template <class Weight, class Next>
+void multiply_to_codes(const Weight& weight, const Codes& x, Codes& out, const Next& next,
+                       const std::optional<Vector>& bias, const std::string& nonlinearity) {
+  if (x.features() != weight.cols())
+    refuse("multiply_to_codes",
+           "x has " + to_string(x.features()) + " features, the weight expects " + to_string(weight.cols()));
+  if (next.cols() != weight.rows())
+    refuse("multiply_to_codes", "next has " + to_string(next.cols()) + " columns, the weight gives " +
+                                    to_string(weight.rows()) + " features");
+  if (x.code() != weight.code()) refuse("multiply_to_codes", "x was quantised for another weight");
+  if (x.isa() != weight.isa() || out.isa() != weight.isa() || next.isa() != weight.isa())
+    refuse("multiply_to_codes", "weight, x, out and next are laid out for different instruction sets");
+  if (&out == &x) refuse("multiply_to_codes", "out must not be x");
+  require_length("multiply_to_codes", "bias", bias, weight.rows());
+  const Nonlinearity f = nonlinearity_of(nonlinearity);
+  const Computing computing;
+  pruneonce::multiply_to_codes(weight, x, data_of(bias), f, next.code(), out);
+}
+
+void attention(const Activations& qkv, const Array<const std::int64_t, 1>& starts, std::size_t heads,
+               Activations& out) {
+  if (heads == 0 || out.features() % heads != 0 || qkv.features() != 3 * out.features())
+    refuse("attention", "qkv has " + to_string(qkv.features()) + " features and out " + to_string(out.features()) +
+                            ": expected 3 to 1, and a multiple of " + to_string(heads) + " heads");
+  if (qkv.isa() != out.isa()) refuse("attention", "qkv and out are laid out for different instruction sets");
+  const std::span<const std::int64_t> span{starts.data(), starts.size()};
+  bool rising = !span.empty() && span.front() == 0 && static_cast<std::uint64_t>(span.back()) == qkv.tokens();
+  for (std::size_t i = 0; rising && i + 1 < span.size(); ++i) rising = span[i] < span[i + 1];
+  if (!rising) refuse("attention", "starts must rise from 0 to the " + to_string(qkv.tokens()) + " tokens");
+  const Computing computing;
+  out.resize(qkv.tokens());
+  pruneonce::attention(qkv, span, heads, out);
+}
+
+void require_below(const char* name, const Array<const std::int64_t, 1>& numbers, std::size_t count,
+                   std::size_t limit) {
+  require_length("embed", name, numbers, count);
+  for (std::size_t i = 0; i < count; ++i)
+    if (numbers.data()[i] < 0 || static_cast<std::uint64_t>(numbers.data()[i]) >= limit)
+      refuse("embed",
+             std::string(name) + " must be 0 to " + to_string(limit - 1) + ", got " + to_string(numbers.data()[i]));
+}
+
+void embed(const nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>& words, const std::string& type,
+           const std::optional<Vector>& scale, const Matrix& positions, const std::optional<Matrix>& types,
+           const Array<const std::int64_t, 1>& token_ids, const Array<const std::int64_t, 1>& position_ids,
+           const Array<const std::int64_t, 1>& token_types, Activations& out) {
+  Table table{words.data(), NumberType::fp32, scale ? scale->data() : nullptr};
+  nb::dlpack::dtype stored = nb::dtype<float>();
+  if (type == "fp16" || type == "bf16") {
+    table.type = type == "fp16" ? NumberType::fp16 : NumberType::bf16;
+    stored = nb::dtype<std::uint16_t>();
+  } else if (type == "int8") {
+    table.type = NumberType::int8;
+    stored = nb::dtype<std::int8_t>();
+  } else if (type != "fp32") {
+    refuse("embed", "type is '" + type + "', expected fp32, fp16, bf16 or int8");
+  }
+  if (words.dtype() != stored) refuse("embed", "words are not stored as " + type);
+  if ((table.type == NumberType::int8) != scale.has_value())
+    refuse("embed", "a scale belongs to int8, and to nothing else");
+  require_length("embed", "scale", scale, words.shape(0));
+  for (const Matrix* each : {&positions, types ? &*types : nullptr})
+    if (each && each->shape(1) != out.features())
+      refuse("embed",
+             "a table has " + to_string(each->shape(1)) + " columns, out " + to_string(out.features()) + " features");
+  if (words.shape(1) != out.features())
+    refuse("embed",
+           "words has " + to_string(words.shape(1)) + " columns, out " + to_string(out.features()) + " features");
+  require_below("token_ids", token_ids, token_ids.size(), words.shape(0));
+  require_below("position_ids", position_ids, token_ids.size(), positions.shape(0));
+  require_below("token_types", token_types, token_ids.size(), types ? types->shape(0) : SIZE_MAX);
+  const Computing computing;
+  out.resize(token_ids.size());
+  pruneonce::embed(table, positions.data(), types ? types->data() : nullptr, {token_ids.data(), token_ids.size()},
+                   {position_ids.data(), position_ids.size()}, {token_types.data(), token_types.size()}, out);
+}
+
+void layer_norm(Activations& x, const Vector& scale, const Vector& shift, float epsilon) {
+  require_length("layer_norm", "scale", scale, x.features());
+  require_length("layer_norm", "shift", shift, x.features());
+  const Computing computing;
+  pruneonce::layer_norm(x, scale.data(), shift.data(), epsilon);
+}
+
+template <class Weight, class Input>
+void define_multiply(nb::module_& m) {
+  m.def("multiply", &multiply<Weight, Input>, "weight"_a, "x"_a, nb::kw_only(), "out"_a,
+        "bias"_a.noconvert() = nb::none(), "residual"_a = nb::none(), "nonlinearity"_a = "none",
+        "out = nonlinearity(weight · x + bias + residual).\n\n"
+        "bias: float32 [rows]; nonlinearity: none, gelu, gelu_tanh or relu. `out` takes x's number of tokens.");
+}
+
+template <class Weight, class Next>
+void define_multiply_to_codes(nb::module_& m) {
+  m.def("multiply_to_codes", &multiply_to_codes<Weight, Next>, "weight"_a, "x"_a, nb::kw_only(), "out"_a, "next"_a,
+        "bias"_a.noconvert() = nb::none(), "nonlinearity"_a = "none",
+        "out = nonlinearity(weight · x + bias), quantised as `next` wants its input.\n\n"
+        "The same codes as those of `multiply` and `quantize`, but floats never leave the caches.");
+}
+
+}  // namespace
+
+void bind_encoder(nb::module_& m) {
+  nb::class_<Activations>(m, "Activations",
+                          "[features, tokens] in panels of tokens; not for use by two threads at once.")
+      .def(
+          "__init__",
+          [](Activations* self, std::size_t features, const std::optional<std::string>& isa) {
+            if (features == 0 || features > (std::size_t{1} << 31)) refuse("Activations", "features must be 1 to 2^31");
+            new (self) Activations(features, choose_isa(isa));
+          },
+          "features"_a, nb::kw_only(), "isa"_a = nb::none())
+      .def_prop_ro("features", &Activations::features)
+      .def_prop_ro("tokens", &Activations::tokens)
+      .def_prop_ro("isa", &isa_name<Activations>)
+      // noconvert: otherwise nanobind would copy arrays of other types, and write results into the copy.
+      .def("load", &load_rows, "rows"_a.noconvert(), "Take over [tokens, features], float32.")
+      .def("store", &store_rows, "out"_a.noconvert(), "Write [tokens, features], float32.")
+      .def("take", &take, "tokens"_a.noconvert(), "Keep only these tokens: int64, rising.");
+
+  const char* const quantize_doc =
+      "Take over x as `weight` wants it: round(x / input scale) + zero point, cut to 0 .. 255, halves to the even "
+      "number.";
+  nb::class_<Codes>(m, "Codes", "Activations as 8-bit codes; not for use by two threads at once.")
+      .def(
+          "__init__", [](Codes* self, const std::optional<std::string>& isa) { new (self) Codes(choose_isa(isa)); },
+          nb::kw_only(), "isa"_a = nb::none())
+      .def_prop_ro("features", &Codes::features)
+      .def_prop_ro("tokens", &Codes::tokens)
+      .def_prop_ro("isa", &isa_name<Codes>)
+      .def("quantize", &quantize<Int8Weight>, "x"_a, "weight"_a, quantize_doc)
+      .def("quantize", &quantize<Int8DenseWeight>, "x"_a, "weight"_a, quantize_doc);
+
+  define_multiply<PackedWeight, Activations>(m);
+  define_multiply<DenseWeight, Activations>(m);
+  define_multiply<Int8Weight, Codes>(m);
+  define_multiply<Int8DenseWeight, Codes>(m);
+  define_multiply_to_codes<Int8Weight, Int8Weight>(m);
+  define_multiply_to_codes<Int8Weight, Int8DenseWeight>(m);
+  define_multiply_to_codes<Int8DenseWeight, Int8Weight>(m);
+  define_multiply_to_codes<Int8DenseWeight, Int8DenseWeight>(m);
+  m.def("attention", &attention, "qkv"_a, nb::kw_only(), "starts"_a.noconvert(), "heads"_a, "out"_a,
+        "out = softmax(Kᵀ Q / sqrt(head size)) on V, per sequence and head.\n\n"
+        "qkv: [3 · hidden, tokens]; starts: int64 [sequences + 1], first tokens and the end.");
+  m.def("embed", &embed, "words"_a.noconvert(), "type"_a, nb::kw_only(), "scale"_a.noconvert() = nb::none(),
+        "positions"_a.noconvert(), "types"_a.noconvert() = nb::none(), "token_ids"_a.noconvert(),
+        "position_ids"_a.noconvert(), "token_types"_a.noconvert(), "out"_a,
+        "out = rows of words, positions and types, added up; nothing else of the tables is read.\n\n"
+        "words: [vocabulary, hidden] as `type` says: float32 of fp32, uint16 bits of fp16 and bf16, int8 times scale\n"
+        "(float32 [vocabulary]); positions, types: float32 [any, hidden]; the numbers: int64 [tokens].");
+  m.def("layer_norm", &layer_norm, "x"_a, nb::kw_only(), "scale"_a.noconvert(), "shift"_a.noconvert(), "epsilon"_a,
+        "Normalise each token of x over its features, in place; scale, shift: float32 [features].");
+}
+
+}  // namespace pruneonce::python

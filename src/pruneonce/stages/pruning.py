@@ -1,0 +1,149 @@
+"""From a recipe to zeros: when they come and at which rate, which matrices have them, which are locked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from pruneonce.errors import UsageError
+from pruneonce.formats.record import check_masks, read_provenance
+from pruneonce.models import family_of
+from pruneonce.models.hub import load_config, random_hub_model
+from pruneonce.recipe import FinetuneRecipe, PruneRecipe, Pruning, QuantizeRecipe, Training
+from pruneonce.sparsity.cpu_training import LOCKED_FROM, names_with_zeros
+from pruneonce.sparsity.layers import linear_names
+from pruneonce.sparsity.patterns import PATTERNS
+from pruneonce.sparsity.pruner import Pruner
+from pruneonce.sparsity.schedules import PruningSchedule, linear_factor, rewinding_factor, warmup_steps_from_ratio
+from pruneonce.train.language_model import pretraining_class
+
+
+def pruning_schedule(pruning: Pruning, steps: int) -> PruningSchedule:
+    """The schedule of a recipe; steps it leaves out follow the original's proportions (50 %, 80 % and 1 % of all)."""
+    if pruning.schedule == "one-shot":
+        return PruningSchedule.one_shot(pruning.sparsity)
+    policy_end = pruning.policy_end_step if pruning.policy_end_step is not None else steps // 2
+    end = pruning.end_step if pruning.end_step is not None else max(policy_end, steps * 4 // 5)
+    if end >= steps:
+        raise UsageError(
+            f"pruning.end_step ({end}) must be below training.steps ({steps}): the last mask needs training"
+        )
+    try:
+        return PruningSchedule(
+            final_sparsity=pruning.sparsity,
+            begin_step=pruning.begin_step,
+            end_step=end,
+            policy_begin_step=pruning.policy_begin_step,
+            policy_end_step=policy_end,
+            frequency_steps=pruning.frequency_steps or max(1, steps // 100),
+            initial_sparsity=pruning.initial_sparsity,
+        )
+    except ValueError as error:
+        raise UsageError(f"pruning: {error}") from error
+
+
+def learning_rate_factor(training: Training, steps: int, pruning: Pruning | None = None) -> Callable[[int], float]:
+    """step -> fraction of the peak rate: linear, or rewound along the pruning schedule."""
+    warmup = warmup_steps_from_ratio(training.warmup_ratio, steps)
+    if pruning is None or pruning.schedule == "one-shot":
+        return lambda step: linear_factor(step, total_steps=steps, warmup_steps=warmup)
+    schedule = pruning_schedule(pruning, steps)
+
+    def factor(step: int) -> float:
+        return rewinding_factor(
+            step,
+            total_steps=steps,
+            warmup_steps=warmup,
+            policy_begin_step=schedule.policy_begin_step,
+            policy_end_step=schedule.policy_end_step,
+            interval_steps=schedule.frequency_steps,
+            rewind=pruning.rewind,
+        )
+
+    try:
+        factor(0)
+    except ValueError as error:
+        raise UsageError(f"pruning: {error}") from error
+    return factor
+
+
+def scheduled_pruner(model: nn.Module, pruning: Pruning, steps: int) -> Pruner:
+    """Masks on a Hugging Face model that grow by magnitude in the course of `steps`."""
+    config: Any = model.config
+    names = family_of(config.model_type).prunable_linears(linear_names(model), pooler=pruning.pooler)
+    _check_pattern(model, names, pruning)
+    return Pruner(model, names, pruning_schedule(pruning, steps), pruning.pattern)
+
+
+def lock_zeros(model: Any, recipe: FinetuneRecipe | QuantizeRecipe) -> Pruner | None:
+    """Masks over the matrices that have zeros, checked against the parent's record; None for a dense model."""
+    if recipe.lock == "off":
+        return None
+    parent = read_provenance(recipe.model)
+    family = family_of(model.config.model_type)
+    # A matrix that has lost its zeros must be found, and zeros by rounding (int8) are not for keeping.
+    recorded = {name: family.encoder_name(name) for name in linear_names(model)}
+    names = names_with_zeros(model) if parent is None else [name for name in recorded if recorded[name] in parent.masks]
+    if not names:
+        if recipe.lock == "require":
+            why = f"less than {LOCKED_FROM:.0%} in every prunable matrix" if parent is None else "it was never pruned"
+            raise UsageError(
+                f'{recipe.model} has no zeros to lock ({why}): give a pruned model, or set lock = "auto" to fine-tune '
+                "it dense"
+            )
+        return None
+    pruner = Pruner(model, names)
+    if parent is not None:
+        digests = {recorded[name]: digest for name, digest in pruner.digests().items()}
+        check_masks(parent.masks, digests, where=str(recipe.model))
+    return pruner
+
+
+@dataclass(frozen=True)
+class PlannedMatrix:
+    """One linear layer of a dry run."""
+
+    name: str
+    shape: tuple[int, int]
+    target: float  # sparsity; 0 for layers that stay dense
+    zeros: int
+
+    @property
+    def size(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+
+def plan_pruning(recipe: PruneRecipe) -> list[PlannedMatrix]:
+    """Every linear layer of the recipe's model with its target; reads the config, not the weights."""
+    from accelerate import init_empty_weights
+
+    config = load_config(recipe.model)
+    family = family_of(config.model_type)
+    with init_empty_weights():
+        model = random_hub_model(pretraining_class(nsp=family.heads.next_sentence is not None), config)
+    names = linear_names(model)
+    pruned = family.prunable_linears(names, pooler=recipe.pruning.pooler)
+    _check_pattern(model, pruned, recipe.pruning)
+    pattern = PATTERNS[recipe.pruning.pattern]
+    rows = []
+    for name in names:
+        rows_out, columns = model.get_submodule(name).weight.shape
+        target = recipe.pruning.sparsity if name in pruned else 0.0
+        zeros = pattern.zeros((rows_out, columns), target) if name in pruned else 0
+        rows.append(PlannedMatrix(name, (rows_out, columns), target, zeros))
+    return rows
+
+
+def _check_pattern(model: nn.Module, names: Iterable[str], pruning: Pruning) -> None:
+    """UsageError names a matrix that cannot have the pattern."""
+    for name in names:
+        weight: Any = model.get_submodule(name).weight
+        try:
+            PATTERNS[pruning.pattern].zeros(tuple(weight.shape), pruning.sparsity)
+        except ValueError as error:
+            raise UsageError(
+                f'pruning.pattern "{pruning.pattern}": {name}.weight of {error}: set pruning.pattern = "unstructured"'
+            ) from error

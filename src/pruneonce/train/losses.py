@@ -1,0 +1,212 @@
+"""Losses as terms: each has a weight, and says what it needs of the teacher. A stage minimises their sum.
+
+Sums are divided by counts over the whole optimizer step (`Totals`), whatever parts its batch is computed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from pruneonce.train.heads import Head
+
+Batch = dict[str, Any]
+Needs = Literal["logits", "hidden_states"]
+IGNORED = -100  # label of positions without a target, as in transformers
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says to a batch.
+
+    logits: by head, "mlm" [n, vocabulary], "nsp" [batch, 2], or "task", as the task's head gives them. hidden_states:
+    [real tokens, hidden size] of each layer that is matched; empty where no term reads them.
+    """
+
+    logits: Mapping[str, Tensor]
+    hidden_states: Sequence[Tensor] = ()
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What sums are divided by: counts over the whole optimizer step, each at least 1, as float32 scalars.
+
+    norms: of each layer whose hidden states are matched, the teacher's squares summed: float32 [layers].
+    """
+
+    counts: Mapping[str, Tensor]
+    norms: Tensor
+
+    @classmethod
+    def named(cls, totals: Tensor, names: Sequence[str]) -> Totals:
+        """From `Objective.counts` summed over the step: counts in the order of `names`, then the norms."""
+        counts = totals[: len(names)].clamp(min=1).to(torch.float32)
+        return cls(dict(zip(names, counts, strict=True)), totals[len(names) :].to(torch.float32))
+
+
+class Term(Protocol):
+    """One summand of a loss."""
+
+    @property
+    def weight(self) -> float: ...
+
+    @property
+    def needs(self) -> Needs | None:
+        """What it reads of the teacher's answer; None: the term needs no teacher."""
+
+    def __call__(self, student: Answer, teacher: Answer | None, batch: Batch, totals: Totals) -> Tensor:
+        """Weight x this part's share of the step's mean: a scalar."""
+
+
+def sum_of_terms(
+    terms: Sequence[Term], student: Answer, teacher: Answer | None, batch: Batch, totals: Totals
+) -> Tensor:
+    """The loss of a part of a step: the parts of a step add up to the same number however it is split."""
+    first, *others = [term(student, teacher, batch, totals) for term in terms]
+    for other in others:
+        first = first + other
+    return first
+
+
+def needs_of(terms: Sequence[Term]) -> frozenset[Needs]:
+    """What the teacher has to answer for all of them."""
+    return frozenset(term.needs for term in terms if term.needs is not None)
+
+
+# ------------------------------------------------------------------------------------------------------------ labels
+
+
+@dataclass(frozen=True)
+class LabelsLoss:
+    """The loss on a task's labels, as a mean over the examples."""
+
+    weight: float
+    head: Head
+    needs: ClassVar[Needs | None] = None
+
+    def __call__(self, student: Answer, teacher: Answer | None, batch: Batch, totals: Totals) -> Tensor:
+        return self.weight * self.head.hard_loss(student.logits["task"], batch) / totals.counts["examples"]
+
+
+@dataclass(frozen=True)
+class MaskedTokensLoss:
+    """Cross-entropy of the masked LM as a mean over its targets, plus that of the next sentence where it is learnt.
+
+    Source: Devlin et al. 2018, https://arxiv.org/abs/1810.04805, appendix A.2.
+    """
+
+    weight: float
+    nsp: bool
+    needs: ClassVar[Needs | None] = None
+
+    def __call__(self, student: Answer, teacher: Answer | None, batch: Batch, totals: Totals) -> Tensor:
+        logits = student.logits
+        hard = (
+            functional.cross_entropy(logits["mlm"], batch["mlm_labels"], ignore_index=IGNORED, reduction="sum")
+            / totals.counts["targets"]
+        )
+        if self.nsp:
+            nsp = functional.cross_entropy(logits["nsp"], batch["nsp_labels"], reduction="sum")
+            hard = hard + nsp / totals.counts["examples"]
+        return self.weight * hard
+
+
+# ------------------------------------------------------------------------------------------------------------ logits
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Sum over rows of T² · KL(softmax(teacher / T) ‖ softmax(student / T)); divide by the rows for the mean.
+
+    student, teacher: logits [rows, classes], finite. Source: Hinton et al. 2015, https://arxiv.org/abs/1503.02531,
+    with the T² of section 2, and Prune Once for All (arXiv:2111.05754).
+
+    >>> z = torch.tensor([[1.0, 2.0, 3.0]])
+    >>> float(distillation_loss(z, z, temperature=2.0))
+    0.0
+    """
+    student_log = functional.log_softmax(student / temperature, dim=-1)
+    teacher_log = functional.log_softmax(teacher / temperature, dim=-1)
+    return functional.kl_div(student_log, teacher_log, reduction="sum", log_target=True) * temperature**2
+
+
+@dataclass(frozen=True)
+class LogitsLoss:
+    """Divergence of a task's logits from the teacher's, as a mean over the examples."""
+
+    weight: float
+    temperature: float
+    head: Head
+    needs: ClassVar[Needs | None] = "logits"
+
+    def __call__(self, student: Answer, teacher: Answer | None, batch: Batch, totals: Totals) -> Tensor:
+        assert teacher is not None
+        soft = self.head.soft_loss(student.logits["task"], teacher.logits["task"], self.temperature)
+        return self.weight * soft / totals.counts["examples"]
+
+
+@dataclass(frozen=True)
+class VocabularyLoss:
+    """Divergence of both pre-training heads from the teacher's: means over the distilled positions, and the examples.
+
+    The teacher's `mlm` logits are of the distilled positions alone.
+    """
+
+    weight: float
+    temperature: float
+    nsp: bool
+    needs: ClassVar[Needs | None] = "logits"
+
+    def __call__(self, student: Answer, teacher: Answer | None, batch: Batch, totals: Totals) -> Tensor:
+        assert teacher is not None
+        ours, theirs = student.logits, teacher.logits
+        soft = distillation_loss(ours["mlm"][batch["distilled"]], theirs["mlm"], self.temperature)
+        soft = soft / totals.counts["distilled"]
+        if self.nsp:
+            soft = soft + distillation_loss(ours["nsp"], theirs["nsp"], self.temperature) / totals.counts["examples"]
+        return self.weight * soft
+
+
+# ----------------------------------------------------------------------------------------------------- hidden states
+
+
+@dataclass(frozen=True)
+class HiddenStatesLoss:
+    """Mean over layers of Σ‖h_student - h_teacher‖² / Σ‖h_teacher‖², both sums over the step's real tokens.
+
+    layers: 0 is the output of the embeddings, n that of the n-th transformer layer; empty: every transformer layer.
+    The norm makes layers of different sizes count alike. Source: SquareHead, Kurtic et al. 2023,
+    https://arxiv.org/abs/2310.06927, section 3, with its normaliser over the whole step instead of a micro-batch.
+    """
+
+    weight: float
+    layers: tuple[int, ...] = ()
+    needs: ClassVar[Needs | None] = "hidden_states"
+
+    def matched(self, hidden_states: Sequence[Tensor], attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """Real tokens of the layers that are matched, row by row: [real tokens, size] each.
+
+        hidden_states: as transformers gives them, [batch, tokens, size] of the embeddings and of every layer.
+        """
+        real = attention_mask.flatten().nonzero().squeeze(1)
+        layers = self.layers or range(1, len(hidden_states))
+        return tuple(hidden_states[layer].flatten(0, 1)[real] for layer in layers)
+
+    def norms(self, teacher: Answer) -> Tensor:
+        """Σ‖h_teacher‖² of each layer: float64 [layers]."""
+        return torch.stack([hidden.float().square().sum().double() for hidden in teacher.hidden_states])
+
+    def squares(self, student: Answer, teacher: Answer) -> Tensor:
+        """Σ‖h_student - h_teacher‖² of each layer: float32 [layers]."""
+        pairs = zip(student.hidden_states, teacher.hidden_states, strict=True)
+        return torch.stack([(ours.float() - theirs.float()).square().sum() for ours, theirs in pairs])
+
+    def __call__(self, student: Answer, teacher: Answer | None, batch: Batch, totals: Totals) -> Tensor:
+        assert teacher is not None
+        relative = self.squares(student, teacher) / totals.norms.clamp(min=torch.finfo(torch.float32).tiny)
+        return self.weight * relative.mean()
