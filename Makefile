@@ -29,8 +29,8 @@ test-lowest: .venv-lowest/done
 	.venv-lowest/bin/python -m pytest -W default --deselect tests/test_package.py::test_the_stub_of_the_native_module_is_up_to_date
 
 lint: .venv/dev.done
-	$(BIN)/ruff check src tests benchmarks docs
-	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs/make_api.py
+	$(BIN)/ruff format --check src tests benchmarks docs/make_api.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror native/*
