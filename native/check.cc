@@ -1,5 +1,6 @@
 // Runs every kernel on every instruction set without Python, for the sanitizers: `make sanitize`. Results are compared
-// with plain loops, so that what is checked is known to have been computed.
+// with plain loops, so that what is checked is known to have been computed. tests/test_kernels.py does so again through
+// the binding, with numpy's twins and many more shapes: no sanitizer can watch a kernel inside of Python.
 #include <atomic>
 #include <cmath>
 #include <cstdio>

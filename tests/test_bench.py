@@ -209,6 +209,7 @@ def test_engines_compute_the_same_from_ragged_and_from_padded_input(folders, tmp
         np.testing.assert_allclose(mine, expected, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_a_run_records_every_engine_round_and_case(folders):
     settings = BenchSettings(against=("torch",), grid="1x8,2x4", threads=1, rounds=2, mixed="squad")
     threads = torch.get_num_threads(), _native.num_threads()
@@ -262,6 +263,7 @@ def test_a_quantised_folder_is_measured_as_it_is_and_its_rivals_get_its_floats(f
     assert 1e-6 < difference < 0.1
 
 
+@pytest.mark.slow
 def test_every_engine_answers_the_same_task(folders, tmp_path):
     data = tmp_path / "dev.tsv"
     data.write_text("sentence\tlabel\n" + "good film\t1\nbad story\t0\nbad bad film\t0\n")

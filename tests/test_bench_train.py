@@ -46,6 +46,7 @@ def record_file(sparse_tiny_bert, tmp_path_factory):
     return file
 
 
+@pytest.mark.slow
 def test_the_record_has_every_step_of_every_training_and_what_it_was_measured_on(record_file, sparse_tiny_bert):
     record = read_json(record_file)
     assert (record["kind"], record["format"], record["task"]) == ("training step", 1, "classification")
@@ -68,6 +69,7 @@ def test_the_record_has_every_step_of_every_training_and_what_it_was_measured_on
     assert case["kernels"] == {"layers": 13, "sparse": 13, "dense": []}
 
 
+@pytest.mark.slow
 def test_trainings_compute_the_same_and_ours_holds_less(record_file):
     (case,) = read_json(record_file)["cases"]
     losses, memory = case["losses"], case["memory"]
@@ -82,6 +84,7 @@ def test_trainings_compute_the_same_and_ours_holds_less(record_file):
     assert min(memory["ours"]["patterns"], memory["masked"]["masks"]) > 0
 
 
+@pytest.mark.slow
 def test_report_has_a_table_of_the_step_and_one_of_its_parts(record_file, tmp_path):
     files = write_report([record_file], tmp_path / "results.md", tmp_path / "results.html")
     markdown, html = (file.read_text(encoding="utf-8") for file in files)
@@ -95,6 +98,7 @@ def test_report_has_a_table_of_the_step_and_one_of_its_parts(record_file, tmp_pa
     assert "## Speed" not in markdown, "no inference was measured"
 
 
+@pytest.mark.slow
 def test_the_command_prints_tables(record_file, sparse_tiny_bert, pruneonce, monkeypatch):
     record = load_training_bench(record_file)
     monkeypatch.setattr(training_run, "run_on_folder", lambda *_: record)
@@ -121,6 +125,7 @@ def fabricated(record_file):
     return replace(real, model=replace(real.model, name="m"), task="question_answering", cases=[case])
 
 
+@pytest.mark.slow
 def test_rows_say_what_the_raw_seconds_and_bytes_say(record_file):
     ours, dense = step_rows(fabricated(record_file))
     assert ours[:3] == ("m", "1x2 question answering", "ours")
@@ -141,6 +146,7 @@ def test_rows_say_what_the_raw_seconds_and_bytes_say(record_file):
     assert step_seconds({"forward": [1.0], "backward": [2.0], "optimizer": [4.0]}) == [7.0]
 
 
+@pytest.mark.slow
 def test_training_records_are_told_from_others_and_damaged_ones_are_named(record_file, tmp_path):
     material = collect([record_file])
     assert (len(material.training_benches), material.benches) == (1, [])
@@ -223,6 +229,7 @@ def subject(name, case):
     assert (torch.get_num_threads(), _native.num_threads()) == threads
 
 
+@pytest.mark.slow
 def test_answers_of_another_family_are_trained_alike_too_and_drop_the_same(sparse_tiny_distilbert):
     case = TrainingCase(str(sparse_tiny_distilbert), "question_answering", 3, 24, 1, dropout=0.1, kernel="sparse")
     losses, kernels = {}, {}

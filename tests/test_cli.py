@@ -53,6 +53,7 @@ def write_recipe(path, model, reviews, steps=3):
     return path
 
 
+@pytest.mark.slow
 def test_foreign_sparse_checkpoint_is_recognised_locked_and_finetuned(pruneonce, wide_sparse, reviews, tmp_path):
     code, out, _ = pruneonce("inspect", wide_sparse, "--json")
     report = json.loads(out)
@@ -124,6 +125,7 @@ def test_dry_run_lists_targets_and_trains_nothing(pruneonce, tiny_bert, tmp_path
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_doctor_estimates_a_published_recipe_before_its_teacher_exists(pruneonce, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = pruneonce("doctor", recipes_folder() / "distilbert" / "prune-90.toml", "--json")
@@ -147,6 +149,7 @@ def test_doctor_estimates_a_quantisation_and_refuses_one_that_trains_nothing(pru
     assert (code, "trains nothing" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_doctor_knows_that_locked_zeros_are_neither_computed_nor_kept(pruneonce, tiny_bert, tmp_path):
     from transformers import BertForPreTraining
 

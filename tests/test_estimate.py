@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
+import torch
+from tiny_stages import prune_values, run
+from transformers import AutoConfig, AutoModelForPreTraining
 
 from pruneonce.cost import estimate as module
 from pruneonce.cost.estimate import estimate
@@ -55,3 +60,32 @@ def test_a_task_teacher_is_paid_once_per_example_if_they_come_up_often_enough(pr
     training = {"steps": steps, "batch_size": 4, "learning_rate": 1e-4}
     found = estimate(finetune(training=training, distillation={"teacher": "bert-base"}))
     assert found.hours * 3600 == pytest.approx(4 * steps + 10 * taught)
+
+
+@pytest.mark.slow
+def test_the_room_on_disk_that_is_told_is_what_a_run_comes_to(tiny_bert, pair_corpus, tmp_path):
+    """At its most: the model, and two checkpoints with latent weights and both of Adam's moments."""
+    config = AutoConfig.from_pretrained(tiny_bert)
+    config.hidden_size, config.intermediate_size = 192, 768
+    torch.manual_seed(0)
+    AutoModelForPreTraining.from_config(config).save_pretrained(tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_bert / name, tmp_path / "model" / name)
+    values = prune_values(tmp_path / "model", pair_corpus, steps=6, checkpoint_steps=2)
+    told = estimate(parse_recipe(values, "prune"))
+    out = tmp_path / "out"
+    run("prune", values, out, keep_checkpoints=True)
+    measured = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    assert told.disk_bytes == pytest.approx(measured, rel=0.05)
+
+
+def test_the_memory_that_is_told_holds_the_state_and_grows_with_the_examples_of_a_pass(tiny_bert, pair_corpus):
+    def told(**training):
+        values = prune_values(tiny_bert, pair_corpus, **training) | {"distillation": False}
+        return estimate(parse_recipe(values, "prune")).memory_bytes
+
+    parameters = sum(p.numel() for p in AutoModelForPreTraining.from_pretrained(tiny_bert).parameters())
+    one, two, four = (told(batch_size=8, micro_batch_size=size) for size in (1, 2, 4))
+    assert one > 16 * parameters, "weights, gradients and both of Adam's moments"
+    assert four - two == 2 * (two - one) > 0
+    assert told(batch_size=64, micro_batch_size=2) == two

@@ -18,7 +18,8 @@ from pruneonce.formats.record import read_provenance
 from pruneonce.recipe import Pruning, Training
 from pruneonce.sparsity.masks import magnitude_mask
 from pruneonce.sparsity.pruner import Pruner
-from pruneonce.stages.pruning import learning_rate_factor, pruning_schedule
+from pruneonce.sparsity.schedules import schedule_of
+from pruneonce.stages.pruning import learning_rate_factor
 
 run = functools.partial(tiny_stages.run, "finetune")
 
@@ -62,7 +63,7 @@ def test_one_shot_prunes_the_weights_it_was_given_and_then_locks_them(tiny_bert,
 
 
 def test_one_shot_never_touches_the_masks_again():
-    schedule = pruning_schedule(Pruning(sparsity=0.9, schedule="one-shot"), steps=100)
+    schedule = schedule_of(Pruning(sparsity=0.9, schedule="one-shot"), steps=100)
     assert [step for step in range(-1, 100) if schedule.updates_masks_at(step)] == [0]
     assert schedule.sparsity_at(0) == 0.9
     factor = learning_rate_factor(Training(1e-3, steps=100, warmup_ratio=0.1), 100, Pruning(schedule="one-shot"))
@@ -71,7 +72,7 @@ def test_one_shot_never_touches_the_masks_again():
 
 
 def test_initial_sparsity_is_there_from_the_first_step(tiny_bert):
-    schedule = pruning_schedule(Pruning(sparsity=0.9, initial_sparsity=0.7), steps=100)
+    schedule = schedule_of(Pruning(sparsity=0.9, initial_sparsity=0.7), steps=100)
     assert schedule.sparsity_at(0) == pytest.approx(0.7)
     assert schedule.sparsity_at(50) == 0.9
     model = torch.nn.ModuleDict({"a": torch.nn.Linear(10, 10)})

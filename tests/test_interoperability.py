@@ -20,6 +20,8 @@ from pruneonce.formats.record import read_provenance
 from pruneonce.recipe import parse_recipe
 from pruneonce.stages import RUNNERS, StageOptions
 
+pytestmark = pytest.mark.slow
+
 TRAINING = {"steps": 3, "batch_size": 4, "learning_rate": 1e-3, "checkpoint_steps": 100}
 TEXTS = ["The old film was not good, but the music was great!", "a king", "the war of the city and the river"]
 

@@ -1,4 +1,8 @@
-"""Every native kernel on every instruction set of this machine, against its plain numpy twin."""
+"""Every native kernel on every instruction set of this machine, against its plain numpy twin.
+
+`native/check.cc` compares the same kernels with plain loops of its own. Both are needed: sanitizers want a program
+without Python and numpy, whose memory they do not know; here are the shapes that hypothesis thinks of, and the binding.
+"""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ from pruneonce.quickstart import run as quickstart
 from pruneonce.quickstart.assets import Assets, split_reviews
 from pruneonce.recipe import recipes_folder
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def small(tiny_bert, tmp_path, monkeypatch):

@@ -17,6 +17,8 @@ from pruneonce.recipe import parse_recipe
 from pruneonce.stages import RUNNERS, StageOptions, plan_pruning
 from pruneonce.tasks import get_task
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def corpus(assets, tmp_path_factory):

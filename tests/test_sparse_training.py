@@ -15,6 +15,7 @@ from tiny_stages import STEPS, finetune_values, kill, prune_values, run
 from transformers import AutoConfig, BertLMHeadModel
 
 import pruneonce
+from pruneonce import _native
 from pruneonce.convert.inspect_folder import inspect_folder
 from pruneonce.errors import UsageError
 from pruneonce.formats.record import read_provenance
@@ -47,6 +48,29 @@ def test_a_hundred_steps_are_those_of_the_masked_dense_layers(sparse_bert, revie
     records = [read_provenance(tmp_path / kernel) for kernel in ("dense", "sparse")]
     assert records[0].masks == records[1].masks
     assert inspect_folder(tmp_path / "sparse").lock_intact
+
+
+@pytest.mark.slow
+def test_two_threads_of_kernels_train_as_one_does(sparse_bert, reviews, tmp_path, monkeypatch):
+    """Everywhere else in these tests torch has one thread, and the kernels as many as torch."""
+    seen, original = set(), training.StageTrainer.training_step
+
+    def step(self, *arguments, **options):
+        seen.add(_native.num_threads())
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(training.StageTrainer, "training_step", step)
+    values = values_of(sparse_bert, reviews, "sparse", steps=STEPS, log_steps=1, learning_rate=1e-3)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            run("finetune", values, tmp_path / str(threads))
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {1, 2}
+    np.testing.assert_allclose(losses(tmp_path / "2"), losses(tmp_path / "1"), rtol=1e-5)
+    assert read_provenance(tmp_path / "2").masks == read_provenance(tmp_path / "1").masks
 
 
 @pytest.mark.slow

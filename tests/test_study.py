@@ -94,6 +94,7 @@ def written(plan):
     return {name: (plan.out / name / "pruneonce.json").stat().st_mtime_ns for name in plan.nodes}
 
 
+@pytest.mark.slow
 def test_common_ancestors_are_made_once_and_a_second_run_makes_nothing(study):
     plan = study(STUDY + LATE, ["methods.once.sparsities=[0.8]"])
     assert len(plan.cells) == 2 + 2 + 1
@@ -113,6 +114,7 @@ def test_common_ancestors_are_made_once_and_a_second_run_makes_nothing(study):
     assert read_study(index_file(plan)).runs.keys() == plan.nodes.keys()
 
 
+@pytest.mark.slow
 def test_interrupted_study_goes_on_where_it_was(study, monkeypatch):
     plan = study(overrides=["seeds=[1]", "sparsities=[0.8]"])
     finetune = RUNNERS["finetune"]
@@ -130,6 +132,7 @@ def test_interrupted_study_goes_on_where_it_was(study, monkeypatch):
     assert run_study(plan, silent).records.keys() == plan.nodes.keys()
 
 
+@pytest.mark.slow
 def test_failed_run_takes_only_its_children_with_it_and_is_tried_again(study, monkeypatch):
     plan = study(overrides=["seeds=[1]", "sparsities=[0.8]"])
     prune = RUNNERS["prune"]
@@ -148,6 +151,7 @@ def test_failed_run_takes_only_its_children_with_it_and_is_tried_again(study, mo
     assert read_study(index_file(plan)).failures == {}
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_give_what_runs_one_by_one_give_and_note_failures_too(study, tmp_path, monkeypatch):
     monkeypatch.setattr(study_run, "available_cores", lambda: 2)
     settings = ["sparsities=[0.8]", "seeds=[1]"]
@@ -165,6 +169,7 @@ def test_runs_side_by_side_give_what_runs_one_by_one_give_and_note_failures_too(
     assert list(together.failures) == list(chain[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
 def test_a_study_that_is_killed_leaves_no_worker_behind(study, data, tiny_bert, tmp_path):
     study(STUDY)
@@ -313,6 +318,7 @@ def test_equal_steps_that_cannot_be_counted_are_refused(study):
         )
 
 
+@pytest.mark.slow
 def test_dry_run_states_cells_budgets_and_cost_and_trains_nothing(pruneonce, study, data, tiny_bert, tmp_path):
     study(STUDY + LATE)
     command = ("study", tmp_path / "tiny.toml", "--set", f"model={tiny_bert}", "--set", f"data={data}", "--dry-run")

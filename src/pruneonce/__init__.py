@@ -10,7 +10,9 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors: the names of _NAMES once more
+    from pruneonce.convert.from_memory import export as export
     from pruneonce.convert.from_sparse_bitmask import import_checkpoint as import_checkpoint
+    from pruneonce.convert.inspect import inspect as inspect
     from pruneonce.convert.inspect_folder import inspect_folder as inspect_folder
     from pruneonce.convert.inspect_packed import inspect_packed as inspect_packed
     from pruneonce.convert.to_packed import export_packed as export_packed
@@ -33,6 +35,9 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _NAMES once mor
     from pruneonce.run.model import load_model as load_model
     from pruneonce.run.pipelines import pipeline as pipeline
     from pruneonce.sparsity.cpu_training import sparse_training as sparse_training
+    from pruneonce.sparsity.in_place import lock_ as lock_
+    from pruneonce.sparsity.in_place import prune_ as prune_
+    from pruneonce.sparsity.in_place import quantize_ as quantize_
     from pruneonce.sparsity.masks import magnitude_mask as magnitude_mask
     from pruneonce.sparsity.pruner import Pruner as Pruner
     from pruneonce.sparsity.schedules import PruningSchedule as PruningSchedule
@@ -44,11 +49,14 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _NAMES once mor
     from pruneonce.stages import run_quantize as run_quantize
     from pruneonce.stages import run_teacher as run_teacher
     from pruneonce.tasks import get_task as get_task
+    from pruneonce.train.callbacks import PruneCallback as PruneCallback
     from pruneonce.train.losses import distillation_loss as distillation_loss
 
 # Module -> its public names.
 _NAMES = {
+    "convert.from_memory": "export",
     "convert.from_sparse_bitmask": "import_checkpoint",
+    "convert.inspect": "inspect",
     "convert.inspect_folder": "inspect_folder",
     "convert.inspect_packed": "inspect_packed",
     "convert.to_packed": "export_packed",
@@ -60,11 +68,13 @@ _NAMES = {
     "run.model": "load_model",
     "run.pipelines": "pipeline",
     "sparsity.cpu_training": "sparse_training",
+    "sparsity.in_place": "lock_ prune_ quantize_",
     "sparsity.masks": "magnitude_mask",
     "sparsity.pruner": "Pruner",
     "sparsity.schedules": "PruningSchedule cubic_sparsity rewinding_factor",
     "stages": "StageOptions run_finetune run_prune run_quantize run_teacher",
     "tasks": "get_task",
+    "train.callbacks": "PruneCallback",
     "train.losses": "distillation_loss",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}

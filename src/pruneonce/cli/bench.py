@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from pruneonce.cli.show import terminal
+from pruneonce.cli.show import folding_table, terminal
 from pruneonce.errors import UsageError
 from pruneonce.files import write_json
 from pruneonce.machine import available_cores
@@ -109,7 +108,7 @@ def bench_train(
         (results.COLUMNS[1:], results.step_rows(record)),
         (results.share_columns([record])[1:], results.share_rows([record])),
     ):
-        table = Table(*columns)
+        table = folding_table(*columns)
         for row in rows:
             table.add_row(*row[1:])
         terminal().print(table)

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from pruneonce.cli.options import JSON
-from pruneonce.cli.show import plain, print_json, terminal
+from pruneonce.cli.show import folding_table, plain, print_json, terminal
 from pruneonce.errors import UsageError
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def _export_onnx(model: Path, out: Path, as_json: bool) -> None:
 
 
 def _print_inspection(report: Inspection) -> None:
-    table = Table("tensor", "shape", "zeros", "MB", "mask digest", title=report.folder)
+    table = folding_table("tensor", "shape", "zeros", "MB", "mask digest", title=report.folder)
     for matrix in report.matrices:
         shape = " x ".join(map(str, matrix.shape))
         zeros = f"{matrix.sparsity:.2%}" if matrix.prunable else ""
@@ -121,7 +120,7 @@ def _print_inspection(report: Inspection) -> None:
 
 
 def _print_packed(report: PackedInspection) -> None:
-    table = Table("tensor", "shape", "zeros", "type", "encoding", "bits", "MB", title=report.file)
+    table = folding_table("tensor", "shape", "zeros", "type", "encoding", "bits", "MB", title=report.file)
     for tensor in report.tensors:
         if len(tensor.shape) < 2:
             continue  # biases and layer norms: see the totals
@@ -138,7 +137,7 @@ def _print_packed(report: PackedInspection) -> None:
 
 
 def _print_packed_totals(report: PackedInspection) -> None:
-    table = Table("part", "MB", "share")
+    table = folding_table("part", "MB", "share")
     for kind, size in report.bytes_by_kind.items():
         table.add_row(kind, f"{size / 1e6:.2f}", f"{size / report.bytes:.1%}")
     table.add_section()

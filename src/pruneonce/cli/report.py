@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from pruneonce.cli.options import JSON
-from pruneonce.cli.show import print_json, terminal
+from pruneonce.cli.show import folding_table, print_json, terminal
 from pruneonce.errors import UsageError
 
 
@@ -49,7 +48,7 @@ def _report_comparison(paths: list[Path], samples: int, seed: int, as_json: bool
         print_json([asdict(each) for each in found])
         return
     table = comparison_table(found, str(a), str(b))
-    shown = Table(*table.columns, title=table.title)
+    shown = folding_table(*table.columns, title=table.title)
     for row in table.rows:
         shown.add_row(*row)
     terminal().print(shown)

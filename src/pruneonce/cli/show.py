@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 # Control characters, separators of lines and lone surrogates: what could rewrite a terminal, or not be printed at all.
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -16,6 +17,14 @@ UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff
 def terminal() -> Console:
     """Where answers go. A file or pipe gets lines long enough that no name is cut."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def folding_table(*columns: str, title: str | None = None) -> Table:
+    """A table whose cells a narrow terminal folds: cut, names that differ in their last part would be the same."""
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
 
 
 def print_json(value: Any) -> None:

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from pruneonce.cli.options import JSON, Out, Set
-from pruneonce.cli.show import plain, print_json, terminal
+from pruneonce.cli.show import folding_table, plain, print_json, terminal
 from pruneonce.errors import PruneonceError
 from pruneonce.progress import progress_bar
 from pruneonce.recipe import default_output
@@ -65,7 +64,7 @@ def quickstart(
 
     quiet_transformers()
     report = run_quickstart(out)
-    table = Table(*COLUMNS, title="Movie-review sentences, held out")
+    table = folding_table(*COLUMNS, title="Movie-review sentences, held out")
     for row in report.rows:
         table.add_row(*shown(row))
     terminal().print(table)
@@ -92,13 +91,13 @@ def _print_study_plan(plan: Plan, as_json: bool) -> None:
     if as_json:
         print_json({"cells": cells, "runs": {name: vars(cost) for name, cost in costs.items()}, "hours_left": left})
         return
-    table = Table("method", "zeros", "task", "seed", "steps", "examples", "runs", title=f"{len(cells)} cells")
+    table = folding_table("method", "zeros", "task", "seed", "steps", "examples", "runs", title=f"{len(cells)} cells")
     for cell in cells:
         zeros = "dense" if cell["sparsity"] is None else f"{cell['sparsity']:.1%}"
         budget = (f"{cell['steps']:,}", f"{cell['examples']:,}")
         table.add_row(cell["method"], zeros, cell["task"], str(cell["seed"]), *budget, " ".join(cell["runs"]))
     terminal().print(table)
-    table = Table("run", "steps", "examples", "minutes", "", title=f"{len(costs)} runs, each made once")
+    table = folding_table("run", "steps", "examples", "minutes", "", title=f"{len(costs)} runs, each made once")
     for name, cost in costs.items():
         minutes = f"{cost.hours * 60:.1f}"
         table.add_row(name, f"{cost.steps:,}", f"{cost.examples:,}", minutes, "done" if cost.done else "")

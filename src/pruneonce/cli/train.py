@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from pruneonce.cli.options import JSON, Keep, Out, Set
-from pruneonce.cli.show import print_json, print_metrics, terminal
+from pruneonce.cli.show import folding_table, print_json, print_metrics, terminal
 from pruneonce.progress import Advance, progress_bar
 from pruneonce.recipe import default_output
 
@@ -116,7 +115,7 @@ def _print_pruning_plan(path: Path, overrides: list[str]) -> None:
 
     recipe = load_recipe(path, "prune", overrides)
     rows = plan_pruning(recipe)
-    table = Table("matrix", "shape", "target sparsity", "zeros", title=f"{path.name}: nothing is trained")
+    table = folding_table("matrix", "shape", "target sparsity", "zeros", title=f"{path.name}: nothing is trained")
     for row in rows:
         shape = " x ".join(map(str, row.shape))
         table.add_row(row.name, shape, f"{row.target:.1%}" if row.target else "dense", f"{row.zeros:,}")

@@ -13,8 +13,8 @@ from pruneonce.models.tokenizer import load_tokenizer
 from pruneonce.recipe import FinetuneRecipe, PruneRecipe, Pruning, QuantizeRecipe, Recipe, TeacherRecipe, Training
 from pruneonce.sparsity.cpu_training import LOCKED_FROM
 from pruneonce.sparsity.patterns import pruned_count
+from pruneonce.sparsity.schedules import schedule_of
 from pruneonce.sparsity.training_kernel import few_left
-from pruneonce.stages.pruning import pruning_schedule
 from pruneonce.tasks.recipe_data import max_tokens_of, sample, task_of
 from pruneonce.train.objectives import round_up
 from pruneonce.train.teacher_answers import answers_pay, hidden_states_bytes
@@ -112,7 +112,7 @@ def _hidden_bytes(recipe: Recipe, tokens: int) -> int:
 
 def _late_share(pruning: Pruning, steps: int) -> float:
     """Share of the steps in which so few weights are left that layers may multiply them alone."""
-    schedule = pruning_schedule(pruning, steps)
+    schedule = schedule_of(pruning, steps)
     size = 1_000_000  # of a matrix whose zeros are counted, as its mask's are
     late = [
         few_left((size - pruned_count(size, schedule.sparsity_at(step))) / size)

@@ -5,11 +5,14 @@ To add a pattern: a class here, its row in PATTERNS, and its name in `recipe.Pru
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from pruneonce.errors import UsageError
 
 PatternName = Literal["unstructured", "1x4"]
 
@@ -94,3 +97,15 @@ def pruned_count(size: int, sparsity: float) -> int:
     """
     # 0.29 * 1000 is 289.99…: a millionth of a weight keeps the binary fraction from costing a whole one.
     return min(size, int(sparsity * size + 1e-6))
+
+
+def check_pattern(model: nn.Module, names: Iterable[str], pattern: PatternName, sparsity: float) -> None:
+    """UsageError names the first of these layers whose matrix cannot have the pattern."""
+    for name in names:
+        weight: Any = model.get_submodule(name).weight
+        try:
+            PATTERNS[pattern].zeros(tuple(weight.shape), sparsity)
+        except ValueError as error:
+            raise UsageError(
+                f'pruning.pattern "{pattern}": {name}.weight of {error}: set pruning.pattern = "unstructured"'
+            ) from error

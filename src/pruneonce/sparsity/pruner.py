@@ -63,6 +63,11 @@ class Pruner:
         self.on_change()
         return True
 
+    def lock(self) -> None:
+        """Recompute masks no more: they stay as they are now, and layers may keep their non-zeros alone."""
+        self.schedule = None
+        self.compute_sparse(list(self._sparse))
+
     def observe(self) -> None:
         """Let the criterion see the gradients of an optimizer step that is about to be made."""
         if self.schedule is not None:

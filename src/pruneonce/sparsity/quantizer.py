@@ -80,10 +80,16 @@ class Quantizer:
             if isinstance(layer.form, Masked):
                 layer.take_form(Masked(layer.form.mask & (whole != 0)))
             found[name] = _quantization_of(_rounding_of(layer), scale)
+        self.remove()
+        return found, vanished
+
+    def remove(self) -> None:
+        """Round no more: the layers are what they were before, with the weights that they have now."""
+        for layer in self.layers.values():
             layer.rounding = None
             finish(layer)
+        self.layers = {}
         self.hook.remove()
-        return found, vanished
 
 
 def quantize_layers(

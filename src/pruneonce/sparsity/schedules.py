@@ -10,6 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from pruneonce.errors import UsageError
+from pruneonce.recipe import Pruning
+
 Rewind = Literal["exact", "original", "off"]
 
 
@@ -96,6 +99,30 @@ class PruningSchedule:
             final=self.final_sparsity,
             initial=self.initial_sparsity,
         )
+
+
+def schedule_of(pruning: Pruning, steps: int) -> PruningSchedule:
+    """The schedule of a recipe; steps it leaves out follow the original's proportions (50 %, 80 % and 1 % of all)."""
+    if pruning.schedule == "one-shot":
+        return PruningSchedule.one_shot(pruning.sparsity)
+    policy_end = pruning.policy_end_step if pruning.policy_end_step is not None else steps // 2
+    end = pruning.end_step if pruning.end_step is not None else max(policy_end, steps * 4 // 5)
+    if end >= steps:
+        raise UsageError(
+            f"pruning.end_step ({end}) must be below training.steps ({steps}): the last mask needs training"
+        )
+    try:
+        return PruningSchedule(
+            final_sparsity=pruning.sparsity,
+            begin_step=pruning.begin_step,
+            end_step=end,
+            policy_begin_step=pruning.policy_begin_step,
+            policy_end_step=policy_end,
+            frequency_steps=pruning.frequency_steps or max(1, steps // 100),
+            initial_sparsity=pruning.initial_sparsity,
+        )
+    except ValueError as error:
+        raise UsageError(f"pruning: {error}") from error
 
 
 def linear_factor(step: int, *, total_steps: int, warmup_steps: int) -> float:

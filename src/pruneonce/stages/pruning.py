@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,34 +15,10 @@ from pruneonce.models.hub import load_config, random_hub_model
 from pruneonce.recipe import FinetuneRecipe, PruneRecipe, Pruning, QuantizeRecipe, Training
 from pruneonce.sparsity.cpu_training import LOCKED_FROM, names_with_zeros
 from pruneonce.sparsity.layers import linear_names
-from pruneonce.sparsity.patterns import PATTERNS
+from pruneonce.sparsity.patterns import PATTERNS, check_pattern
 from pruneonce.sparsity.pruner import Pruner
-from pruneonce.sparsity.schedules import PruningSchedule, linear_factor, rewinding_factor, warmup_steps_from_ratio
+from pruneonce.sparsity.schedules import linear_factor, rewinding_factor, schedule_of, warmup_steps_from_ratio
 from pruneonce.train.language_model import pretraining_class
-
-
-def pruning_schedule(pruning: Pruning, steps: int) -> PruningSchedule:
-    """The schedule of a recipe; steps it leaves out follow the original's proportions (50 %, 80 % and 1 % of all)."""
-    if pruning.schedule == "one-shot":
-        return PruningSchedule.one_shot(pruning.sparsity)
-    policy_end = pruning.policy_end_step if pruning.policy_end_step is not None else steps // 2
-    end = pruning.end_step if pruning.end_step is not None else max(policy_end, steps * 4 // 5)
-    if end >= steps:
-        raise UsageError(
-            f"pruning.end_step ({end}) must be below training.steps ({steps}): the last mask needs training"
-        )
-    try:
-        return PruningSchedule(
-            final_sparsity=pruning.sparsity,
-            begin_step=pruning.begin_step,
-            end_step=end,
-            policy_begin_step=pruning.policy_begin_step,
-            policy_end_step=policy_end,
-            frequency_steps=pruning.frequency_steps or max(1, steps // 100),
-            initial_sparsity=pruning.initial_sparsity,
-        )
-    except ValueError as error:
-        raise UsageError(f"pruning: {error}") from error
 
 
 def learning_rate_factor(training: Training, steps: int, pruning: Pruning | None = None) -> Callable[[int], float]:
@@ -50,7 +26,7 @@ def learning_rate_factor(training: Training, steps: int, pruning: Pruning | None
     warmup = warmup_steps_from_ratio(training.warmup_ratio, steps)
     if pruning is None or pruning.schedule == "one-shot":
         return lambda step: linear_factor(step, total_steps=steps, warmup_steps=warmup)
-    schedule = pruning_schedule(pruning, steps)
+    schedule = schedule_of(pruning, steps)
 
     def factor(step: int) -> float:
         return rewinding_factor(
@@ -74,8 +50,8 @@ def scheduled_pruner(model: nn.Module, pruning: Pruning, steps: int) -> Pruner:
     """Masks on a Hugging Face model that grow by magnitude in the course of `steps`."""
     config: Any = model.config
     names = family_of(config.model_type).prunable_linears(linear_names(model), pooler=pruning.pooler)
-    _check_pattern(model, names, pruning)
-    return Pruner(model, names, pruning_schedule(pruning, steps), pruning.pattern)
+    check_pattern(model, names, pruning.pattern, pruning.sparsity)
+    return Pruner(model, names, schedule_of(pruning, steps), pruning.pattern)
 
 
 def lock_zeros(model: Any, recipe: FinetuneRecipe | QuantizeRecipe) -> Pruner | None:
@@ -126,7 +102,7 @@ def plan_pruning(recipe: PruneRecipe) -> list[PlannedMatrix]:
         model = random_hub_model(pretraining_class(nsp=family.heads.next_sentence is not None), config)
     names = linear_names(model)
     pruned = family.prunable_linears(names, pooler=recipe.pruning.pooler)
-    _check_pattern(model, pruned, recipe.pruning)
+    check_pattern(model, pruned, recipe.pruning.pattern, recipe.pruning.sparsity)
     pattern = PATTERNS[recipe.pruning.pattern]
     rows = []
     for name in names:
@@ -135,15 +111,3 @@ def plan_pruning(recipe: PruneRecipe) -> list[PlannedMatrix]:
         zeros = pattern.zeros((rows_out, columns), target) if name in pruned else 0
         rows.append(PlannedMatrix(name, (rows_out, columns), target, zeros))
     return rows
-
-
-def _check_pattern(model: nn.Module, names: Iterable[str], pruning: Pruning) -> None:
-    """UsageError names a matrix that cannot have the pattern."""
-    for name in names:
-        weight: Any = model.get_submodule(name).weight
-        try:
-            PATTERNS[pruning.pattern].zeros(tuple(weight.shape), pruning.sparsity)
-        except ValueError as error:
-            raise UsageError(
-                f'pruning.pattern "{pruning.pattern}": {name}.weight of {error}: set pruning.pattern = "unstructured"'
-            ) from error

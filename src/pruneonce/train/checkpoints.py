@@ -10,6 +10,8 @@ from pruneonce.files import fsync, read_json, write_json
 
 MARKER = "complete.json"
 PREFIX = "checkpoint-"
+PRUNER_FILE = "pruner.safetensors"  # beside masked weights: what they lose
+QUANTIZER_FILE = "quantizer.safetensors"  # ranges that were seen
 
 
 def mark_complete(checkpoint: Path) -> None:

@@ -29,14 +29,19 @@ from pruneonce.sparsity.cpu_training import CpuTraining
 from pruneonce.sparsity.pruner import Pruner
 from pruneonce.sparsity.quantizer import Quantizer
 from pruneonce.train.batching import BatchPlan, ExampleKey
-from pruneonce.train.checkpoints import PREFIX, latest_complete, mark_complete, remove_incomplete
+from pruneonce.train.checkpoints import (
+    PREFIX,
+    PRUNER_FILE,
+    QUANTIZER_FILE,
+    latest_complete,
+    mark_complete,
+    remove_incomplete,
+)
 from pruneonce.train.losses import Batch
 from pruneonce.train.objectives import Objective
 from pruneonce.train.processes import everyone_says, first_process_says, is_main_process, leave_in_order, world_size
 from pruneonce.train.teacher import Teacher
 
-PRUNER_FILE = "pruner.safetensors"
-QUANTIZER_FILE = "quantizer.safetensors"
 CHECKPOINTS_KEPT = 2  # the newest, and one before it in case the newest is being written when the power goes
 
 

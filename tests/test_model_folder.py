@@ -1,0 +1,117 @@
+"""Model folders: what identifies them, what is measured of them, and that half a model never shows."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.formats.model_folder import (
+    folder_digest,
+    mask_digest_of_array,
+    read_matrices,
+    require_folder,
+    save_model_folder,
+)
+
+MATRIX = "bert.encoder.layer.0.output.dense.weight"
+
+
+@pytest.fixture
+def folder(sparse_tiny_bert, tmp_path):
+    return shutil.copytree(sparse_tiny_bert, tmp_path / "model")
+
+
+def test_a_digest_tells_every_file_that_a_model_is_made_of_and_no_other(folder):
+    before = folder_digest(folder)
+    (folder / "README.md").write_text("a card")
+    (folder / "pruneonce.json").write_text("{}")
+    assert folder_digest(folder) == before
+    assert folder_digest(str(folder)) == before
+    seen = {before}
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((folder / name).read_bytes() + b" ")
+        seen.add(folder_digest(folder))
+    (folder / "vocab.txt").write_text("[PAD]\n")
+    assert len(seen | {folder_digest(folder)}) == 6
+    assert folder_digest("bert-base-uncased") == "hub:bert-base-uncased"
+
+
+def test_weights_under_another_name_are_another_model(folder):
+    before = folder_digest(folder)
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    assert folder_digest(folder) != before
+
+
+def test_what_a_folder_lacks_is_named(folder, tmp_path):
+    assert require_folder(str(folder)) == folder
+    with pytest.raises(UsageError, match="'nowhere' is not a folder"):
+        require_folder("nowhere")
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    with pytest.raises(UsageError, match=r"has no model\.safetensors"):
+        require_folder(folder)
+    (folder / "model.safetensors.index.json").write_text("{}")
+    assert require_folder(folder) == folder
+    (folder / "config.json").unlink()
+    with pytest.raises(UsageError, match=r"has no config\.json"):
+        require_folder(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_negative_zero_is_a_zero_in_every_type(folder, dtype):
+    weights = {name: tensor.to(dtype) for name, tensor in load_file(folder / "model.safetensors").items()}
+    zeros = weights[MATRIX] == 0
+    weights[MATRIX][zeros] = -0.0
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    found = {matrix.name: matrix for matrix in read_matrices(folder)}
+    assert found.keys() == weights.keys()
+    matrix = found[MATRIX]
+    assert (matrix.prunable, matrix.zeros, matrix.size) == (True, int(zeros.sum()), zeros.numel())
+    assert matrix.bytes == zeros.numel() * dtype.itemsize
+    assert matrix.mask_digest == mask_digest_of_array(~zeros.numpy())
+    assert not found["bert.embeddings.word_embeddings.weight"].mask_digest
+
+
+@given(st_numpy.arrays(bool, st.tuples(st.integers(1, 5), st.integers(1, 9))))
+def test_masks_have_one_digest_if_they_have_the_same_zeros_in_the_same_shape(mask):
+    assert mask_digest_of_array(mask) == mask_digest_of_array(np.where(mask, np.float32(-2.5), np.float32(-0.0)))
+    other = mask.copy()
+    other[0, 0] ^= True
+    assert mask_digest_of_array(mask) != mask_digest_of_array(other)
+    if mask.shape[0] != mask.shape[1]:
+        assert mask_digest_of_array(mask) != mask_digest_of_array(mask.reshape(mask.shape[::-1]))
+
+
+def test_a_disk_that_is_full_leaves_the_old_model_whole_and_nothing_else(folder, monkeypatch):
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def full(staging):
+        (staging / "config.json").write_text("{")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(model, "save_pretrained", full)
+    with pytest.raises(PruneonceError, match="No space left"):
+        save_model_folder(model, folder, folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_a_tokenizer_that_would_cut_texts_is_saved_without_that(folder, tmp_path):
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    save_model_folder(AutoModelForSequenceClassification.from_pretrained(folder), folder, tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "tokenizer.json").read_text())["truncation"] is None
+    saved, weights = (load_file(each / "model.safetensors") for each in (tmp_path / "saved", folder))
+    assert saved.keys() == weights.keys()
+    assert all(torch.equal(saved[name], weights[name]) for name in weights)
