@@ -224,6 +224,7 @@ def test_teachers_of_another_shape_and_layers_without_a_loss_are_one_line_before
         with pytest.raises(UsageError, match=message) as caught:
             run("prune", values | changes, tmp_path / "out")
         assert "\n" not in str(caught.value)
+        assert not list((tmp_path / "out").glob("checkpoints"))
 
 
 @pytest.fixture(scope="module")

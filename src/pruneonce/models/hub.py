@@ -34,9 +34,9 @@ def load_config(path: str | Path) -> Any:
 
 
 def load_hub_model(auto_class: str, path: str | Path, **options: Any) -> Any:
-    """A checkpoint as one of transformers' classes, mostly an `AutoModel…`, loads it.
+    """A checkpoint as one of transformers' classes loads it, an `AutoModel…` or a family's own.
 
-    `options` go to `from_pretrained`. UsageError as of `load_config`.
+    options: for its `from_pretrained`. UsageError as of `load_config`.
     """
     import transformers
 

@@ -1,4 +1,8 @@
-"""The stages of the chain: recipe in, model folder out. Rerunning a stage resumes it, or skips it when it is done."""
+"""The stages of the chain: recipe in, model folder out. Rerunning a stage resumes it, or skips it when it is done.
+
+`run` has the four of them. Each opens its inputs and builds its run (`setup`, with `pruning` for what becomes zero),
+then trains, scores and saves it (`lifecycle`).
+"""
 
 from collections.abc import Callable
 from typing import Any

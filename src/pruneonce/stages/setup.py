@@ -186,6 +186,13 @@ def _open_corpus(stage: str, recipe: TeacherRecipe | PruneRecipe) -> CorpusInput
     if distillation is not None:
         digests["teacher"] = folder_digest(distillation.teacher)
     _check_teacher(config, distillation)
+    if distillation is not None and distillation.hidden_alone:
+        last = max(distillation.hidden_layers, default=config.num_hidden_layers)
+        if last < config.num_hidden_layers:
+            raise UsageError(
+                f"distillation.hidden_layers ends at layer {last} of {config.num_hidden_layers}: those above would be "
+                f"pruned without a loss; add {config.num_hidden_layers}"
+            )
     return CorpusInputs(stage, recipe, config, distillation, corpus, held_out, digests)
 
 
@@ -224,7 +231,7 @@ def _build_pretraining(inputs: CorpusInputs, options: StageOptions) -> TrainingR
     pruner = None
     if pruning is not None:
         pruner = scheduled_pruner(model.model, pruning, steps)
-        _check_reached(pruner, distillation, inputs.config.num_hidden_layers)
+        _check_reached(pruner, distillation)
     return TrainingRun(
         model=model,
         hub_model=model.model,
@@ -250,15 +257,10 @@ def _pretraining_teacher(path: str, nsp: bool, autocast: torch.dtype | None) -> 
     return Teacher(teacher, autocast)
 
 
-def _check_reached(pruner: Pruner, distillation: Distillation | None, layers: int) -> None:
-    """UsageError for weights that would be pruned and never trained: a loss on hidden states ends at the last one."""
+def _check_reached(pruner: Pruner, distillation: Distillation | None) -> None:
+    """UsageError for weights that would be pruned and never trained: no hidden state depends on a pooler."""
     if distillation is None or not distillation.hidden_alone:
         return
-    if distillation.hidden_layers and max(distillation.hidden_layers) < layers:
-        raise UsageError(
-            f"distillation.hidden_layers ends at layer {max(distillation.hidden_layers)} of {layers}: those above "
-            f"would be pruned without a loss; add {layers}"
-        )
     for name, layer in pruner.layers.items():
         if not next(layer.parameters()).requires_grad:
             raise UsageError(f"no loss on hidden states reaches {name}: set pruning.pooler = false to leave it dense")
