@@ -87,7 +87,7 @@ def parameter(argument: ast.arg, default: ast.expr | None) -> str:
     return text if default is None else f"{text} = {ast.unparse(default)}"
 
 
-def fields(kind: type) -> str:
+def fields(kind: Any) -> str:
     """A dataclass's fields as its source has them, comments included: they say units and sources."""
     lines = textwrap.dedent(inspect.getsource(kind)).splitlines()
     body = ast.parse("\n".join(lines)).body[0]
