@@ -1,9 +1,20 @@
 import json
+import os
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from pruneonce.errors import PruneonceError
-from pruneonce.files import read_json, replacing, sha256_json, write_json, write_text
+from pruneonce.files import (
+    making_folder,
+    read_json,
+    replacing,
+    require_plain_name,
+    sha256_json,
+    write_json,
+    write_text,
+)
 from pruneonce.train.checkpoints import latest_complete, mark_complete, remove_incomplete
 
 
@@ -15,6 +26,35 @@ def test_failed_write_leaves_the_old_bytes_and_no_litter(tmp_path):
         raise RuntimeError("killed")
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.fixture(params=[0o022, 0o077], ids=oct)
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def permissions(folder):
+    return {file.name: file.stat().st_mode & 0o777 for file in folder.rglob("*") if file.is_file()}
+
+
+def test_who_may_read_a_file_is_for_the_umask_to_say_whoever_wrote_it(tmp_path, umask):
+    write_text(tmp_path / "report.json", "new")
+    with making_folder(tmp_path / "folder") as temporary:
+        save_file({"weight": torch.zeros(1)}, temporary / "model.safetensors")
+        (temporary / "model.safetensors").chmod(0o600)  # as safetensors from 0.6 on leaves it
+    checkpoint = make_checkpoint(tmp_path, 100, complete=False)
+    (checkpoint / "model.safetensors").chmod(0o600)
+    mark_complete(checkpoint)
+    assert set(permissions(tmp_path).values()) == {0o666 & ~umask}, permissions(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../a.arrow", "/etc/passwd", "a/b", "..", ".", "", "a\\b", "a\0b", None, 3, ["a"]])
+def test_a_file_may_name_its_neighbours_alone(name):
+    with pytest.raises(PruneonceError, match=r"^manifest\.json names the file .*: a name without a folder is expected$"):
+        require_plain_name("manifest.json", name)
+    assert require_plain_name("manifest.json", "train-00000..arrow") == "train-00000..arrow"
 
 
 def test_full_disk_is_one_line_that_says_what_to_do(tmp_path, monkeypatch):

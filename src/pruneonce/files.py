@@ -32,9 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        mode = 0o666 & ~_umask()
-        temporary.chmod(mode)  # mkstemp gives 0600, which would make a shared model folder unreadable
-        fsync(temporary)
+        settle(temporary)
         os.replace(temporary, path)
         fsync(path.parent)
     except OSError as error:
@@ -60,7 +58,7 @@ def making_folder(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o777 & ~_umask())  # mkdtemp gives 0700
         for file in temporary.iterdir():
-            fsync(file)
+            settle(file)
         os.replace(temporary, path)
         fsync(path.parent)
     except OSError as error:
@@ -103,6 +101,16 @@ def parse_json(text: str, **hooks: Any) -> Any:
         raise ValueError("lists or objects are nested too deeply") from None
 
 
+def require_plain_name(where: object, name: object) -> str:
+    """`name`, which the file `where` gives to a file beside it, if it can be no other; else PruneonceError.
+
+    A path with folders in it would have us read whatever file of this machine the sender of `where` thought of.
+    """
+    if isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0"):
+        return name
+    raise PruneonceError(f"{where} names the file {ascii(name)[:60]}: a name without a folder is expected")
+
+
 def check_format_version(
     where: object, version: object, newest: int, *, error: type[PruneonceError] = PruneonceError
 ) -> int:
@@ -135,6 +143,15 @@ def fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def settle(file: Path) -> None:
+    """Flush a new file to disk, with the permissions that the umask grants.
+
+    mkstemp and safetensors make them 0600, which nobody else could read in a shared folder or a container.
+    """
+    file.chmod(0o666 & ~_umask())
+    fsync(file)
 
 
 def cannot_write(path: Path, error: OSError) -> PruneonceError:

@@ -166,13 +166,21 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def check_manifest(manifest: Any, path: Path, *, format_name: str, version: int, keys: Sequence[str]) -> dict[str, Any]:
-    """`manifest` if it is a `format_name` of a version that this code reads and has the `keys`; else UsageError."""
+    """`manifest` if it is a `format_name` of a version that this code reads and has the `keys`; else UsageError.
+
+    PruneonceError unless its shards are files of its own folder.
+    """
     if not isinstance(manifest, dict) or manifest.get("format") != format_name:
         raise UsageError(f"{path} is not the manifest of a {format_name} folder")
     files.check_format_version(path, manifest.get("version"), version, error=UsageError)
     missing = [key for key in keys if key not in manifest]
     if missing:
         raise UsageError(f"{path} has no '{missing[0]}': delete the folder and make it again")
+    shards = manifest["shards"]
+    if not isinstance(shards, list) or not all(isinstance(shard, dict) for shard in shards):
+        raise UsageError(f"{path}: 'shards' must be a list of objects")
+    for shard in shards:
+        files.require_plain_name(path, shard.get("file"))
     return manifest
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from pruneonce.errors import UsageError
-from pruneonce.files import cannot_write, fsync, read_json, replacing, sha256_file
+from pruneonce.files import cannot_write, fsync, read_json, replacing, settle, sha256_file
 from pruneonce.formats.safetensors_file import open_container
 from pruneonce.models import Family, family_of
 from pruneonce.models.hub import load_hub_tokenizer
@@ -108,7 +108,7 @@ def save_model_folder(model: Any, tokenizer_from: str | Path, folder: Path) -> N
             model.save_pretrained(staging)
             _save_tokenizer(tokenizer_from, staging)
             for file in sorted(staging.iterdir()):
-                fsync(file)
+                settle(file)
                 file.replace(folder / file.name)
             fsync(folder)
         finally:

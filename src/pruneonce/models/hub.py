@@ -12,7 +12,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from pruneonce.errors import UsageError
+from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.files import read_json, require_plain_name
 from pruneonce.models import Family, family_of
 
 
@@ -36,11 +37,12 @@ def load_config(path: str | Path) -> Any:
 def load_hub_model(auto_class: str, path: str | Path, **options: Any) -> Any:
     """A checkpoint as one of transformers' classes loads it, an `AutoModel…` or a family's own.
 
-    options: for its `from_pretrained`. UsageError as of `load_config`.
+    options: for its `from_pretrained`. UsageError as of `load_config`; PruneonceError for weights outside the folder.
     """
     import transformers
 
     load_config(path)
+    _check_indices(Path(path))
     return getattr(transformers, auto_class).from_pretrained(path, trust_remote_code=False, **options)
 
 
@@ -88,6 +90,17 @@ def quiet_transformers() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def _check_indices(folder: Path) -> None:
+    """PruneonceError if an index of a folder's weights, which transformers follows, names files outside of it."""
+    for file in folder.glob("*.index.json"):
+        index = read_json(file)
+        weight_map = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(weight_map, dict):
+            raise PruneonceError(f"{file} is not an index of weights: it has no weight_map")
+        for name in weight_map.values():
+            require_plain_name(file, name)
 
 
 def _not_loadable(path: str | Path, error: Exception) -> UsageError:
