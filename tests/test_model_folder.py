@@ -144,3 +144,29 @@ def test_a_saved_model_can_be_read_by_whom_the_umask_lets(folder, tmp_path, umas
     found = {file.name: oct(file.stat().st_mode & 0o777) for file in (tmp_path / "saved").iterdir()}
     assert "model.safetensors" in found
     assert set(found.values()) == {oct(0o666 & ~umask)}, found
+
+
+@pytest.mark.parametrize("kept", ["", "tokenizer_config.json"])
+def test_a_folder_without_a_vocabulary_is_refused_by_whoever_reads_texts(
+    folder, reviews, tmp_path, pruneonce, kept
+):
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        if name != kept:
+            (folder / name).unlink(missing_ok=True)
+    recipe = tmp_path / "task.toml"
+    recipe.write_text(
+        f'stage = "finetune"\nmodel = "{folder}"\n[task]\nname = "classification"\ntrain = "{reviews}"\n'
+        f'validation = "{reviews}"\n[training]\nsteps = 2\nbatch_size = 4\nlearning_rate = 1e-3\n'
+    )
+    commands = [
+        ["export", folder, "--out", tmp_path / "m.pruneonce"],
+        ["export", folder, "--to", "onnx", "--out", tmp_path / "m.onnx"],
+        ["finetune", recipe, "--out", tmp_path / "run"],
+        ["evaluate", folder, "--task", "classification", "--data", reviews],
+    ]
+    for command in commands:
+        code, _, err = pruneonce(*command)
+        assert (code, err.count("error:")) == (2, 1), (command, err)
+        assert f"{folder} has no tokenizer files: copy tokenizer.json there" in err, (command, err)
+    assert not (tmp_path / "m.pruneonce").exists()
+    assert not (tmp_path / "m.onnx").exists()

@@ -16,6 +16,8 @@ from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import read_json, require_plain_name
 from pruneonce.models import Family, family_of
 
+VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")  # either will do, for every family
+
 
 def load_config(path: str | Path) -> Any:
     """A checkpoint's config; UsageError for what holds none, or is of a family that we do not know."""
@@ -63,6 +65,7 @@ def config_for(family: Family, values: Mapping[str, Any]) -> Any:
 
 def load_hub_tokenizer(path: str | Path) -> Any:
     """transformers' tokenizer of a folder or Hub id; UsageError if it has none."""
+    _require_tokenizer_files(Path(path))
     from transformers import AutoTokenizer
 
     try:
@@ -74,6 +77,7 @@ def load_hub_tokenizer(path: str | Path) -> Any:
 
 def converted_tokenizer(path: str | Path) -> Tokenizer:
     """The fast tokenizer that transformers makes of an older folder's `vocab.txt`, or of a Hub id's files."""
+    _require_tokenizer_files(Path(path))
     try:
         import transformers  # noqa: F401
     except ImportError as error:
@@ -90,6 +94,12 @@ def quiet_transformers() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def _require_tokenizer_files(folder: Path) -> None:
+    """UsageError for a folder without one: transformers would make a vocabulary of five, to which no word is known."""
+    if folder.is_dir() and not any((folder / name).is_file() for name in VOCABULARY_FILES):
+        raise UsageError(f"{folder} has no tokenizer files: copy {VOCABULARY_FILES[0]} there")
 
 
 def _check_indices(folder: Path) -> None:
