@@ -52,7 +52,9 @@ def test_who_may_read_a_file_is_for_the_umask_to_say_whoever_wrote_it(tmp_path, 
 
 @pytest.mark.parametrize("name", ["../a.arrow", "/etc/passwd", "a/b", "..", ".", "", "a\\b", "a\0b", None, 3, ["a"]])
 def test_a_file_may_name_its_neighbours_alone(name):
-    with pytest.raises(PruneonceError, match=r"^manifest\.json names the file .*: a name without a folder is expected$"):
+    with pytest.raises(
+        PruneonceError, match=r"^manifest\.json names the file .*: a name without a folder is expected$"
+    ):
         require_plain_name("manifest.json", name)
     assert require_plain_name("manifest.json", "train-00000..arrow") == "train-00000..arrow"
 

@@ -147,9 +147,7 @@ def test_a_saved_model_can_be_read_by_whom_the_umask_lets(folder, tmp_path, umas
 
 
 @pytest.mark.parametrize("kept", ["", "tokenizer_config.json"])
-def test_a_folder_without_a_vocabulary_is_refused_by_whoever_reads_texts(
-    folder, reviews, tmp_path, pruneonce, kept
-):
+def test_a_folder_without_a_vocabulary_is_refused_by_whoever_reads_texts(folder, reviews, tmp_path, pruneonce, kept):
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
         if name != kept:
             (folder / name).unlink(missing_ok=True)

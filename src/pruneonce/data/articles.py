@@ -21,6 +21,7 @@ from pruneonce import files
 from pruneonce.data import building
 from pruneonce.data.building import Built
 from pruneonce.errors import OtherInputsError, PruneonceError, UsageError
+from pruneonce.folder_lock import filling
 
 FORMAT = "pruneonce-articles"
 VERSION = 1
@@ -75,23 +76,24 @@ def make(
     manifest = _finished(out, source)
     if manifest is not None:
         return Built(manifest, time.perf_counter() - started, reused=True)
-    building.claim(out, {"format": FORMAT, "version": VERSION, "source": source}, _MADE, resumable=False)
-    with contextlib.closing(articles()) as pairs:  # closed at once on failure, which ends its worker processes
-        shards = _write_shards(out, pairs, shard_bytes)
-    if not shards:
-        raise PruneonceError(f"no articles for {out}: {_listed(source)} gave no text ({dict(skipped)})")
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "source": source,
-        "articles": sum(shard["articles"] for shard in shards),
-        "text_bytes": sum(shard["text_bytes"] for shard in shards),
-        "skipped": dict(skipped),
-        "shards": shards,
-    }
-    files.write_json(out / "manifest.json", manifest)
-    building.release(out)
-    return Built(manifest, time.perf_counter() - started, reused=False)
+    with filling(out):
+        building.claim(out, {"format": FORMAT, "version": VERSION, "source": source}, _MADE, resumable=False)
+        with contextlib.closing(articles()) as pairs:  # closed at once on failure, which ends its worker processes
+            shards = _write_shards(out, pairs, shard_bytes)
+        if not shards:
+            raise PruneonceError(f"no articles for {out}: {_listed(source)} gave no text ({dict(skipped)})")
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "source": source,
+            "articles": sum(shard["articles"] for shard in shards),
+            "text_bytes": sum(shard["text_bytes"] for shard in shards),
+            "skipped": dict(skipped),
+            "shards": shards,
+        }
+        files.write_json(out / "manifest.json", manifest)
+        building.release(out)
+        return Built(manifest, time.perf_counter() - started, reused=False)
 
 
 def _finished(out: Path, source: Mapping[str, Any]) -> dict[str, Any] | None:
