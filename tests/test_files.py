@@ -11,6 +11,7 @@ from pruneonce.files import (
     read_json,
     replacing,
     require_plain_name,
+    scratch_folder,
     sha256_json,
     write_json,
     write_text,
@@ -33,6 +34,34 @@ def umask(request):
     before = os.umask(request.param)
     yield request.param
     os.umask(before)
+
+
+def age(path):
+    os.utime(path, (1e9, 1e9))
+    return path
+
+
+def test_what_killed_writers_left_goes_and_what_others_write_stays(tmp_path):
+    file, folder = tmp_path / ".m.onnx.aaaaaaaa.tmp", tmp_path / ".m.onnx.bbbbbbbb"
+    file.write_text("half")
+    folder.mkdir()
+    (folder / "weights").write_text("half")
+    others = [
+        tmp_path / name for name in (".m.onnx.notes.tmp", ".m.onnx.tmp", ".n.onnx.aaaaaaaa.tmp", ".m.onnx.cccccccc.tmp")
+    ]
+    for other in others:
+        other.write_text("theirs")
+    for path in (file, folder, *others[:-1]):  # the last has just been made
+        age(path)
+    with replacing(tmp_path / "m.onnx") as temporary, scratch_folder(tmp_path / "m.onnx") as scratch:
+        age(temporary)
+        age(scratch)
+        write_text(tmp_path / "m.onnx", "of a second process, in between")
+        with scratch_folder(tmp_path / "m.onnx"):
+            assert temporary.exists()
+            assert scratch.exists()
+        temporary.write_text("whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", *(other.name for other in others)}
 
 
 def permissions(folder):

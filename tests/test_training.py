@@ -233,6 +233,26 @@ def test_a_start_that_trained_nothing_is_not_in_the_way_of_a_corrected_one(tiny_
         run("finetune", values, out)
 
 
+def test_what_a_killed_save_leaves_goes_with_the_next_start(tiny_bert, reviews, tmp_path):
+    values, out = finetune_values(tiny_bert, reviews, epochs=1), tmp_path / "out"
+    record = run("finetune", values, out, keep_checkpoints=True)
+    finished = {file.name for file in out.iterdir()} - {"checkpoints"}
+
+    def die_between_record_and_tidying():
+        (out / "run.json").write_text(
+            json.dumps({"stage": "finetune", "recipe": record.recipe, "inputs": record.inputs})
+        )
+        (out / ".saving-abcdefgh").mkdir()
+        shutil.copy(out / "model.safetensors", out / ".saving-abcdefgh")
+
+    die_between_record_and_tidying()
+    run("finetune", values, out, keep_checkpoints=True)
+    assert {file.name for file in out.iterdir()} == finished | {"checkpoints"}
+    die_between_record_and_tidying()
+    run("finetune", values, out)
+    assert {file.name for file in out.iterdir()} == finished
+
+
 def run_with_little_disk(values, out, queue):
     """In a worker: files may not grow beyond 200 kB, as if the disk were full."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pruneonce.errors import PruneonceError
+
+LEFT_SECONDS = 60  # between the making of a temporary file and its lock is a moment
 
 
 @contextlib.contextmanager
@@ -20,15 +26,17 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is fsynced and takes the place of `path`.
 
     Whatever goes wrong in between (an exception, a full disk, a kill), `path` holds either its old bytes or all
-    of the new ones. Raises PruneonceError when the file system refuses to write.
+    of the new ones. What a killed one has left beside it goes first. Raises PruneonceError when the file system refuses
+    to write.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path, ".tmp")
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
     except OSError as error:
         raise cannot_write(path, error) from error
+    _lock(handle)
     temporary = Path(name)
     try:
         yield temporary
@@ -39,6 +47,7 @@ def replacing(path: Path) -> Iterator[Path]:
         raise cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -49,22 +58,35 @@ def making_folder(path: Path) -> Iterator[Path]:
     system refuses to write.
     """
     path = Path(path)
+    with scratch_folder(path) as temporary:
+        try:
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())  # mkdtemp gives 0700
+            for file in temporary.iterdir():
+                settle(file)
+            os.replace(temporary, path)
+            fsync(path.parent)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+
+@contextlib.contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder beside `path`, for what goes into it; afterwards it is removed, with those of killed processes."""
+    path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        _remove_leftovers(path, "")
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        handle = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise cannot_write(path, error) from error
+    _lock(handle)
     try:
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())  # mkdtemp gives 0700
-        for file in temporary.iterdir():
-            settle(file)
-        os.replace(temporary, path)
-        fsync(path.parent)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+        yield folder
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -161,6 +183,30 @@ def cannot_write(path: Path, error: OSError) -> PruneonceError:
         f"{path} could not be written: {reason}. What was there before is unchanged; free some space or choose "
         "another folder, then run the same command again."
     )
+
+
+def _lock(handle: int) -> bool:
+    """Whether an open file or folder of ours is now held by this handle; the kernel lets go when its process ends."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held, or the file system has no locks
+        return False
+    return True
+
+
+def _remove_leftovers(path: Path, suffix: str) -> None:
+    """Delete what processes that are gone have left beside `path`: of our names, held by nobody, not just made."""
+    ours = re.compile(re.escape(f".{path.name}.") + "[a-z0-9_]{8}" + re.escape(suffix))  # as tempfile makes them
+    for found in path.parent.glob(f".{glob.escape(path.name)}.*{suffix}"):
+        if not ours.fullmatch(found.name) or found.is_symlink() or found.is_dir() != (suffix == ""):
+            continue
+        with contextlib.suppress(OSError):
+            handle = os.open(found, os.O_RDONLY)
+            try:
+                if time.time() - found.stat().st_mtime > LEFT_SECONDS and _lock(handle):
+                    shutil.rmtree(found) if found.is_dir() else found.unlink()
+            finally:
+                os.close(handle)
 
 
 def _umask() -> int:

@@ -21,6 +21,7 @@ from pruneonce.models.hub import load_hub_tokenizer
 from pruneonce.models.tokenizer import load_tokenizer
 
 WEIGHTS_FILE = "model.safetensors"
+STAGING = ".saving-"  # what a folder in which a model is being saved begins with
 INDEX_FILE = "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
@@ -103,7 +104,7 @@ def save_model_folder(model: Any, tokenizer_from: str | Path, folder: Path) -> N
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=folder, prefix=".saving-"))
+        staging = Path(tempfile.mkdtemp(dir=folder, prefix=STAGING))
         try:
             model.save_pretrained(staging)
             _save_tokenizer(tokenizer_from, staging)

@@ -13,7 +13,7 @@ from typing import Any
 from pruneonce.convert.model_card import write_model_card
 from pruneonce.errors import OtherInputsError, UsageError
 from pruneonce.files import read_json, write_json
-from pruneonce.formats.model_folder import save_model_folder
+from pruneonce.formats.model_folder import STAGING, save_model_folder
 from pruneonce.formats.record import Provenance, read_provenance
 from pruneonce.formats.scales_file import LinearQuantization, write_quantization
 from pruneonce.machine import library_versions
@@ -73,6 +73,24 @@ def begin_stage(inputs: Inputs, out: Path) -> Provenance | None:
     return None
 
 
+def clear_leftovers(options: StageOptions) -> None:
+    """Remove what a killed process has left in a folder that `begin_stage` has found to be this run's.
+
+    The caller holds the folder: whatever is unfinished in it is nobody's.
+    """
+    for staging in options.out.glob(f"{STAGING}*"):
+        shutil.rmtree(staging, ignore_errors=True)
+    if read_provenance(options.out) is not None and (options.out / RUN_FILE).exists():
+        _end(options)
+
+
+def _end(options: StageOptions) -> None:
+    """The run in a folder is done: what it would go on from is in the way."""
+    if not options.keep_checkpoints:
+        shutil.rmtree(checkpoints_folder(options.out), ignore_errors=True)
+    (options.out / RUN_FILE).unlink(missing_ok=True)  # last: without it nobody knows that there is more to remove
+
+
 def complete_stage(inputs: Inputs, work: WorkingModel, options: StageOptions, spent_seconds: float = 0.0) -> Provenance:
     """Train what is a run, write rounding and zeros into the weights, score, and save the folder, its record last.
 
@@ -108,9 +126,7 @@ def complete_stage(inputs: Inputs, work: WorkingModel, options: StageOptions, sp
     write_json(options.out / LOG_FILE, log)
     write_model_card(options.out, record)
     record.write(options.out)
-    (options.out / RUN_FILE).unlink(missing_ok=True)
-    if not options.keep_checkpoints:
-        shutil.rmtree(checkpoints_folder(options.out), ignore_errors=True)
+    _end(options)
     return record
 
 

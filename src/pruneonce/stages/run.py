@@ -9,7 +9,7 @@ from pruneonce.errors import UsageError
 from pruneonce.folder_lock import filling
 from pruneonce.formats.record import Provenance
 from pruneonce.recipe import FinetuneRecipe, PruneRecipe, QuantizeRecipe, Recipe, TeacherRecipe
-from pruneonce.stages.lifecycle import begin_stage, complete_stage
+from pruneonce.stages.lifecycle import begin_stage, clear_leftovers, complete_stage
 from pruneonce.stages.setup import StageOptions, build, open_inputs
 from pruneonce.train.processes import is_main_process, world_size
 from pruneonce.train.trainer import TrainingRun
@@ -40,7 +40,10 @@ def run_quantize(recipe: QuantizeRecipe, options: StageOptions) -> Provenance:
 def _run(stage: str, recipe: Recipe, options: StageOptions) -> Provenance:
     inputs = open_inputs(stage, recipe)
     with filling(options.out) if is_main_process() else contextlib.nullcontext():
-        if (done := begin_stage(inputs, options.out)) is not None:
+        done = begin_stage(inputs, options.out)
+        if is_main_process():
+            clear_leftovers(options)
+        if done is not None:
             return done
         begun = time.monotonic()
         work = build(inputs, options)
