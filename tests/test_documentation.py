@@ -112,7 +112,9 @@ def test_every_fence_is_closed_and_every_mark_stands_before_a_block():
     for page in PAGES:
         text, blocks = page.read_text(encoding="utf-8"), blocks_of(page)
         assert len(re.findall(r"(?m)^```", text)) == 2 * len(blocks), page.name
-        assert text.count("<!-- not run") == sum(block.why_not is not None for block in blocks), page.name
+        assert len(re.findall(r"(?m)^<!-- not run", text)) == sum(block.why_not is not None for block in blocks), (
+            page.name
+        )
     assert len(COMMANDS) > 20
     assert {block.language for block in BLOCKS} >= {"", "python", "toml"}
 
