@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,14 +29,18 @@ def evaluate(
     as_json: JSON = False,
 ) -> None:
     """Score a fine-tuned model folder, or a packed file, with the task's standard metrics."""
-    from pruneonce.evaluation.scoring import score_folder, score_packed
-    from pruneonce.models.hub import quiet_transformers
     from pruneonce.recipe import TaskData
 
-    quiet_transformers()
+    score: Callable[..., dict[str, float]]
+    if model.is_file():
+        from pruneonce.evaluation.packed import score_packed as score
+    else:
+        from pruneonce.evaluation.scoring import score_folder as score
+        from pruneonce.models.hub import quiet_transformers
+
+        quiet_transformers()
     wanted = TaskData(task, "", data, text, text_pair, label, max_tokens=max_tokens)
     with progress_bar(f"{task} with {model.name}") as advance:
-        score = score_packed if model.is_file() else score_folder
         metrics = score(model, wanted, on_progress=advance)
     if as_json:
         print_json({"model": str(model), "task": task, "metrics": metrics})
