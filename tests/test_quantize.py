@@ -26,7 +26,8 @@ from pruneonce.convert.inspect_folder import inspect_folder
 from pruneonce.convert.inspect_packed import inspect_packed
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.evaluation.scoring import engine_predict, score_folder, score_packed, score_packed_beside
+from pruneonce.evaluation.packed import engine_predict, score_packed
+from pruneonce.evaluation.scoring import score_folder, score_packed_beside
 from pruneonce.formats.packed_file import read_packed
 from pruneonce.formats.record import read_provenance
 from pruneonce.formats.scales_file import FILE_NAME, read_quantization

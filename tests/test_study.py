@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -266,6 +267,28 @@ def test_what_does_not_fit_is_one_line(study, change, message):
     with pytest.raises(UsageError, match=message) as caught:
         study(STUDY.replace(*change))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("key", "near"), [("tasks.review", "reviews"), ("methods.onec", "once")])
+def test_a_misspelt_task_or_method_is_not_switched_off_in_silence(study, tmp_path, key, near):
+    message = rf"there is no \w+ '{key.split('.')[1]}' \(did you mean '{near}'\?\)"
+    with pytest.raises(UsageError, match=message):
+        study(overrides=[f"{key}=false"])
+    (tmp_path / "more.toml").write_text(f'extends = "tiny.toml"\n{key} = false\n')
+    with pytest.raises(UsageError, match=f"more.toml.*{message}"):
+        load_study(tmp_path / "more.toml")
+
+
+def test_json_of_a_study_is_all_that_standard_output_gets(study, tiny_bert, data, tmp_path, pruneonce, monkeypatch):
+    plan = study()
+    name = next(iter(plan.nodes))
+    outcome = SimpleNamespace(records={name: SimpleNamespace(metrics={"accuracy": 1.0})}, failures={"other": "burnt"})
+    monkeypatch.setattr(study_run, "run_study", lambda *_: outcome)
+    settings = ["--set", f"model={tiny_bert}", "--set", f"data={data}"]
+    found = pruneonce("study", tmp_path / "tiny.toml", "--out", tmp_path / "out", "--json", *settings)
+    assert found[0] == 1
+    assert json.loads(found[1]) == {"runs": {name: {"accuracy": 1.0}}, "failures": {"other": "burnt"}}
+    assert "runs are done" in found[2]
 
 
 def test_a_stage_that_trains_nothing_takes_no_steps_from_its_task(study):
