@@ -50,7 +50,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _NAMES once mor
     from pruneonce.stages import run_teacher as run_teacher
     from pruneonce.tasks import get_task as get_task
     from pruneonce.train.callbacks import PruneCallback as PruneCallback
-    from pruneonce.train.losses import distillation_loss as distillation_loss
+    from pruneonce.train.distillation import distillation_loss as distillation_loss
 
 # Module -> its public names.
 _NAMES = {
@@ -75,7 +75,7 @@ _NAMES = {
     "stages": "StageOptions run_finetune run_prune run_quantize run_teacher",
     "tasks": "get_task",
     "train.callbacks": "PruneCallback",
-    "train.losses": "distillation_loss",
+    "train.distillation": "distillation_loss",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_MODULE_OF)
