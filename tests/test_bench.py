@@ -198,6 +198,33 @@ def test_every_published_record_is_read_as_it_was_written(file):
     assert json.loads(json.dumps(record.as_json())) == written
 
 
+@pytest.mark.parametrize("command", ["bench", "bench-train"])
+def test_a_record_that_cannot_be_written_is_known_before_measuring(command, tmp_path, pruneonce, monkeypatch):
+    def measure(*_, **__):
+        raise AssertionError("measured for nothing")
+
+    for module in "inference", "training":
+        monkeypatch.setattr(f"pruneonce.bench.{module}.run.run_on_random", measure)
+    (tmp_path / "file").write_text("")
+    for where in tmp_path / "file" / "x.json", tmp_path:
+        code, _, err = pruneonce(command, "--random", "minilm", "--json", where)
+        assert (code, err.count("\n")) == (1, 1)
+        assert err.startswith(f"error: {where} could not be written: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_measurement_is_shown_before_it_is_written(tmp_path, pruneonce, monkeypatch):
+    def full(*_):
+        raise PruneonceError("the disk is full")
+
+    measured = read_bench(json.loads(json.dumps(record())), "record")
+    monkeypatch.setattr("pruneonce.bench.inference.run.run_on_random", lambda *_, **__: measured)
+    monkeypatch.setattr("pruneonce.cli.bench.write_json", full)
+    code, out, err = pruneonce("bench", "--random", "minilm", "--json", tmp_path / "x.json")
+    assert (code, err) == (1, "error: the disk is full\n")
+    assert "│" in out
+
+
 @pytest.mark.parametrize("name", ["classes", "spans", "distilbert"])
 def test_engines_compute_the_same_from_ragged_and_from_padded_input(folders, tmp_path, name):
     subject = read_subject(folders[name])
@@ -230,6 +257,7 @@ def test_a_run_records_every_engine_round_and_case(folders):
     assert "time / pruneonce's | quartiles | time / pruneonce-int8's | quartiles" in page
 
 
+@pytest.mark.slow
 def test_int8_is_left_out_where_it_is_not_wanted(folders):
     settings = BenchSettings(against=(), grid="1x8", threads=1, rounds=1, int8=False)
     done = run_on_folder(folders["classes"], settings, lambda *_: None)

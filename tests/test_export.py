@@ -246,13 +246,13 @@ def test_export_to_an_unknown_kind_is_wrong_usage(pruneonce, save, tmp_path):
 
 
 def test_labels_and_stages_cannot_write_to_the_terminal(pruneonce, save, tmp_path):
-    hostile = "\x1b[2J\x9b31m\x07\r\n[/b]é"
+    hostile = "\x1b[2J\x9b31m\x07\r\n[/b]é\u202e\u2066\u200f\u061c"
     folder, file = save(config={"id2label": {0: hostile, 1: hostile}}), tmp_path / "m.pruneonce"
     record_masks(folder)
     record = json.loads((folder / "pruneonce.json").read_text())
     (folder / "pruneonce.json").write_text(json.dumps(record | {"stage": hostile}))
     export_packed(folder, file)
-    shown = r"\u001b[2J\u009b31m\u0007\u000d\u000a[/b]é"
+    shown = r"\u001b[2J\u009b31m\u0007\u000d\u000a[/b]é\u202e\u2066\u200f\u061c"
     for command in (["inspect", folder], ["inspect", file], ["predict", file, "a"]):
         code, out, _ = pruneonce(*command)
         assert code == 0

@@ -6,8 +6,6 @@ import sys
 from importlib.metadata import requires
 from pathlib import Path
 
-import pytest
-
 import pruneonce
 
 if sys.version_info >= (3, 11):
@@ -63,14 +61,14 @@ def test_the_page_of_the_python_api_says_what_the_docstrings_say():
 
 def test_the_base_install_pulls_no_more_than_the_engine_needs():
     base = {re.match(r"[\w-]+", need)[0] for need in requires("pruneonce") if "extra ==" not in need}
-    assert base == {"numpy", "safetensors", "tokenizers"}
+    assert base == {"numpy", "safetensors", "tokenizers", "typer", "rich", "tomli"}
 
 
 def test_the_lowest_versions_that_are_tested_are_the_declared_ones():
     """`make test-lowest` would otherwise go on testing a bound of last year."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"]
-    of_users = [*project["project"]["dependencies"], *extras["cli"], *extras["train"], *extras["onnxruntime"]]
+    of_users = [*project["project"]["dependencies"], *extras["train"], *extras["onnxruntime"]]
     of_ours = [*project["build-system"]["requires"], *extras["dev"]]
     declared, tools = (
         dict(need.split(">=") for need in needs if re.fullmatch(r"[\w-]+>=[\d.]+", need))
@@ -82,11 +80,3 @@ def test_the_lowest_versions_that_are_tested_are_the_declared_ones():
     assert declared.keys() <= tested.keys()
     for name, version in tested.items():
         assert re.fullmatch(rf"{re.escape((declared | tools)[name])}(\.0)*", version), name
-
-
-@pytest.mark.parametrize("module", ["pruneonce", "pruneonce.cli"])
-def test_without_the_command_lines_libraries_either_door_says_what_to_install(module):
-    code = f"import runpy, sys; sys.modules['typer'] = None; runpy.run_module('{module}', run_name='__main__')"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert run.returncode == 1
-    assert run.stderr.splitlines() == ["error: the command line needs typer: pip install 'pruneonce[cli]' (or [train])"]

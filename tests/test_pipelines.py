@@ -266,8 +266,6 @@ def test_what_a_text_says_is_no_special_token_but_for_masks(pair):
 def test_unusable_texts_are_refused_with_their_number(pair, task):
     _, ours = pair(task)
     for text, message in [
-        ("", "text 1 is empty"),
-        (" \n", "text 1 is empty"),
         (7, "text 1 is int"),
         (None, "text 1 is NoneType"),
         ("good " * 200, "text 1 has 202 tokens, the model takes 64"),
@@ -290,7 +288,9 @@ def test_unusable_options_are_refused(pair):
         ("text-classification", "a", {"function_to_apply": "tanh"}, "'tanh'"),
         ("text-classification", {"text": "a", "pair": "b"}, {}, "pair is amiss"),
         ("text-classification", {"text_pair": "b"}, {}, "text is amiss"),
-        ("text-classification", {"text": "a", "text_pair": ""}, {}, "text 0 is empty"),
+        ("text-classification", "a", {"max_length": "x"}, "max_length is 'x'"),
+        ("text-classification", "a", {"max_length": 3}, "max_length is 3"),
+        ("text-classification", "a", {"truncation": "x"}, "truncation is 'x'"),
         ("token-classification", "a", {"aggregation_strategy": "mean"}, "'mean'"),
         ("token-classification", "a", {"stride": 3}, "aggregation_strategy"),
         ("token-classification", "a " * 99, {"stride": 62, "aggregation_strategy": "simple"}, "no room for 62"),
@@ -303,12 +303,37 @@ def test_unusable_options_are_refused(pair):
             pair(task)[1](inputs, **options)
 
 
+@pytest.mark.parametrize("text", ["", " \n", {"text": "a", "text_pair": ""}])
+def test_an_empty_text_is_answered_as_transformers_does(pair, text):
+    theirs, ours = pair("text-classification")
+    wanted, (found,) = theirs([text])[0], ours([text])
+    assert (found["label"], found["score"]) == (wanted["label"], pytest.approx(wanted["score"], abs=1e-5))
+    _, embed = pair("feature-extraction")
+    assert embed([""], pooling="cls").shape == (1, 32)
+
+
+def test_a_length_cuts_as_in_transformers_whether_call_or_pipeline_says_it(pair, make):
+    theirs, ours = pair("text-classification")
+    text = "a good film of the old city and a bad story " * 20
+    wanted = theirs(text, truncation=True, max_length=16)[0]["score"]
+    for found in ours(text, truncation=True, max_length=16), ours(text, max_length=16):
+        assert found[0]["score"] == pytest.approx(wanted, abs=1e-5)
+    assert ours(text, truncation=True)[0]["score"] != pytest.approx(wanted, abs=1e-7)
+    kept = pipeline(model=ours.text_model.model, max_length=16)
+    assert kept(text) == ours(text, max_length=16)
+    with pytest.raises(UsageError, match="max_length is not for fill-mask"):
+        pipeline(model=make("fill-mask")[1], max_length=16)
+
+
 def test_unusable_questions_are_refused(make):
     ask = pipeline("question-answering", make("question-answering")[1])
     for arguments, message in [
         ({}, "question= and context="),
         ({"question": "a"}, "question= and context="),
         ({"question": "", "context": "a"}, "question 0 is empty"),
+        ({"question": "a", "context": "a", "max_seq_len": "x"}, "max_seq_len is 'x': a number of 4 or more"),
+        ({"question": "a", "context": "a", "max_seq_len": -1}, "max_seq_len is -1"),
+        ({"question": "a", "context": "a", "doc_stride": "x"}, "doc_stride is 'x': a number of 0 or more"),
         ({"question": "a", "context": " "}, "context 0 is empty"),
         ({"question": ["a", "b"], "context": ["a"]}, "2 questions, but 1 contexts"),
         ({"inputs": ["a"]}, '"question": ...'),
@@ -443,7 +468,7 @@ def test_pipelines_run_without_torch(make):
 def run_predict(monkeypatch, capsys, *arguments, stdin=""):
     capsys.readouterr()  # what making the model printed
     monkeypatch.setattr("sys.argv", ["pruneonce", "predict", *map(str, arguments)])
-    monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
     with pytest.raises(SystemExit) as exit_code:
         main()
     return exit_code.value.code, *capsys.readouterr()
@@ -511,3 +536,34 @@ def test_a_pipeline_passes_the_choice_of_kernels_on(make):
     assert type(layers["dense"].up.weight) is _native.DenseWeight
     with pytest.raises(UsageError, match="kernels is 'fast'"):
         pipeline(None, file, kernels="fast")
+
+
+def test_predict_takes_pairs_tables_and_lengths_and_splits_lines_at_newlines_alone(make, pruneonce, tmp_path):
+    file = make("text-classification")[1]
+    ours = pipeline(model=file)
+
+    def predicted(*arguments):
+        code, out, err = pruneonce("predict", file, "--json", *arguments)
+        assert code == 0, err
+        return [json.loads(line) for line in out.split("\n")[:-1]]
+
+    (answer,) = ours([("a film", "a story")])
+    assert predicted("a film", "--text-pair", "a story") == [
+        {"text": "a film", "text_pair": "a story", "answer": answer}
+    ]
+    (tmp_path / "t.csv").write_text('text,text_pair\na film,a story\n"",a story\n')
+    answers = ours([("a film", "a story"), ("", "a story")])
+    assert [row["answer"] for row in predicted("--file", tmp_path / "t.csv")] == answers
+    (tmp_path / "t.jsonl").write_text('{"q": "a film", "d": "a story"}\n')
+    assert predicted("--file", tmp_path / "t.jsonl", "--columns", "q,d")[0]["answer"] == answer
+    (tmp_path / "t.tsv").write_text("text\na film\n")
+    assert predicted("--file", tmp_path / "t.tsv")[0]["answer"] == ours("a film")[0]
+    lines = ["a good\u2028film", "a bad\x0cfilm"]
+    (tmp_path / "t.txt").write_text("\r\n".join([*lines, ""]), newline="")
+    assert [row["text"] for row in predicted("--file", tmp_path / "t.txt")] == lines
+    long = "a good film " * 40
+    assert predicted(long, "--max-length", "16")[0]["answer"] == ours(long, max_length=16)[0]
+    assert predicted(long, "--truncation")[0]["answer"] == ours(long, truncation=True)[0]
+    (tmp_path / "t.txt").write_bytes(b"a film\na\xe2\x80\xa8b\n\xff\n")
+    code, _, err = pruneonce("predict", file, "--file", tmp_path / "t.txt")
+    assert (code, "line 3: not UTF-8" in err) == (2, True)

@@ -26,7 +26,8 @@ from pruneonce.convert.inspect_folder import inspect_folder
 from pruneonce.convert.inspect_packed import inspect_packed
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.evaluation.scoring import engine_predict, score_folder, score_packed, score_packed_beside
+from pruneonce.evaluation.packed import engine_predict, score_packed
+from pruneonce.evaluation.scoring import score_folder, score_packed_beside
 from pruneonce.formats.packed_file import read_packed
 from pruneonce.formats.record import read_provenance
 from pruneonce.formats.scales_file import FILE_NAME, read_quantization
@@ -300,6 +301,7 @@ def test_the_papers_preset_is_the_same_scheme_in_both_families_and_not_for_the_e
 # -------------------------------------------------------------------------------------------------------- training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 def test_a_sparse_language_model_is_fine_tuned_distilled_locked_and_quantised_in_one_run(
     family, sparse, reviews, tmp_path
@@ -420,6 +422,7 @@ def test_a_dense_model_is_quantised_too_and_answers_as_its_file(tiny_bert, revie
     assert difference < LOGIT_BOUND
 
 
+@pytest.mark.slow
 def test_mixed_precision_trains_and_saves_whole_numbers(sparse, reviews, tmp_path):
     recipe = values(sparse("bert", "task"), reviews)
     recipe["training"] |= {"precision": "bf16", "steps": 3}

@@ -11,7 +11,8 @@ from pruneonce.cli.app import main
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.errors import UsageError
 from pruneonce.evaluation import scoring
-from pruneonce.evaluation.scoring import score, score_folder, score_packed
+from pruneonce.evaluation.packed import score_packed
+from pruneonce.evaluation.scoring import score, score_folder
 from pruneonce.models.tokenizer import load_tokenizer
 from pruneonce.recipe import TaskData
 from pruneonce.sparsity import cpu_training

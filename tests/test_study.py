@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -268,6 +269,28 @@ def test_what_does_not_fit_is_one_line(study, change, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("key", "near"), [("tasks.review", "reviews"), ("methods.onec", "once")])
+def test_a_misspelt_task_or_method_is_not_switched_off_in_silence(study, tmp_path, key, near):
+    message = rf"there is no \w+ '{key.split('.')[1]}' \(did you mean '{near}'\?\)"
+    with pytest.raises(UsageError, match=message):
+        study(overrides=[f"{key}=false"])
+    (tmp_path / "more.toml").write_text(f'extends = "tiny.toml"\n{key} = false\n')
+    with pytest.raises(UsageError, match=f"more.toml.*{message}"):
+        load_study(tmp_path / "more.toml")
+
+
+def test_json_of_a_study_is_all_that_standard_output_gets(study, tiny_bert, data, tmp_path, pruneonce, monkeypatch):
+    plan = study()
+    name = next(iter(plan.nodes))
+    outcome = SimpleNamespace(records={name: SimpleNamespace(metrics={"accuracy": 1.0})}, failures={"other": "burnt"})
+    monkeypatch.setattr(study_run, "run_study", lambda *_: outcome)
+    settings = ["--set", f"model={tiny_bert}", "--set", f"data={data}"]
+    found = pruneonce("study", tmp_path / "tiny.toml", "--out", tmp_path / "out", "--json", *settings)
+    assert found[0] == 1
+    assert json.loads(found[1]) == {"runs": {name: {"accuracy": 1.0}}, "failures": {"other": "burnt"}}
+    assert "runs are done" in found[2]
+
+
 def test_a_stage_that_trains_nothing_takes_no_steps_from_its_task(study):
     text = STUDY.replace("max_tokens = 32\n[methods", "max_tokens = 32\n[tasks.reviews.training]\nsteps = 7\n[methods")
     text = text.replace("[tasks", '[stages.int8]\nstage = "quantize"\nmethod = "ptq"\ntraining = false\n[tasks', 1)
@@ -335,6 +358,7 @@ def test_dry_run_states_cells_budgets_and_cost_and_trains_nothing(pruneonce, stu
     assert "nothing has been trained" in out
 
 
+@pytest.mark.slow
 def test_a_locked_run_costs_what_its_inherited_zeros_leave(study, monkeypatch):
     """Its model is not there yet: the study knows how sparse it will be, and that a late pruning starts dense."""
     probed = set()
@@ -374,6 +398,7 @@ def seeds_recipe(path, model, data, seeds="seeds = [3, 4]"):
     return path
 
 
+@pytest.mark.slow
 def test_every_seed_gets_its_folder_and_an_aggregate_says_mean_std_and_n(pruneonce, tiny_bert, data, tmp_path):
     recipe = seeds_recipe(tmp_path / "r.toml", tiny_bert, data)
     code, out, err = pruneonce("finetune", recipe, "--out", tmp_path / "out")

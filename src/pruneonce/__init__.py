@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _NAMES once mor
     from pruneonce.data.corpus import Corpus as Corpus
     from pruneonce.errors import PruneonceError as PruneonceError
     from pruneonce.errors import UsageError as UsageError
+    from pruneonce.evaluation.packed import score_packed as score_packed
     from pruneonce.evaluation.scoring import score_folder as score_folder
-    from pruneonce.evaluation.scoring import score_packed as score_packed
     from pruneonce.recipe import Distillation as Distillation
     from pruneonce.recipe import FinetuneRecipe as FinetuneRecipe
     from pruneonce.recipe import PruneRecipe as PruneRecipe
@@ -65,7 +65,8 @@ _NAMES = {
     "convert.to_packed": "export_packed",
     "data.corpus": "Corpus",
     "errors": "PruneonceError UsageError",
-    "evaluation.scoring": "score_folder score_packed",
+    "evaluation.packed": "score_packed",
+    "evaluation.scoring": "score_folder",
     "recipe": "Distillation FinetuneRecipe PruneRecipe Pruning QuantizeRecipe TaskData TeacherRecipe Training "
     "load_recipe load_recipes parse_recipe",
     "run.model": "load_model",

@@ -1,6 +1,6 @@
 """`python -m pruneonce.cli`: as `pruneonce`, for launchers that want a module's name."""
 
-from pruneonce.__main__ import main
+from pruneonce.cli.app import main
 
 if __name__ == "__main__":
     main()

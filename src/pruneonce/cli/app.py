@@ -17,6 +17,15 @@ from pruneonce.cli import bench, convert, data, report, run, study, train
 from pruneonce.cli.show import plain
 from pruneonce.errors import PruneonceError, UsageError
 
+# What a serving install lacks -> the extra of pyproject.toml that brings it.
+EXTRA_OF = {
+    **dict.fromkeys(("torch", "transformers", "accelerate", "datasets", "pyarrow", "mwparserfromhell"), "train"),
+    **dict.fromkeys(("huggingface_hub",), "train"),  # by way of transformers
+    **dict.fromkeys(("onnx", "onnxruntime"), "onnxruntime"),
+    **dict.fromkeys(("openvino", "nncf"), "bench"),
+    "tensorboard": "tensorboard",
+}
+
 app = typer.Typer(
     help="Prune a BERT once, while it is being pre-trained; fine-tune it with its zeros locked; run it on a CPU.",
     no_args_is_help=True,
@@ -56,6 +65,13 @@ def main() -> None:
             raise
         print(f"error: {plain(error)}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRA_OF or os.environ.get("PRUNEONCE_TRACEBACK"):
+            raise
+        command = next((word for word in sys.argv[1:] if not word.startswith("-")), "pruneonce")
+        print(f"error: {plain(command)} needs {package}: pip install 'pruneonce[{EXTRA_OF[package]}]'", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted: the same command continues from the last checkpoint", file=sys.stderr)
         sys.exit(130)

@@ -9,7 +9,7 @@ import typer
 
 from pruneonce.cli.show import folding_table, terminal
 from pruneonce.errors import UsageError
-from pruneonce.files import write_json
+from pruneonce.files import check_writable, write_json
 from pruneonce.machine import available_cores
 from pruneonce.progress import progress_bar
 
@@ -43,6 +43,8 @@ def bench(
 
     if (model is None) == (not random):
         raise UsageError("one model folder is expected, or --random bert-base")
+    if json_file is not None:
+        check_writable(json_file)
     from pruneonce.bench.inference.run import BenchSettings, run_on_folder, run_on_random
     from pruneonce.recipe import TaskData
 
@@ -64,14 +66,14 @@ def bench(
         else:
             assert model is not None
             record = run_on_folder(model, settings, advance)
-    if json_file is not None:
-        write_json(json_file, record.as_json())
     for line in results.summary(record):
         terminal().print(line)
     for table in results.tables(record):
         terminal().print(table)
     for line in [*results.accuracy_lines(record), *results.mixed_lines(record)]:
         terminal().print(line)
+    if json_file is not None:
+        write_json(json_file, record.as_json())
 
 
 def bench_train(
@@ -94,14 +96,14 @@ def bench_train(
 
     if (model is None) == (not random):
         raise UsageError("one model folder is expected, or --random bert-base")
+    if json_file is not None:
+        check_writable(json_file)
     settings = TrainingBenchSettings(grid, task, threads or available_cores(), rounds, dropout, kernel)
     with progress_bar("bench-train") as advance:
         if model is not None:
             record = run_on_folder(model, settings, advance)
         else:
             record = run_on_random(random, sparsity, settings, advance)
-    if json_file is not None:
-        write_json(json_file, record.as_json())
     for line in results.summary(record):
         terminal().print(line)
     for columns, rows in (
@@ -112,3 +114,5 @@ def bench_train(
         for row in rows:
             table.add_row(*row[1:])
         terminal().print(table)
+    if json_file is not None:
+        write_json(json_file, record.as_json())

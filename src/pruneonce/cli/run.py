@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,14 +29,18 @@ def evaluate(
     as_json: JSON = False,
 ) -> None:
     """Score a fine-tuned model folder, or a packed file, with the task's standard metrics."""
-    from pruneonce.evaluation.scoring import score_folder, score_packed
-    from pruneonce.models.hub import quiet_transformers
     from pruneonce.recipe import TaskData
 
-    quiet_transformers()
+    score: Callable[..., dict[str, float]]
+    if model.is_file():
+        from pruneonce.evaluation.packed import score_packed as score
+    else:
+        from pruneonce.evaluation.scoring import score_folder as score
+        from pruneonce.models.hub import quiet_transformers
+
+        quiet_transformers()
     wanted = TaskData(task, "", data, text, text_pair, label, max_tokens=max_tokens)
     with progress_bar(f"{task} with {model.name}") as advance:
-        score = score_packed if model.is_file() else score_folder
         metrics = score(model, wanted, on_progress=advance)
     if as_json:
         print_json({"model": str(model), "task": task, "metrics": metrics})
@@ -48,7 +53,16 @@ def predict(
     texts: Annotated[list[str] | None, typer.Argument(metavar="TEXT...")] = None,
     task: Annotated[str | None, typer.Option("--task", help="Default: what the model was made for.")] = None,
     question: Annotated[str, typer.Option(help="For question answering; the texts are the contexts.")] = "",
-    file: Annotated[Path | None, typer.Option("--file", help="One text per line; - reads standard input.")] = None,
+    text_pair: Annotated[str, typer.Option(help="Second text of a pair; each text is its first.")] = "",
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", help="A text per line (- is standard input), or .tsv, .csv, .jsonl with columns."),
+    ] = None,
+    columns: Annotated[
+        str, typer.Option(help="Of such a --file: TEXT, or TEXT,PAIR; default text, and text_pair if it is there.")
+    ] = "",
+    truncation: Annotated[bool, typer.Option("--truncation", help="Cut what is too long for the model.")] = False,
+    max_length: Annotated[int | None, typer.Option(min=4, help="Cut texts to so many tokens.")] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="How many answers to each text.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Default one per core.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per text.")] = False,
@@ -56,37 +70,73 @@ def predict(
     """Answer texts with a packed model: classes, spans, words for [MASK], or vectors."""
     from pruneonce.run.pipelines import pipeline
 
-    texts = [*(texts or []), *(_lines_of(file) if file else [])]
-    if not texts:
+    given = [(text, text_pair) if text_pair else text for text in texts or []]
+    asked: list[str | tuple[str, str]] = [*given, *(_texts_of(file, columns) if file else [])]
+    if not asked:
         raise UsageError("predict: no text: give texts, or --file FILE (- for standard input)")
     answer: Any = pipeline(task, model, threads=threads)
     if question and answer.task != "question-answering":
         raise UsageError(f"--question is for question answering; this is {answer.task}")
     if answer.task == "question-answering" and not question:
         raise UsageError("question answering needs --question; the texts are the contexts")
+    if answer.task != "text-classification" and any(isinstance(each, tuple) for each in asked):
+        raise UsageError(f"pairs of texts are for text-classification; this is {answer.task}")
     options: dict[str, Any] = {} if top_k is None else {"top_k": top_k}
+    if truncation or max_length is not None:
+        if answer.task in ("question-answering", "fill-mask"):
+            raise UsageError(f"--truncation and --max-length are not for {answer.task}, where nothing is cut")
+        options |= {"truncation": truncation, "max_length": max_length}
     if answer.task == "feature-extraction":
-        answers = answer(texts, pooling="mean", **options).tolist()
+        answers = answer(asked, pooling="mean", **options).tolist()
     elif answer.task == "question-answering":
-        answers = answer([{"question": question, "context": text} for text in texts], **options)
+        answers = answer([{"question": question, "context": text} for text in asked], **options)
     elif answer.task == "token-classification":
-        answers = answer(texts, aggregation_strategy="simple", **options)
+        answers = answer(asked, aggregation_strategy="simple", **options)
     else:
-        answers = answer(texts, **options)
-        answers = [answers] if answer.task == "fill-mask" and len(texts) == 1 else answers
-    for text, each in zip(texts, answers, strict=True):
+        answers = answer(asked, **options)
+        answers = [answers] if answer.task == "fill-mask" and len(asked) == 1 else answers
+    for text, each in zip(asked, answers, strict=True):
+        parts = text if isinstance(text, tuple) else (text,)
         if as_json:
-            print(plain(json.dumps({"text": text, "answer": each}, ensure_ascii=False)))
+            named = dict(zip(("text", "text_pair"), parts, strict=False))
+            print(plain(json.dumps({**named, "answer": each}, ensure_ascii=False)))
         else:
-            print(f"{plain(text)}\n  {_shown(each)}")
+            print("\n".join(map(plain, parts)) + f"\n  {_shown(each)}")
 
 
-def _lines_of(file: Path) -> list[str]:
+def _texts_of(file: Path, columns: str) -> list[str | tuple[str, str]]:
+    """Texts or pairs of a file: its rows where its suffix is that of a table, else its lines that are not blank."""
+    if file.suffix in (".tsv", ".csv", ".jsonl", ".json", ".parquet"):
+        return _rows_of(file, columns)
+    if columns:
+        raise UsageError(f"--columns is for .tsv, .csv, .jsonl, .json and .parquet; {file} has lines")
     try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} cannot be read: {error}") from error
-    return [line for line in text.splitlines() if line.strip()]
+        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        lines = data.decode("utf-8-sig").split("\n")  # not splitlines: a text may hold U+2028 or a form feed
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{file}, line {line}: not UTF-8 text; convert the file to UTF-8") from error
+    return [line.removesuffix("\r") for line in lines if line.strip()]
+
+
+def _rows_of(file: Path, columns: str) -> list[str | tuple[str, str]]:
+    from pruneonce.tasks.table import read_table
+
+    table = read_table(file)
+    names = [name.strip() for name in columns.split(",")] if columns else ["text"]
+    if not columns and "text_pair" in table.columns:
+        names.append("text_pair")
+    if len(names) > 2:
+        raise UsageError(f"--columns names the text's and the pair's; got {columns}")
+    table.require(names)
+    found: list[str | tuple[str, str]] = []
+    for index, row in enumerate(zip(*(table.column(name) for name in names), strict=True)):
+        if not all(isinstance(part, str) for part in row):
+            raise UsageError(f"{table.where(index)}: expected text, found {type(row[0]).__name__}")
+        found.append(row if len(row) == 2 else row[0])
+    return found
 
 
 def _shown(answer: Any) -> str:

@@ -10,8 +10,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-# Control characters, separators of lines and lone surrogates: what could rewrite a terminal, or not be printed at all.
-UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# Control characters, separators of lines, marks that turn the direction of writing and lone surrogates: what could
+# rewrite a terminal, show a text in another order than it has, or not be printed at all.
+UNPRINTABLE = re.compile(
+    r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def terminal() -> Console:

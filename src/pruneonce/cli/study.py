@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,9 +42,10 @@ def study(
     result = run_study(plan, progress_bar, jobs)
     if as_json:
         print_json({"runs": {name: each.metrics for name, each in result.records.items()}, "failures": result.failures})
-    print(f"{len(result.records)} of {len(plan.nodes)} runs are done: pruneonce report {folder}")
+    words = sys.stderr if as_json else sys.stdout
+    print(f"{len(result.records)} of {len(plan.nodes)} runs are done: pruneonce report {folder}", file=words)
     for name, reason in result.failures.items():
-        print(f"  {name}: {plain(reason)}")
+        print(f"  {name}: {plain(reason)}", file=words)
     if result.failures:
         raise PruneonceError(f"{len(result.failures)} runs have no result; the same command tries them again")
 

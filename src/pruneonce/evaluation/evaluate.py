@@ -1,27 +1,20 @@
-"""Scores: of a language model on held-out text, and of any `predict` function on a task's examples."""
+"""Scores of pre-training: of a language model on held-out text, and of hidden states that are matched."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from pruneonce.evaluation.predictions import Split, make_split
+from pruneonce.evaluation.packed import EVALUATION_BATCH
 from pruneonce.progress import Advance
-from pruneonce.tasks import QuestionAnsweringTask, Task
 from pruneonce.train.batching import ExampleKey
 from pruneonce.train.language_model import LanguageModel
 from pruneonce.train.losses import IGNORED
 from pruneonce.train.objectives import HiddenStatesObjective, PretrainingObjective
-
-Predict = Callable[[Sequence[Any]], list[np.ndarray]]
-
-EVALUATION_BATCH = 16  # examples per forward pass; of similar length, so that little padding is computed
 
 
 @torch.no_grad()
@@ -93,14 +86,3 @@ def _spread(lengths: np.ndarray, examples: int) -> np.ndarray:
     """`examples` of the indices, evenly spaced, shortest first."""
     chosen = np.unique(np.linspace(0, len(lengths) - 1, min(examples, len(lengths))).astype(np.int64))
     return chosen[np.argsort(lengths[chosen], kind="stable")]
-
-
-def evaluate_task(task: Task, examples: Sequence[Any], features: Sequence[Any], predict: Predict) -> Split:
-    """What `predict` answers to every example: a torch model and an engine are scored alike.
-
-    predict: features -> one float32 array per feature, logits [labels], or [tokens, 2] (start, end) for spans.
-    """
-    logits = predict(features)
-    if isinstance(task, QuestionAnsweringTask):
-        return make_split(task, examples, task.outcomes(examples, features, logits))
-    return make_split(task, examples, task.outcomes(examples, features, np.stack(logits)))

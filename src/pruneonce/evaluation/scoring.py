@@ -1,4 +1,4 @@
-"""Score a torch model or a packed file on a task's data: after fine-tuning, and for `pruneonce evaluate`."""
+"""Score a torch model on a task's data: after fine-tuning, and for `pruneonce evaluate`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from pruneonce.errors import UsageError
-from pruneonce.evaluation.evaluate import EVALUATION_BATCH, Predict, evaluate_task
-from pruneonce.evaluation.predictions import write_predictions
+from pruneonce.evaluation.packed import engine_predict, packed_task, score_predictions
 from pruneonce.formats.scales_file import read_quantization
 from pruneonce.models.hub import load_config
 from pruneonce.models.tokenizer import load_tokenizer, special_token_ids, tokenizer_from_text
 from pruneonce.progress import Advance
 from pruneonce.recipe import TaskData
-from pruneonce.run.model import Model, load_model
 from pruneonce.sparsity.cpu_training import as_served
 from pruneonce.sparsity.quantizer import quantized
-from pruneonce.tasks import Task, class_of
-from pruneonce.tasks.recipe_data import max_tokens_of, task_of, validation_examples, with_labels_of
+from pruneonce.tasks import Task
+from pruneonce.tasks.recipe_data import task_of, with_labels_of
 from pruneonce.train.task_model import load_task_model, torch_predict
 
 
@@ -44,27 +41,6 @@ def score(
     return score_predictions(predict, task, data, tokenizer, examples=examples, keep_in=keep_in)
 
 
-def score_predictions(
-    predict: Predict,
-    task: Task,
-    data: TaskData,
-    tokenizer: Tokenizer,
-    *,
-    examples: Mapping[str, Sequence[Any]] | None = None,
-    keep_in: Path | None = None,
-) -> dict[str, float]:
-    """The metrics of whatever `predict` answers to the task's validation data. examples, keep_in: as in `score`."""
-    metrics: dict[str, float] = {}
-    splits = {}
-    for suffix, asked in (examples or validation_examples(data, task)).items():
-        features = task.features(asked, tokenizer, max_tokens_of(data))
-        split = splits[suffix] = evaluate_task(task, asked, features, predict)
-        metrics |= {f"{name}{suffix}": split.metric(name) for name in split.metrics}
-    if keep_in is not None:
-        write_predictions(keep_in, task.name, splits)
-    return metrics
-
-
 def score_folder(model: str | Path, data: TaskData, on_progress: Advance | None = None) -> dict[str, float]:
     """Load a fine-tuned model and `score` it, rounding as its quantisation says if it has one.
 
@@ -80,20 +56,11 @@ def score_folder(model: str | Path, data: TaskData, on_progress: Advance | None 
         return score(loaded, task, data, load_tokenizer(model), on_progress=on_progress)
 
 
-def score_packed(file: str | Path, data: TaskData, on_progress: Advance | None = None) -> dict[str, float]:
-    """Load a packed file into the engine and score its answers as those of the folder it came from.
-
-    UsageError if the model has no head for the task, or one with other labels.
-    """
-    model, task, data = _packed_task(file, data)
-    return score_predictions(engine_predict(model, on_progress), task, data, tokenizer_from_text(model.tokenizer))
-
-
 def score_packed_beside(
     file: str | Path, folder: str | Path, data: TaskData, on_progress: Advance | None = None
 ) -> tuple[dict[str, float], float]:
     """As `score_packed`, and the largest difference between the engine's logits and torch's of the file's folder."""
-    model, task, data = _packed_task(file, data)
+    model, task, data = packed_task(file, data)
     tokenizer = tokenizer_from_text(model.tokenizer)
     engine = engine_predict(model)
     reference, _ = load_task_model(folder, task, trained=True)
@@ -112,31 +79,3 @@ def score_packed_beside(
 def _labels_in_config(model: str | Path) -> list[str]:
     config = load_config(model)
     return [str(config.id2label[index]) for index in range(config.num_labels)]
-
-
-def _packed_task(file: str | Path, data: TaskData) -> tuple[Model, Task, TaskData]:
-    """The model of a packed file, its task, and the task's data with the model's labels where they are one's own."""
-    model = load_model(file)
-    wanted = class_of(data.name).pipeline
-    if model.task != wanted:
-        raise UsageError(f"{file} is a model for {model.task}; task '{data.name}' needs one for {wanted}")
-    data = with_labels_of(data, lambda: model.labels)
-    task = task_of(data)
-    if task.labels and list(task.labels) != model.labels:
-        raise UsageError(f"{file} answers {', '.join(model.labels)}; task '{task.name}' has {', '.join(task.labels)}")
-    return model, task, data
-
-
-def engine_predict(model: Model, on_progress: Advance | None = None) -> Predict:
-    """`predict(features)` -> one float32 array per feature: logits [labels], or [tokens, 2] for spans."""
-
-    def predict(features: Sequence[Any]) -> list[np.ndarray]:
-        results: list[np.ndarray] = []
-        for begin in range(0, len(features), EVALUATION_BATCH):
-            batch = features[begin : begin + EVALUATION_BATCH]
-            results += list(model([each.input_ids for each in batch], [each.token_type_ids for each in batch]))
-            if on_progress is not None:
-                on_progress(len(results), len(features))
-        return results
-
-    return predict

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pruneonce.errors import UsageError
 from pruneonce.recipe import STAGES, apply_overrides, build, check_seed, checked_seeds, read_toml
+from pruneonce.tasks.table import did_you_mean
 
 # Names become parts of folder names.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -76,8 +77,10 @@ class Study:
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     """Read a study recipe and apply `key=value` overrides. UsageError for anything that does not fit."""
     path = Path(path)
-    values = apply_overrides(_with_base(path, ()), overrides)
+    in_file = _with_base(path, ())
+    values = apply_overrides(dict(in_file), overrides)
     try:
+        _check_switched_off(values, in_file)
         if "name" in values:
             raise UsageError("unknown key 'name': a study is called as its file")
         return replace(_checked(build(Study, _without_switched_off(values))), name=path.stem)
@@ -104,11 +107,27 @@ def _with_base(path: Path, within: tuple[Path, ...]) -> dict[str, Any]:
         raise UsageError(f"{path} extends itself")
     values = read_toml(path)
     base = values.pop("extends", "")
-    if not base:
-        return values
-    if not isinstance(base, str):
+    if base and not isinstance(base, str):
         raise UsageError(f"{path}: 'extends' must name a study's file, got {base!r}")
-    return merged(_with_base(path.parent / base, (*within, path.resolve())), values)
+    below = _with_base(path.parent / base, (*within, path.resolve())) if base else {}
+    try:
+        _check_switched_off(values, below)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    return merged(below, values)
+
+
+def _check_switched_off(values: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """UsageError for a task or method that is set to false and that `known` does not have: it is misspelt."""
+    for key in ("tasks", "methods"):
+        tables, names = values.get(key), known.get(key)
+        names = list(names) if isinstance(names, Mapping) else []
+        for name, table in tables.items() if isinstance(tables, Mapping) else ():
+            if table is False and name not in names:
+                raise UsageError(
+                    f"{key}.{name} = false: there is no {key[:-1]} '{name}'{did_you_mean(name, names)}; "
+                    f"{key} are {', '.join(names) or 'none'}"
+                )
 
 
 def _without_switched_off(values: dict[str, Any]) -> dict[str, Any]:

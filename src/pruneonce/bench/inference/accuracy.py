@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from pruneonce.bench.inference.cases import Batch
 from pruneonce.bench.inference.rivals import Engine, rows
-from pruneonce.evaluation.scoring import score_predictions
+from pruneonce.evaluation.packed import score_predictions
 from pruneonce.models.tokenizer import special_token_ids
 from pruneonce.progress import Advance
 from pruneonce.recipe import TaskData

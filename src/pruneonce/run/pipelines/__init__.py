@@ -12,7 +12,7 @@ from pruneonce.run.pipelines.feature_extraction import FeatureExtraction
 from pruneonce.run.pipelines.fill_mask import FillMask
 from pruneonce.run.pipelines.question_answering import QuestionAnswering
 from pruneonce.run.pipelines.text_classification import TextClassification
-from pruneonce.run.pipelines.text_model import TextModel
+from pruneonce.run.pipelines.text_model import TextModel, check_tokens
 from pruneonce.run.pipelines.token_classification import TokenClassification
 from pruneonce.run.weights import Kernels
 
@@ -37,11 +37,13 @@ def pipeline(
     isa: str | None = None,
     kernels: Kernels = "measured",
     threads: int | None = None,
+    max_length: int | None = None,
 ) -> Pipeline:
     """A function from text to answers; called like that of `transformers.pipeline`, with the same results.
 
     task: one of PIPELINES; None: what the model was made for. model: a packed file, or a loaded `Model`. isa,
-    kernels: as of `load_model`, for a file. threads: of the whole process, from now on. UsageError for an unknown task
+    kernels: as of `load_model`, for a file. threads: of the whole process, from now on. max_length: tokens that texts
+    are cut to where a call says nothing else; not for spans and masks. UsageError for an unknown task
     or a model without its head.
     """
     if task is not None:
@@ -62,4 +64,8 @@ def pipeline(
     task = task or model.task
     if task not in (model.task, "feature-extraction"):
         raise UsageError(f"this model is one for {model.task}; it has no head for {task}")
-    return PIPELINES[task](TextModel(model))
+    if max_length is not None:
+        check_tokens("max_length", max_length)
+        if task in ("question-answering", "fill-mask"):
+            raise UsageError(f"max_length is not for {task}, where nothing is cut")
+    return PIPELINES[task](TextModel(model, max_length))

@@ -26,13 +26,15 @@ class FeatureExtraction:
         normalize: bool = False,
         return_tensors: bool = False,
         truncation: bool = False,
+        max_length: int | None = None,
         batch_size: int = 32,
     ) -> Any:
         """Vectors of a text or a list of texts.
 
         Without pooling as transformers does: nested lists [1, tokens, hidden] per text, or with return_tensors float32
         arrays of that shape. pooling: "mean" over all tokens or "cls", the first one's; then float32 [hidden], or
-        [texts, hidden] for a list. normalize: to length 1. truncation: cut long texts.
+        [texts, hidden] for a list. normalize: to length 1. truncation: cut long texts. max_length: to so
+        many tokens.
         """
         if pooling not in (None, "mean", "cls"):
             raise UsageError(f"pooling is {pooling!r}: 'mean', 'cls' or None is expected")
@@ -40,7 +42,9 @@ class FeatureExtraction:
             raise UsageError("normalize is for pooled vectors: set pooling='mean' or 'cls'")
         several = isinstance(inputs, list | tuple)
         texts = list(inputs) if several else [inputs]
-        encodings = self.text_model.encode(texts, truncation=truncation, remedy="cut it, or set truncation=True")
+        encodings = self.text_model.encode(
+            texts, truncation=truncation, max_length=max_length, remedy="cut it, or set truncation=True"
+        )
         states = self.text_model.hidden_states(encodings, batch_size=batch_size)
         if pooling is None:
             answers = [each[None] if return_tensors else each[None].tolist() for each in states]

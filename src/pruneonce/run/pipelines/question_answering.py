@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import Encoding
 
 from pruneonce.errors import UsageError
-from pruneonce.run.pipelines.text_model import Array, TextModel, check_top_k, softmax
+from pruneonce.run.pipelines.text_model import Array, TextModel, check_tokens, check_top_k, softmax
 
 MAX_SEQ_LEN = 384
 DOC_STRIDE = 128
@@ -52,6 +52,10 @@ class QuestionAnswering:
         check_top_k(top_k)
         if type(max_answer_len) is not int or max_answer_len < 1:
             raise UsageError(f"max_answer_len is {max_answer_len!r}: a number of 1 or more is expected")
+        if max_seq_len is not None:
+            check_tokens("max_seq_len", max_seq_len)
+        if doc_stride is not None and (type(doc_stride) is not int or doc_stride < 0):
+            raise UsageError(f"doc_stride is {doc_stride!r}: a number of 0 or more is expected")
         examples, several = _examples(inputs, question, context)
         limit = self.text_model.model.max_tokens
         window = min(max_seq_len or MAX_SEQ_LEN, limit)

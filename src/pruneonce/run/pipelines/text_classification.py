@@ -28,19 +28,23 @@ class TextClassification:
         top_k: Any = "",
         function_to_apply: str | None = None,
         truncation: bool = False,
+        max_length: int | None = None,
         batch_size: int = 32,
     ) -> Any:
         """Classify a text, a pair {"text": ..., "text_pair": ...}, or a list of these.
 
         top_k: how many labels, best first (None: all); the answer to one text is then a list. function_to_apply:
         "softmax", "sigmoid" or "none" instead of what the config's problem_type asks for. truncation: cut long texts.
+        max_length: cut texts to so many tokens.
         """
         if top_k not in ("", None):
             check_top_k(top_k)
         function = self._function(function_to_apply)
         several = isinstance(inputs, list | tuple)
         texts = [_pair(each) for each in (inputs if several else [inputs])]
-        encodings = self.text_model.encode(texts, truncation=truncation, remedy="cut it, or set truncation=True")
+        encodings = self.text_model.encode(
+            texts, truncation=truncation, max_length=max_length, remedy="cut it, or set truncation=True"
+        )
         scores = [function(logits) for logits in self.text_model.logits(encodings, batch_size=batch_size)]
         answers: list[Any] = [self._answers(each) for each in scores]
         answers = [each[0] for each in answers] if top_k == "" else [each[:top_k] for each in answers]
@@ -68,9 +72,12 @@ class TextClassification:
 
 
 def _pair(text: Any) -> Any:
+    """A text, or a tuple of two; transformers takes an empty second one for none."""
+    if isinstance(text, tuple) and len(text) == 2 and text[1] == "":
+        return text[0]
     if not isinstance(text, dict):
         return text
     if unknown := text.keys() - {"text", "text_pair"} or {"text"} - text.keys():
         raise UsageError(f"a pair of texts has the keys text and text_pair; {min(map(str, unknown))} is amiss")
     pair = text.get("text_pair")
-    return text["text"] if pair is None else (text["text"], pair)
+    return text["text"] if pair in (None, "") else (text["text"], pair)

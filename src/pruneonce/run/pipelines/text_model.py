@@ -25,30 +25,39 @@ Array = np.ndarray[Any, Any]
 class TextModel:
     """What every pipeline is built on. Several threads may use it at once."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, max_length: int | None = None) -> None:
         self.model = model
+        self.max_length = max_length  # where a call gives none
         self.tokenizer: Tokenizer = tokenizer_from_text(model.tokenizer)
         self.special = special_token_ids(self.tokenizer)
         self._cutting: Tokenizer | None = None
         self._lock = threading.Lock()
 
-    def encode(self, texts: Sequence[Any], *, truncation: bool, remedy: str) -> list[Encoding]:
-        """[CLS] text [SEP], or [CLS] text [SEP] pair [SEP] for a pair, of each text.
+    def encode(
+        self, texts: Sequence[Any], *, truncation: bool, remedy: str, max_length: int | None = None
+    ) -> list[Encoding]:
+        """[CLS] text [SEP], or [CLS] text [SEP] pair [SEP] for a pair, of each text; an empty one is [CLS] [SEP].
 
         truncation: cut what is too long for the model; else that is a UsageError, which gives `remedy`.
+        max_length: cut to so many tokens, as transformers does with or without `truncation`.
         """
+        if not isinstance(truncation, bool):
+            raise UsageError(f"truncation is {truncation!r}: True or False is expected")
+        max_length = self.max_length if max_length is None else max_length
         for number, text in enumerate(texts):
             parts = text if isinstance(text, tuple) else (text,)
             if not all(isinstance(part, str) for part in parts):
                 raise UsageError(f"text {number} is {type(text).__name__}: a string is expected")
-            if not all(part.strip() for part in parts):
-                raise UsageError(f"text {number} is empty")
             for part in parts:
                 require_unicode(part, f"text {number}")
-        if truncation:
+        if truncation or max_length is not None:
+            limit = self.model.max_tokens
+            if max_length is not None:
+                check_tokens("max_length", max_length)
+                limit = min(limit, max_length)
             with self._lock:
                 cutting = self._cutting_tokenizer()
-                cutting.enable_truncation(self.model.max_tokens)
+                cutting.enable_truncation(limit)
                 return encode_batch(cutting, texts)
         encodings = encode_batch(self.tokenizer, texts)
         for number, encoding in enumerate(encodings):
@@ -135,6 +144,12 @@ def softmax(logits: Array) -> Array:
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     result: Array = shifted / shifted.sum(axis=-1, keepdims=True)
     return result
+
+
+def check_tokens(name: str, tokens: Any) -> None:
+    """UsageError unless it is a number of 4 or more: [CLS], [SEP] twice and a token."""
+    if type(tokens) is not int or tokens < 4:
+        raise UsageError(f"{name} is {tokens!r}: a number of 4 or more is expected")
 
 
 def check_top_k(top_k: Any) -> None:

@@ -42,6 +42,7 @@ class TokenClassification:
         ignore_labels: Sequence[str] = ("O",),
         stride: int | None = None,
         truncation: bool = False,
+        max_length: int | None = None,
         batch_size: int = 32,
     ) -> Any:
         """Classify the tokens of a text or a list of texts.
@@ -49,6 +50,7 @@ class TokenClassification:
         aggregation_strategy: "none", a dict per token; "simple", neighbours of one class together; "first", "average",
         "max", likewise, after the tokens of a word have agreed by its first token, the mean or the surest of them.
         ignore_labels: left out. stride: read a long text in windows that share so many tokens. truncation: cut it.
+        max_length: cut it to so many tokens.
         """
         if aggregation_strategy not in STRATEGIES:
             raise UsageError(
@@ -59,7 +61,11 @@ class TokenClassification:
         several = isinstance(inputs, list | tuple)
         texts = list(inputs) if several else [inputs]
         remedy = "cut it, or set stride=32 with an aggregation_strategy, or truncation=True"
-        whole = self.text_model.encode(texts, truncation=truncation or stride is not None, remedy=remedy)
+        if stride is not None and max_length is not None:
+            raise UsageError("max_length cuts a text, stride reads all of it: set one of them")
+        whole = self.text_model.encode(
+            texts, truncation=truncation or stride is not None, max_length=max_length, remedy=remedy
+        )
         windows = [[encoding] for encoding in whole]
         if stride is not None:
             limit = self.text_model.model.max_tokens
