@@ -30,7 +30,7 @@ app = typer.Typer(
     help="Prune a BERT once, while it is being pre-trained; fine-tune it with its zeros locked; run it on a CPU.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
     train.teacher,
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 @app.callback(invoke_without_command=True)
-def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def version(show: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False) -> None:
     if show:
         print(__version__)
         raise typer.Exit
