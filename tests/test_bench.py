@@ -199,9 +199,7 @@ def test_every_published_record_is_read_as_it_was_written(file):
 
 
 @pytest.mark.parametrize("command", ["bench", "bench-train"])
-def test_a_record_that_cannot_be_written_is_known_before_measuring(
-    command, tmp_path, pruneonce, monkeypatch
-):
+def test_a_record_that_cannot_be_written_is_known_before_measuring(command, tmp_path, pruneonce, monkeypatch):
     def measure(*_, **__):
         raise AssertionError("measured for nothing")
 

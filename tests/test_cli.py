@@ -280,6 +280,20 @@ def test_a_path_that_leads_nowhere_is_not_taken_for_a_hub_id(path, message, prun
     assert (code, err.strip().splitlines()[-1]) == (2, f"error: {message}")
 
 
+def test_ctrl_c_says_where_it_stopped_and_that_the_same_command_goes_on(
+    pruneonce, sparse_tiny_bert, reviews, tmp_path, monkeypatch
+):
+    def interrupt(self, args, state, control, **_):
+        if state.global_step == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("pruneonce.train.trainer._StepCallback.on_step_end", interrupt)
+    recipe = write_recipe(tmp_path / "task.toml", sparse_tiny_bert, reviews)
+    code, _, err = pruneonce("finetune", recipe, "--out", tmp_path / "out")
+    assert code == 130
+    assert err.strip().splitlines()[-1] == "stopped at step 2 of 3; last checkpoint: none. The same command goes on"
+
+
 def test_a_model_of_other_labels_is_not_scored(pruneonce, tiny_bert, tmp_path):
     folder = tmp_path / "m"
     names = {0: "negative", 1: "positive"}
