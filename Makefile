@@ -8,7 +8,7 @@ ifneq ($(wildcard ../shared/data/glue),)
 export PRUNEONCE_TEST_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: quickstart test quick test-lowest lint check sanitize check-arm stub bench clean
+.PHONY: quickstart test quick test-lowest lint check sanitize check-arm stub docs bench clean
 
 quickstart: .venv/train.done
 	$(BIN)/pruneonce quickstart
@@ -29,8 +29,8 @@ test-lowest: .venv-lowest/done
 	.venv-lowest/bin/python -m pytest -W default --deselect tests/test_package.py::test_the_stub_of_the_native_module_is_up_to_date
 
 lint: .venv/dev.done
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs/make_api.py
+	$(BIN)/ruff format --check src tests benchmarks docs/make_api.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror native/*
@@ -61,6 +61,10 @@ check-arm: .venv/dev.done
 # Signatures of the compiled module, for type checkers; a test fails when they are out of date.
 stub: .venv/dev.done
 	$(BIN)/python -m nanobind.stubgen --quiet -m pruneonce._native -o src/pruneonce/_native.pyi
+
+# docs/api.md from signatures and docstrings; a test fails when it is out of date.
+docs: .venv/dev.done
+	$(BIN)/python docs/make_api.py
 
 bench: .venv/dev.done
 	$(BIN)/python benchmarks/bench_spmm.py

@@ -133,6 +133,25 @@ def test_manifest_of_another_kind_or_version_is_refused(tmp_path, change, messag
         list(articles.read(tmp_path / "a"))
 
 
+@pytest.mark.parametrize("name", ["../elsewhere.parquet", "/etc/hostname", None])
+def test_a_manifest_cannot_have_a_file_of_elsewhere_read(tmp_path, name):
+    manifest = make(tmp_path / "a", [("T", "text")]).manifest
+    make(tmp_path / "b", [("T", "secret")])
+    (tmp_path / "b" / "articles-00000.parquet").rename(tmp_path / "elsewhere.parquet")
+    manifest["shards"][0]["file"] = name
+    (tmp_path / "a" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(PruneonceError, match=r"a/manifest\.json names the file .*without a folder is expected$"):
+        list(articles.read(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("shards", [{"file": "a"}, ["a"], "a"], ids=repr)
+def test_shards_that_are_no_list_of_objects_are_refused(tmp_path, shards):
+    manifest = make(tmp_path / "a", [("T", "text")]).manifest
+    (tmp_path / "a" / "manifest.json").write_text(json.dumps({**manifest, "shards": shards}))
+    with pytest.raises(UsageError, match="'shards' must be a list of objects"):
+        articles.read_manifest(tmp_path / "a")
+
+
 def test_manifest_without_its_shards_is_refused(tmp_path):
     manifest = make(tmp_path / "a", [("T", "text")]).manifest
     del manifest["shards"]

@@ -291,7 +291,7 @@ def test_ctrl_c_says_where_it_stopped_and_that_the_same_command_goes_on(
     recipe = write_recipe(tmp_path / "task.toml", sparse_tiny_bert, reviews)
     code, _, err = pruneonce("finetune", recipe, "--out", tmp_path / "out")
     assert code == 130
-    assert err.strip().splitlines()[-1] == "stopped at step 2 of 3; last checkpoint: none. The same command goes on"
+    assert err.strip().splitlines()[-1] == "stopped at step 2 of 3; last checkpoint: step 1. The same command goes on"
 
 
 def test_a_model_of_other_labels_is_not_scored(pruneonce, tiny_bert, tmp_path):

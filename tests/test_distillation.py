@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from pruneonce.train.losses import distillation_loss
+from pruneonce.train.distillation import distillation_loss
 from pruneonce.train.teacher import Teacher
 
 

@@ -112,9 +112,21 @@ def test_every_fence_is_closed_and_every_mark_stands_before_a_block():
     for page in PAGES:
         text, blocks = page.read_text(encoding="utf-8"), blocks_of(page)
         assert len(re.findall(r"(?m)^```", text)) == 2 * len(blocks), page.name
-        assert text.count("<!-- not run") == sum(block.why_not is not None for block in blocks), page.name
+        assert len(re.findall(r"(?m)^<!-- not run", text)) == sum(block.why_not is not None for block in blocks), (
+            page.name
+        )
     assert len(COMMANDS) > 20
     assert {block.language for block in BLOCKS} >= {"", "python", "toml"}
+
+
+def test_lines_of_the_pages_fit():
+    """What `pruneonce report` and the quickstart write is theirs to lay out."""
+    written = re.compile(r"(?s)<!-- quickstart results.*?<!-- end of results -->")
+    for page in [ROOT / "CHANGELOG.md", *PAGES]:
+        if page.name != "results.md":
+            text = written.sub(lambda found: "\n" * found[0].count("\n"), page.read_text(encoding="utf-8"))
+            long = [number for number, line in enumerate(text.splitlines(), 1) if len(line) > 120]
+            assert not long, f"{page.name}: lines of more than 120 columns: {long}"
 
 
 @pytest.mark.parametrize("arguments", COMMANDS)

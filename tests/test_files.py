@@ -1,9 +1,21 @@
 import json
+import os
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from pruneonce.errors import PruneonceError
-from pruneonce.files import read_json, replacing, sha256_json, write_json, write_text
+from pruneonce.files import (
+    making_folder,
+    read_json,
+    replacing,
+    require_plain_name,
+    scratch_folder,
+    sha256_json,
+    write_json,
+    write_text,
+)
 from pruneonce.train.checkpoints import latest_complete, mark_complete, remove_incomplete
 
 
@@ -15,6 +27,65 @@ def test_failed_write_leaves_the_old_bytes_and_no_litter(tmp_path):
         raise RuntimeError("killed")
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.fixture(params=[0o022, 0o077], ids=oct)
+def umask(request):
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def age(path):
+    os.utime(path, (1e9, 1e9))
+    return path
+
+
+def test_what_killed_writers_left_goes_and_what_others_write_stays(tmp_path):
+    file, folder = tmp_path / ".m.onnx.aaaaaaaa.tmp", tmp_path / ".m.onnx.bbbbbbbb"
+    file.write_text("half")
+    folder.mkdir()
+    (folder / "weights").write_text("half")
+    others = [
+        tmp_path / name for name in (".m.onnx.notes.tmp", ".m.onnx.tmp", ".n.onnx.aaaaaaaa.tmp", ".m.onnx.cccccccc.tmp")
+    ]
+    for other in others:
+        other.write_text("theirs")
+    for path in (file, folder, *others[:-1]):  # the last has just been made
+        age(path)
+    with replacing(tmp_path / "m.onnx") as temporary, scratch_folder(tmp_path / "m.onnx") as scratch:
+        age(temporary)
+        age(scratch)
+        write_text(tmp_path / "m.onnx", "of a second process, in between")
+        with scratch_folder(tmp_path / "m.onnx"):
+            assert temporary.exists()
+            assert scratch.exists()
+        temporary.write_text("whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", *(other.name for other in others)}
+
+
+def permissions(folder):
+    return {file.name: file.stat().st_mode & 0o777 for file in folder.rglob("*") if file.is_file()}
+
+
+def test_who_may_read_a_file_is_for_the_umask_to_say_whoever_wrote_it(tmp_path, umask):
+    write_text(tmp_path / "report.json", "new")
+    with making_folder(tmp_path / "folder") as temporary:
+        save_file({"weight": torch.zeros(1)}, temporary / "model.safetensors")
+        (temporary / "model.safetensors").chmod(0o600)  # as safetensors from 0.6 on leaves it
+    checkpoint = make_checkpoint(tmp_path, 100, complete=False)
+    (checkpoint / "model.safetensors").chmod(0o600)
+    mark_complete(checkpoint)
+    assert set(permissions(tmp_path).values()) == {0o666 & ~umask}, permissions(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../a.arrow", "/etc/passwd", "a/b", "..", ".", "", "a\\b", "a\0b", None, 3, ["a"]])
+def test_a_file_may_name_its_neighbours_alone(name):
+    with pytest.raises(
+        PruneonceError, match=r"^manifest\.json names the file .*: a name without a folder is expected$"
+    ):
+        require_plain_name("manifest.json", name)
+    assert require_plain_name("manifest.json", "train-00000..arrow") == "train-00000..arrow"
 
 
 def test_full_disk_is_one_line_that_says_what_to_do(tmp_path, monkeypatch):

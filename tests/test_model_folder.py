@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 
 import numpy as np
@@ -23,6 +24,7 @@ from pruneonce.formats.model_folder import (
     require_folder,
     save_model_folder,
 )
+from pruneonce.models.hub import load_hub_model
 
 MATRIX = "bert.encoder.layer.0.output.dense.weight"
 
@@ -115,3 +117,54 @@ def test_a_tokenizer_that_would_cut_texts_is_saved_without_that(folder, tmp_path
     saved, weights = (load_file(each / "model.safetensors") for each in (tmp_path / "saved", folder))
     assert saved.keys() == weights.keys()
     assert all(torch.equal(saved[name], weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_an_index_cannot_have_weights_of_elsewhere_loaded(folder, tmp_path, absolute):
+    (folder / "model.safetensors").rename(tmp_path / "elsewhere.safetensors")
+    where = str(tmp_path / "elsewhere.safetensors") if absolute else "../elsewhere.safetensors"
+    weight_map = dict.fromkeys(load_file(tmp_path / "elsewhere.safetensors"), where)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    with pytest.raises(PruneonceError, match=r"index\.json names the file .*without a folder is expected$"):
+        load_hub_model("AutoModelForSequenceClassification", folder)
+    index.write_text("[]")
+    with pytest.raises(PruneonceError, match="is not an index of weights"):
+        load_hub_model("AutoModelForSequenceClassification", folder)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077], ids=oct)
+def test_a_saved_model_can_be_read_by_whom_the_umask_lets(folder, tmp_path, umask):
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    before = os.umask(umask)
+    try:
+        save_model_folder(model, folder, tmp_path / "saved")
+    finally:
+        os.umask(before)
+    found = {file.name: oct(file.stat().st_mode & 0o777) for file in (tmp_path / "saved").iterdir()}
+    assert "model.safetensors" in found
+    assert set(found.values()) == {oct(0o666 & ~umask)}, found
+
+
+@pytest.mark.parametrize("kept", ["", "tokenizer_config.json"])
+def test_a_folder_without_a_vocabulary_is_refused_by_whoever_reads_texts(folder, reviews, tmp_path, pruneonce, kept):
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        if name != kept:
+            (folder / name).unlink(missing_ok=True)
+    recipe = tmp_path / "task.toml"
+    recipe.write_text(
+        f'stage = "finetune"\nmodel = "{folder}"\n[task]\nname = "classification"\ntrain = "{reviews}"\n'
+        f'validation = "{reviews}"\n[training]\nsteps = 2\nbatch_size = 4\nlearning_rate = 1e-3\n'
+    )
+    commands = [
+        ["export", folder, "--out", tmp_path / "m.pruneonce"],
+        ["export", folder, "--to", "onnx", "--out", tmp_path / "m.onnx"],
+        ["finetune", recipe, "--out", tmp_path / "run"],
+        ["evaluate", folder, "--task", "classification", "--data", reviews],
+    ]
+    for command in commands:
+        code, _, err = pruneonce(*command)
+        assert (code, err.count("error:")) == (2, 1), (command, err)
+        assert f"{folder} has no tokenizer files: copy tokenizer.json there" in err, (command, err)
+    assert not (tmp_path / "m.pruneonce").exists()
+    assert not (tmp_path / "m.onnx").exists()

@@ -1,5 +1,6 @@
 import ast
 import re
+import runpy
 import subprocess
 import sys
 from importlib.metadata import requires
@@ -46,6 +47,16 @@ def test_the_stub_of_the_native_module_is_up_to_date(tmp_path):
     command = [sys.executable, "-m", "nanobind.stubgen", "--quiet", "-m", "pruneonce._native", "-o", str(fresh)]
     subprocess.run(command, check=True)
     assert Path(pruneonce.__file__).with_name("_native.pyi").read_text() == fresh.read_text(), "run `make stub`"
+
+
+def test_the_page_of_the_python_api_says_what_the_docstrings_say():
+    made = runpy.run_path(str(ROOT / "docs/make_api.py"))
+    text = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    head, mark, _ = text.partition(made["MARK"])
+    assert mark
+    assert text == made["page"](head), "run `make docs`"
+    for name in pruneonce.__all__:
+        assert f"\n### {name}\n" in text, name
 
 
 def test_the_base_install_pulls_no_more_than_the_engine_needs():

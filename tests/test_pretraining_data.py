@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -497,3 +498,15 @@ def test_real_text(tmp_path, model, real_data):
     for layout in LAYOUTS:
         build(tmp_path / "a", tmp_path / layout, tokenizer=model, layout=layout, max_tokens=128)
         assert Corpus(tmp_path / layout, "train").lengths.mean() > 60
+
+
+@pytest.mark.parametrize("name", ["../elsewhere.arrow", "/etc/hostname"])
+def test_a_manifest_cannot_have_a_file_of_elsewhere_read(pair_corpus, tmp_path, name):
+    folder = shutil.copytree(pair_corpus, tmp_path / "corpus")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    entry = next(shard for shard in manifest["shards"] if shard["split"] == "train")
+    (folder / entry["file"]).rename(tmp_path / "elsewhere.arrow")
+    entry["file"] = name
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(PruneonceError, match=r"corpus/manifest\.json names the file .*without a folder is expected$"):
+        Corpus(folder, "train")

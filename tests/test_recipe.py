@@ -37,7 +37,7 @@ def test_misspelt_key_is_an_error_that_names_the_nearest_one():
         ({"pruning": {"sparsity": 90}}, "0.9 for 90 %"),
         ({"pruning": {"rewind": "yes"}}, "must be one of 'exact', 'original', 'off'"),
         ({"distillation": {"kd_tokens": 0.0}}, "kd_tokens must be above 0"),
-        ({"distillation": {"hard_weight": 0.0, "kd_weight": 0.0}}, "nor both 0"),
+        ({"distillation": {"hard_weight": 0.0, "kd_weight": 0.0}}, "nor all 0"),
         ({"stage": "finetune"}, "is a recipe for `pruneonce finetune`"),
         ({"stage": ["prune"]}, "is a recipe for"),
         ({"seed": -1}, "'seed' must be at least 0"),

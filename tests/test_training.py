@@ -213,6 +213,46 @@ def test_resuming_with_another_recipe_is_refused(tiny_bert, pair_corpus, tmp_pat
         run("prune", values, tmp_path / "out")
 
 
+def test_a_start_that_trained_nothing_is_not_in_the_way_of_a_corrected_one(tiny_bert, reviews, tmp_path):
+    wrong, out = tmp_path / "wrong.jsonl", tmp_path / "out"
+    wrong.write_text(json.dumps({"text": "a film"}) + "\n")
+    values = finetune_values(tiny_bert, reviews, epochs=1)
+    values["task"]["labels"] = ["no", "yes"]
+    values["task"]["train"] = str(wrong)
+    with pytest.raises(UsageError, match="label"):
+        run("finetune", values, out)
+    assert (out / "run.json").exists()
+    (out / "checkpoints").mkdir()
+    (out / "checkpoints" / "answers-of-another-run").write_text("")
+    values["task"]["train"] = str(reviews)
+    record = run("finetune", values, out, keep_checkpoints=True)
+    assert record.inputs == read_provenance(out).inputs
+    assert not (out / "checkpoints" / "answers-of-another-run").exists()
+    values["training"]["epochs"] = 2
+    with pytest.raises(UsageError, match="a finished run of other inputs"):
+        run("finetune", values, out)
+
+
+def test_what_a_killed_save_leaves_goes_with_the_next_start(tiny_bert, reviews, tmp_path):
+    values, out = finetune_values(tiny_bert, reviews, epochs=1), tmp_path / "out"
+    record = run("finetune", values, out, keep_checkpoints=True)
+    finished = {file.name for file in out.iterdir()} - {"checkpoints"}
+
+    def die_between_record_and_tidying():
+        (out / "run.json").write_text(
+            json.dumps({"stage": "finetune", "recipe": record.recipe, "inputs": record.inputs})
+        )
+        (out / ".saving-abcdefgh").mkdir()
+        shutil.copy(out / "model.safetensors", out / ".saving-abcdefgh")
+
+    die_between_record_and_tidying()
+    run("finetune", values, out, keep_checkpoints=True)
+    assert {file.name for file in out.iterdir()} == finished | {"checkpoints"}
+    die_between_record_and_tidying()
+    run("finetune", values, out)
+    assert {file.name for file in out.iterdir()} == finished
+
+
 def run_with_little_disk(values, out, queue):
     """In a worker: files may not grow beyond 200 kB, as if the disk were full."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

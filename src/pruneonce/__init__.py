@@ -1,6 +1,7 @@
 """pruneonce: prune a BERT once, during pre-training; fine-tune it with its zeros locked; run it on a CPU.
 
-Importing this loads nothing heavy; the names below are imported when they are first used.
+Importing this loads nothing heavy; the names below are imported when they are first used. It sets the switches against
+telemetry of the libraries that those bring along.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
+
+from pruneonce.privacy import silence_dependencies
 
 if TYPE_CHECKING:  # for type checkers and editors: the names of _NAMES once more
     from pruneonce.convert.from_memory import export as export
@@ -50,7 +53,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _NAMES once mor
     from pruneonce.stages import run_teacher as run_teacher
     from pruneonce.tasks import get_task as get_task
     from pruneonce.train.callbacks import PruneCallback as PruneCallback
-    from pruneonce.train.losses import distillation_loss as distillation_loss
+    from pruneonce.train.distillation import distillation_loss as distillation_loss
 
 # Module -> its public names.
 _NAMES = {
@@ -76,8 +79,10 @@ _NAMES = {
     "stages": "StageOptions run_finetune run_prune run_quantize run_teacher",
     "tasks": "get_task",
     "train.callbacks": "PruneCallback",
-    "train.losses": "distillation_loss",
+    "train.distillation": "distillation_loss",
 }
+silence_dependencies()  # here: no module of ours runs before, so none has imported a library that sends
+
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_MODULE_OF)
 

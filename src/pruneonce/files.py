@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from typing import Any
 from pruneonce.errors import PruneonceError
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+LEFT_SECONDS = 60  # between the making of a temporary file and its lock is a moment
 
 
 @contextlib.contextmanager
@@ -23,27 +28,28 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is fsynced and takes the place of `path`.
 
     Whatever goes wrong in between (an exception, a full disk, a kill), `path` holds either its old bytes or all
-    of the new ones. Raises PruneonceError when the file system refuses to write.
+    of the new ones. What a killed one has left beside it goes first. Raises PruneonceError when the file system refuses
+    to write.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path, ".tmp")
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
     except OSError as error:
         raise cannot_write(path, error) from error
+    _lock(handle)
     temporary = Path(name)
     try:
         yield temporary
-        mode = 0o666 & ~_umask()
-        temporary.chmod(mode)  # mkstemp gives 0600, which would make a shared model folder unreadable
-        fsync(temporary)
+        settle(temporary)
         os.replace(temporary, path)
         fsync(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -54,22 +60,35 @@ def making_folder(path: Path) -> Iterator[Path]:
     system refuses to write.
     """
     path = Path(path)
+    with scratch_folder(path) as temporary:
+        try:
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())  # mkdtemp gives 0700
+            for file in temporary.iterdir():
+                settle(file)
+            os.replace(temporary, path)
+            fsync(path.parent)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+
+@contextlib.contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder beside `path`, for what goes into it; afterwards it is removed, with those of killed processes."""
+    path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        _remove_leftovers(path, "")
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        handle = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise cannot_write(path, error) from error
+    _lock(handle)
     try:
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())  # mkdtemp gives 0700
-        for file in temporary.iterdir():
-            fsync(file)
-        os.replace(temporary, path)
-        fsync(path.parent)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+        yield folder
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
 
 
 def check_writable(path: Path) -> None:
@@ -146,6 +165,16 @@ def check_safetensors_length(path: Path) -> None:
         raise PruneonceError(f"{path}: the file is cut off: {size:,} of {wanted:,} bytes; copy or download it again")
 
 
+def require_plain_name(where: object, name: object) -> str:
+    """`name`, which the file `where` gives to a file beside it, if it can be no other; else PruneonceError.
+
+    A path with folders in it would have us read whatever file of this machine the sender of `where` thought of.
+    """
+    if isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0"):
+        return name
+    raise PruneonceError(f"{where} names the file {ascii(name)[:60]}: a name without a folder is expected")
+
+
 def check_format_version(
     where: object, version: object, newest: int, *, error: type[PruneonceError] = PruneonceError
 ) -> int:
@@ -180,6 +209,15 @@ def fsync(path: Path) -> None:
         os.close(handle)
 
 
+def settle(file: Path) -> None:
+    """Flush a new file to disk, with the permissions that the umask grants.
+
+    mkstemp and safetensors make them 0600, which nobody else could read in a shared folder or a container.
+    """
+    file.chmod(0o666 & ~_umask())
+    fsync(file)
+
+
 def cannot_write(path: Path, error: OSError) -> PruneonceError:
     """The error for a write that the file system refused; earlier files are untouched."""
     reason = error.strerror or str(error)
@@ -187,6 +225,30 @@ def cannot_write(path: Path, error: OSError) -> PruneonceError:
         f"{path} could not be written: {reason}. What was there before is unchanged; free some space or choose "
         "another folder, then run the same command again."
     )
+
+
+def _lock(handle: int) -> bool:
+    """Whether an open file or folder of ours is now held by this handle; the kernel lets go when its process ends."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held, or the file system has no locks
+        return False
+    return True
+
+
+def _remove_leftovers(path: Path, suffix: str) -> None:
+    """Delete what processes that are gone have left beside `path`: of our names, held by nobody, not just made."""
+    ours = re.compile(re.escape(f".{path.name}.") + "[a-z0-9_]{8}" + re.escape(suffix))  # as tempfile makes them
+    for found in path.parent.glob(f".{glob.escape(path.name)}.*{suffix}"):
+        if not ours.fullmatch(found.name) or found.is_symlink() or found.is_dir() != (suffix == ""):
+            continue
+        with contextlib.suppress(OSError):
+            handle = os.open(found, os.O_RDONLY)
+            try:
+                if time.time() - found.stat().st_mtime > LEFT_SECONDS and _lock(handle):
+                    shutil.rmtree(found) if found.is_dir() else found.unlink()
+            finally:
+                os.close(handle)
 
 
 def _umask() -> int:

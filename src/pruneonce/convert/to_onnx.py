@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.files import cannot_write, read_json, replacing
+from pruneonce.files import cannot_write, read_json, replacing, scratch_folder
 from pruneonce.formats.model_folder import read_family, require_folder
 from pruneonce.formats.scales_file import read_quantization
 from pruneonce.models.tokenizer import load_tokenizer, special_token_ids
@@ -63,9 +62,8 @@ def export_onnx(model: str | Path, out: str | Path) -> OnnxFile:
     module = NamedOutputs(folder, head_of(folder))
     outputs = dict.fromkeys(module.head.outputs, module.head.axes)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
-            written = Path(scratch) / out.name
+        with scratch_folder(out) as scratch:
+            written = scratch / out.name
             write_graph(module, written, inputs=module.inputs, outputs=outputs, opset=OPSET, fold_constants=False)
             files = _divided(written)
             difference = _check(module, written, folder)

@@ -21,6 +21,7 @@ from pruneonce import files
 from pruneonce.data import building
 from pruneonce.data.building import Built
 from pruneonce.errors import OtherInputsError, PruneonceError, UsageError
+from pruneonce.folder_lock import filling
 
 FORMAT = "pruneonce-articles"
 VERSION = 1
@@ -75,23 +76,24 @@ def make(
     manifest = _finished(out, source)
     if manifest is not None:
         return Built(manifest, time.perf_counter() - started, reused=True)
-    building.claim(out, {"format": FORMAT, "version": VERSION, "source": source}, _MADE, resumable=False)
-    with contextlib.closing(articles()) as pairs:  # closed at once on failure, which ends its worker processes
-        shards = _write_shards(out, pairs, shard_bytes)
-    if not shards:
-        raise PruneonceError(f"no articles for {out}: {_listed(source)} gave no text ({dict(skipped)})")
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "source": source,
-        "articles": sum(shard["articles"] for shard in shards),
-        "text_bytes": sum(shard["text_bytes"] for shard in shards),
-        "skipped": dict(skipped),
-        "shards": shards,
-    }
-    files.write_json(out / "manifest.json", manifest)
-    building.release(out)
-    return Built(manifest, time.perf_counter() - started, reused=False)
+    with filling(out):
+        building.claim(out, {"format": FORMAT, "version": VERSION, "source": source}, _MADE, resumable=False)
+        with contextlib.closing(articles()) as pairs:  # closed at once on failure, which ends its worker processes
+            shards = _write_shards(out, pairs, shard_bytes)
+        if not shards:
+            raise PruneonceError(f"no articles for {out}: {_listed(source)} gave no text ({dict(skipped)})")
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "source": source,
+            "articles": sum(shard["articles"] for shard in shards),
+            "text_bytes": sum(shard["text_bytes"] for shard in shards),
+            "skipped": dict(skipped),
+            "shards": shards,
+        }
+        files.write_json(out / "manifest.json", manifest)
+        building.release(out)
+        return Built(manifest, time.perf_counter() - started, reused=False)
 
 
 def _finished(out: Path, source: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -166,13 +168,21 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def check_manifest(manifest: Any, path: Path, *, format_name: str, version: int, keys: Sequence[str]) -> dict[str, Any]:
-    """`manifest` if it is a `format_name` of a version that this code reads and has the `keys`; else UsageError."""
+    """`manifest` if it is a `format_name` of a version that this code reads and has the `keys`; else UsageError.
+
+    PruneonceError unless its shards are files of its own folder.
+    """
     if not isinstance(manifest, dict) or manifest.get("format") != format_name:
         raise UsageError(f"{path} is not the manifest of a {format_name} folder")
     files.check_format_version(path, manifest.get("version"), version, error=UsageError)
     missing = [key for key in keys if key not in manifest]
     if missing:
         raise UsageError(f"{path} has no '{missing[0]}': delete the folder and make it again")
+    shards = manifest["shards"]
+    if not isinstance(shards, list) or not all(isinstance(shard, dict) for shard in shards):
+        raise UsageError(f"{path}: 'shards' must be a list of objects")
+    for shard in shards:
+        files.require_plain_name(path, shard.get("file"))
     return manifest
 
 

@@ -40,6 +40,7 @@ from pruneonce.data.executor import ordered_map
 from pruneonce.data.layouts import LAYOUTS, Cutting, Document
 from pruneonce.data.sentences import split_sentences
 from pruneonce.errors import OtherInputsError, PruneonceError, UsageError
+from pruneonce.folder_lock import filling
 from pruneonce.models.tokenizer import load_tokenizer, special_token_ids
 from pruneonce.progress import Advance, no_progress
 
@@ -117,22 +118,23 @@ def build(
     finished = _finished(out, identity)
     if finished is not None:
         return Built(finished, time.perf_counter() - started, reused=True)
-    building.claim(out, identity, _MADE, resumable=True)
-    vocabulary = _Vocabulary.of(loaded)
-    threshold = _validation_threshold(source, validation_fraction, seed)
-    jobs = (
-        _Job(source / shard["file"], out, index, parameters, threshold, tokenizer_json, vocabulary)
-        for index, shard in enumerate(source_manifest["shards"])
-    )
-    shards, token_counts = _run(jobs, source_manifest, vocabulary, workers, on_progress or no_progress)
-    manifest = {**identity, "vocab_size": vocabulary.size, "splits": _totals(shards), "shards": shards}
-    if not manifest["splits"]["train"]["examples"]:
-        raise PruneonceError(f"{articles} gives no training example: it needs documents of two sentences or more")
-    with files.replacing(out / TOKEN_COUNTS) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, token_counts)
-    files.write_json(out / MANIFEST, manifest)
-    building.release(out)
-    return Built(manifest, time.perf_counter() - started, reused=False)
+    with filling(out):
+        building.claim(out, identity, _MADE, resumable=True)
+        vocabulary = _Vocabulary.of(loaded)
+        threshold = _validation_threshold(source, validation_fraction, seed)
+        jobs = (
+            _Job(source / shard["file"], out, index, parameters, threshold, tokenizer_json, vocabulary)
+            for index, shard in enumerate(source_manifest["shards"])
+        )
+        shards, token_counts = _run(jobs, source_manifest, vocabulary, workers, on_progress or no_progress)
+        manifest = {**identity, "vocab_size": vocabulary.size, "splits": _totals(shards), "shards": shards}
+        if not manifest["splits"]["train"]["examples"]:
+            raise PruneonceError(f"{articles} gives no training example: it needs documents of two sentences or more")
+        with files.replacing(out / TOKEN_COUNTS) as temporary, open(temporary, "wb") as stream:
+            np.save(stream, token_counts)
+        files.write_json(out / MANIFEST, manifest)
+        building.release(out)
+        return Built(manifest, time.perf_counter() - started, reused=False)
 
 
 def _finished(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pruneonce import files
+from pruneonce import files, folder_lock
 from pruneonce.errors import UsageError
 
 FILE_NAME = "building.json"
@@ -54,7 +54,7 @@ def release(out: Path) -> None:
 
 def _refuse_other_files(out: Path) -> None:
     present = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    others = [name for name in present if not name.startswith(f".{FILE_NAME}.")]
+    others = [name for name in present if not name.startswith(f".{FILE_NAME}.") and name != folder_lock.FILE_NAME]
     if others:
         listed = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
         raise UsageError(f"{out} holds other files ({listed}): choose a folder that is new or empty")

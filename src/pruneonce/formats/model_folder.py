@@ -14,13 +14,14 @@ import numpy as np
 from safetensors import SafetensorError
 
 from pruneonce.errors import UsageError
-from pruneonce.files import cannot_write, fsync, read_json, replacing, sha256_file
+from pruneonce.files import cannot_write, fsync, read_json, replacing, settle, sha256_file
 from pruneonce.formats.safetensors_file import open_container
 from pruneonce.models import Family, family_of
 from pruneonce.models.hub import load_hub_tokenizer
 from pruneonce.models.tokenizer import load_tokenizer
 
 WEIGHTS_FILE = "model.safetensors"
+STAGING = ".saving-"  # what a folder in which a model is being saved begins with
 INDEX_FILE = "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
@@ -103,12 +104,12 @@ def save_model_folder(model: Any, tokenizer_from: str | Path, folder: Path) -> N
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=folder, prefix=".saving-"))
+        staging = Path(tempfile.mkdtemp(dir=folder, prefix=STAGING))
         try:
             model.save_pretrained(staging)
             _save_tokenizer(tokenizer_from, staging)
             for file in sorted(staging.iterdir()):
-                fsync(file)
+                settle(file)
                 file.replace(folder / file.name)
             fsync(folder)
         finally:

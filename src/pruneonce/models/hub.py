@@ -12,9 +12,11 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from pruneonce.errors import UsageError
-from pruneonce.files import check_safetensors_length
+from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.files import check_safetensors_length, read_json, require_plain_name
 from pruneonce.models import Family, family_of
+
+VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")  # either will do, for every family
 
 
 def load_config(path: str | Path) -> Any:
@@ -38,11 +40,13 @@ def load_config(path: str | Path) -> Any:
 def load_hub_model(auto_class: str, path: str | Path, **options: Any) -> Any:
     """A checkpoint as one of transformers' classes loads it, an `AutoModel…` or a family's own.
 
-    options: for its `from_pretrained`. UsageError as of `load_config`; PruneonceError for weights that are cut off.
+    options: for its `from_pretrained`. UsageError as of `load_config`; PruneonceError for weights that are cut off or
+    outside the folder.
     """
     import transformers
 
     load_config(path)
+    _check_indices(Path(path))
     for file in sorted(Path(path).glob("model*.safetensors")):
         check_safetensors_length(file)
     return getattr(transformers, auto_class).from_pretrained(path, trust_remote_code=False, **options)
@@ -65,6 +69,7 @@ def config_for(family: Family, values: Mapping[str, Any]) -> Any:
 
 def load_hub_tokenizer(path: str | Path) -> Any:
     """transformers' tokenizer of a folder or Hub id; UsageError if it has none."""
+    _require_tokenizer_files(Path(path))
     from transformers import AutoTokenizer
 
     try:
@@ -76,6 +81,7 @@ def load_hub_tokenizer(path: str | Path) -> Any:
 
 def converted_tokenizer(path: str | Path) -> Tokenizer:
     """The fast tokenizer that transformers makes of an older folder's `vocab.txt`, or of a Hub id's files."""
+    _require_tokenizer_files(Path(path))
     try:
         import transformers  # noqa: F401
     except ImportError as error:
@@ -102,6 +108,23 @@ def _check_there(path: str | Path) -> None:
         made = Path(name).name.partition("-")[0]
         command = f": make it with `pruneonce {made}`" if made in ("teacher", "prune", "finetune", "quantize") else ""
         raise UsageError(f"'{name}' does not exist{command}")
+
+
+def _require_tokenizer_files(folder: Path) -> None:
+    """UsageError for a folder without one: transformers would make a vocabulary of five, to which no word is known."""
+    if folder.is_dir() and not any((folder / name).is_file() for name in VOCABULARY_FILES):
+        raise UsageError(f"{folder} has no tokenizer files: copy {VOCABULARY_FILES[0]} there")
+
+
+def _check_indices(folder: Path) -> None:
+    """PruneonceError if an index of a folder's weights, which transformers follows, names files outside of it."""
+    for file in folder.glob("*.index.json"):
+        index = read_json(file)
+        weight_map = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(weight_map, dict):
+            raise PruneonceError(f"{file} is not an index of weights: it has no weight_map")
+        for name in weight_map.values():
+            require_plain_name(file, name)
 
 
 def _not_loadable(path: str | Path, error: Exception) -> UsageError:

@@ -255,8 +255,8 @@ def _timings(model: Path, rivals: list[str], file: Path, on_progress: Advance) -
     record = read_json(file) if file.is_file() else {}
     if record.get("inputs") != inputs:
         settings = BenchSettings(tuple(rivals), f"1x{TIMED_TOKENS}", available_cores(), rounds=TIMED_ROUNDS)
-        record = {"inputs": inputs, "bench": run_on_folder(model, settings, on_progress).as_json()}
-        write_json(file, record)
+        write_json(file, {"inputs": inputs, "bench": run_on_folder(model, settings, on_progress).as_json()})
+        record = read_json(file)  # as a second run reads it: lists for tuples
     seconds = read_bench(record["bench"], str(file)).cases[0].seconds
     return {
         engine: (statistics.median(taken) * 1e3, paired_ratio(seconds["torch"], taken).median)

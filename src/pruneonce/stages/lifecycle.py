@@ -13,7 +13,7 @@ from typing import Any
 from pruneonce.convert.model_card import write_model_card
 from pruneonce.errors import OtherInputsError, UsageError
 from pruneonce.files import read_json, write_json
-from pruneonce.formats.model_folder import save_model_folder
+from pruneonce.formats.model_folder import STAGING, save_model_folder
 from pruneonce.formats.record import Provenance, read_provenance
 from pruneonce.formats.scales_file import LinearQuantization, write_quantization
 from pruneonce.machine import library_versions
@@ -22,8 +22,9 @@ from pruneonce.recipe import parse_recipe
 from pruneonce.sparsity.cpu_training import as_served
 from pruneonce.sparsity.pruner import Pruner
 from pruneonce.stages.setup import Inputs, StageOptions
+from pruneonce.train.checkpoints import latest_complete
 from pruneonce.train.processes import is_main_process
-from pruneonce.train.trainer import TrainingRun, WorkingModel, train
+from pruneonce.train.trainer import TrainingRun, WorkingModel, checkpoints_folder, train
 
 RUN_FILE = "run.json"  # what an unfinished folder is being made from
 LOG_FILE = "training_log.json"
@@ -49,7 +50,8 @@ INCIDENTAL_KEYS = (
 def begin_stage(inputs: Inputs, out: Path) -> Provenance | None:
     """The record of an identical finished run in `out`; else None, with `out` reserved for this one.
 
-    UsageError if `out` holds another run, finished or not, or a model of elsewhere: nothing is ever overwritten.
+    UsageError if `out` holds another run, finished or not, or a model of elsewhere: nothing is ever overwritten. A
+    start that had trained nothing yet is no run: where it was of other inputs, this one takes its place.
     """
     wanted = {"stage": inputs.stage, "recipe": asdict(inputs.recipe), "inputs": inputs.digests}
     done = read_provenance(out)
@@ -58,13 +60,35 @@ def begin_stage(inputs: Inputs, out: Path) -> Provenance | None:
         _refuse_other_run(found, wanted, out, "a finished run")
         return done
     running = out / RUN_FILE
-    if running.is_file():
+    model = [path.name for path in (out / "config.json", *out.glob("*.safetensors")) if path.exists()]
+    checkpoints = checkpoints_folder(out)
+    if running.is_file() and (model or latest_complete(checkpoints) is not None):
         _refuse_other_run(read_json(running), wanted, out, "an unfinished run")
-    elif model := [path.name for path in (out / "config.json", *out.glob("*.safetensors")) if path.exists()]:
+    elif model:
         raise OtherInputsError(f"{out} holds a model that is no run of pruneonce ({model[0]}): choose another --out")
     elif is_main_process():
+        if running.is_file():
+            shutil.rmtree(checkpoints, ignore_errors=True)  # may hold a teacher's answers to other questions
         write_json(running, wanted)
     return None
+
+
+def clear_leftovers(options: StageOptions) -> None:
+    """Remove what a killed process has left in a folder that `begin_stage` has found to be this run's.
+
+    The caller holds the folder: whatever is unfinished in it is nobody's.
+    """
+    for staging in options.out.glob(f"{STAGING}*"):
+        shutil.rmtree(staging, ignore_errors=True)
+    if read_provenance(options.out) is not None and (options.out / RUN_FILE).exists():
+        _end(options)
+
+
+def _end(options: StageOptions) -> None:
+    """The run in a folder is done: what it would go on from is in the way."""
+    if not options.keep_checkpoints:
+        shutil.rmtree(checkpoints_folder(options.out), ignore_errors=True)
+    (options.out / RUN_FILE).unlink(missing_ok=True)  # last: without it nobody knows that there is more to remove
 
 
 def complete_stage(inputs: Inputs, work: WorkingModel, options: StageOptions, spent_seconds: float = 0.0) -> Provenance:
@@ -102,9 +126,7 @@ def complete_stage(inputs: Inputs, work: WorkingModel, options: StageOptions, sp
     write_json(options.out / LOG_FILE, log)
     write_model_card(options.out, record)
     record.write(options.out)
-    (options.out / RUN_FILE).unlink(missing_ok=True)
-    if not options.keep_checkpoints:
-        shutil.rmtree(options.out / "checkpoints", ignore_errors=True)
+    _end(options)
     return record
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from pruneonce.errors import UsageError
+from pruneonce.folder_lock import filling
 from pruneonce.formats.record import Provenance
 from pruneonce.recipe import FinetuneRecipe, PruneRecipe, QuantizeRecipe, Recipe, TeacherRecipe
-from pruneonce.stages.lifecycle import begin_stage, complete_stage
+from pruneonce.stages.lifecycle import begin_stage, clear_leftovers, complete_stage
 from pruneonce.stages.setup import StageOptions, build, open_inputs
-from pruneonce.train.processes import world_size
+from pruneonce.train.processes import is_main_process, world_size
 from pruneonce.train.trainer import TrainingRun
 
 
@@ -37,10 +39,14 @@ def run_quantize(recipe: QuantizeRecipe, options: StageOptions) -> Provenance:
 
 def _run(stage: str, recipe: Recipe, options: StageOptions) -> Provenance:
     inputs = open_inputs(stage, recipe)
-    if (done := begin_stage(inputs, options.out)) is not None:
-        return done
-    begun = time.monotonic()
-    work = build(inputs, options)
-    # Where nothing is trained, calibration is all there is.
-    spent = 0.0 if isinstance(work, TrainingRun) else time.monotonic() - begun
-    return complete_stage(inputs, work, options, spent)
+    with filling(options.out) if is_main_process() else contextlib.nullcontext():
+        done = begin_stage(inputs, options.out)
+        if is_main_process():
+            clear_leftovers(options)
+        if done is not None:
+            return done
+        begun = time.monotonic()
+        work = build(inputs, options)
+        # Where nothing is trained, calibration is all there is.
+        spent = 0.0 if isinstance(work, TrainingRun) else time.monotonic() - begun
+        return complete_stage(inputs, work, options, spent)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
+from torch import nn
 
 from pruneonce.data.corpus import Corpus
 from pruneonce.errors import UsageError
@@ -29,6 +30,7 @@ from pruneonce.recipe import (
     Distillation,
     FinetuneRecipe,
     PruneRecipe,
+    Pruning,
     QuantizeRecipe,
     Recipe,
     TeacherRecipe,
@@ -52,7 +54,7 @@ from pruneonce.train.encoder_model import load_encoder_model
 from pruneonce.train.heads import head_of
 from pruneonce.train.language_model import load_language_model
 from pruneonce.train.losses import HiddenStatesLoss
-from pruneonce.train.objectives import HiddenStatesObjective, PretrainingObjective, TaskObjective
+from pruneonce.train.objectives import HiddenStatesObjective, Objective, PretrainingObjective, TaskObjective
 from pruneonce.train.processes import world_size
 from pruneonce.train.task_model import load_task_model, match_vocabulary, takes_token_types, torch_predict
 from pruneonce.train.teacher import Teacher
@@ -173,6 +175,35 @@ def build(inputs: Inputs, options: StageOptions) -> WorkingModel:
     return replace(run, quantizer=_calibrated(run.hub_model, inputs, features))
 
 
+def training_run(
+    model: nn.Module,
+    objective: Objective,
+    training: Training,
+    steps: int,
+    seed: int,
+    options: StageOptions,
+    pruner: Pruner | None = None,
+    pruning: Pruning | None = None,
+) -> TrainingRun:
+    """How `steps` of an objective are trained: dropout, learning rate and masks as a recipe says.
+
+    pruning: how zeros come, where `pruner` does not only lock them.
+    """
+    set_dropout(model, training.dropout)
+    return TrainingRun(
+        model=model,
+        hub_model=model,
+        objective=objective,
+        training=training,
+        steps=steps,
+        seed=seed,
+        folder=options.out,
+        learning_rate_factor=learning_rate_factor(training, steps, pruning),
+        pruner=pruner,
+        on_progress=options.on_progress,
+    )
+
+
 # ---------------------------------------------------------------------------------------------------- pre-training
 
 
@@ -225,27 +256,14 @@ def _build_pretraining(inputs: CorpusInputs, options: StageOptions) -> TrainingR
             teacher=teacher,
             distillation=distillation,
         )
-    set_dropout(model, recipe.training.dropout)
     steps = recipe.training.total_steps(len(corpus))
     pruning = recipe.pruning if isinstance(recipe, PruneRecipe) else None
     pruner = None
     if pruning is not None:
         pruner = scheduled_pruner(model.model, pruning, steps)
         _check_reached(pruner, distillation)
-    return TrainingRun(
-        model=model,
-        hub_model=model.model,
-        objective=objective,
-        training=recipe.training,
-        steps=steps,
-        seed=recipe.seed,
-        folder=options.out,
-        learning_rate_factor=learning_rate_factor(recipe.training, steps, pruning),
-        pruner=pruner,
-        teacher=teacher,
-        new_parameters=new_parameters,
-        on_progress=options.on_progress,
-    )
+    run = training_run(model, objective, recipe.training, steps, recipe.seed, options, pruner, pruning)
+    return replace(run, hub_model=model.model, teacher=teacher, new_parameters=new_parameters)
 
 
 def _pretraining_teacher(path: str, nsp: bool, autocast: torch.dtype | None) -> Teacher:
@@ -275,7 +293,6 @@ def _build_task(inputs: TaskInputs, training: Training, options: StageOptions) -
     features = inputs.features(recipe.task.train_examples)
     torch.manual_seed(recipe.seed)
     model, new_parameters = load_task_model(recipe.model, task)
-    set_dropout(model, training.dropout)
     steps = training.total_steps(len(features))
     pruning = recipe.pruning if isinstance(recipe, FinetuneRecipe) else None
     pruner = lock_zeros(model, recipe) if pruning is None else scheduled_pruner(model, pruning, steps)
@@ -310,20 +327,8 @@ def _build_task(inputs: TaskInputs, training: Training, options: StageOptions) -
         distillation=distillation,
         stored=stored,
     )
-    return TrainingRun(
-        model=model,
-        hub_model=model,
-        objective=objective,
-        training=training,
-        steps=steps,
-        seed=recipe.seed,
-        folder=options.out,
-        learning_rate_factor=learning_rate_factor(training, steps, pruning),
-        pruner=pruner,
-        teacher=teacher,
-        new_parameters=new_parameters,
-        on_progress=options.on_progress,
-    )
+    run = training_run(model, objective, training, steps, recipe.seed, options, pruner, pruning)
+    return replace(run, teacher=teacher, new_parameters=new_parameters)
 
 
 def _store_answers(

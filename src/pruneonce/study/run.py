@@ -13,6 +13,7 @@ from pruneonce.data import text
 from pruneonce.data.build import build
 from pruneonce.data.executor import end_with_parent
 from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.folder_lock import filling
 from pruneonce.formats.record import Provenance
 from pruneonce.machine import available_cores
 from pruneonce.models.hub import quiet_transformers
@@ -47,6 +48,11 @@ def run_study(plan: Plan, open_bar: OpenBar, jobs: int = 1) -> StudyResult:
     """
     if world_size() > 1:
         raise UsageError("a study runs in one process: run its recipes with torchrun one by one")
+    with filling(plan.out):
+        return _run_all(plan, open_bar, jobs)
+
+
+def _run_all(plan: Plan, open_bar: OpenBar, jobs: int) -> StudyResult:
     write_study(plan, {})
     if any(node.stage in ("teacher", "prune") for node in plan.nodes.values()):
         make_corpus(plan, open_bar)

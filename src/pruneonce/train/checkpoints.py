@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from pruneonce.errors import PruneonceError
-from pruneonce.files import fsync, read_json, write_json
+from pruneonce.files import read_json, settle, write_json
 
 MARKER = "complete.json"
 PREFIX = "checkpoint-"
@@ -18,7 +18,7 @@ def mark_complete(checkpoint: Path) -> None:
     """Flush every file of `checkpoint` and then write the marker that makes it count."""
     files = sorted(file for file in checkpoint.rglob("*") if file.is_file() and file.name != MARKER)
     for file in files:
-        fsync(file)
+        settle(file)
     write_json(checkpoint / MARKER, {str(file.relative_to(checkpoint)): file.stat().st_size for file in files})
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from pruneonce.train.heads import Head
+from pruneonce.train.distillation import distillation_loss
+from pruneonce.train.heads import Head
 
 Batch = dict[str, Any]
 Needs = Literal["logits", "hidden_states"]
@@ -118,21 +118,6 @@ class MaskedTokensLoss:
 
 
 # ------------------------------------------------------------------------------------------------------------ logits
-
-
-def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Sum over rows of T² · KL(softmax(teacher / T) ‖ softmax(student / T)); divide by the rows for the mean.
-
-    student, teacher: logits [rows, classes], finite. Source: Hinton et al. 2015, https://arxiv.org/abs/1503.02531,
-    with the T² of section 2, and Prune Once for All (arXiv:2111.05754).
-
-    >>> z = torch.tensor([[1.0, 2.0, 3.0]])
-    >>> float(distillation_loss(z, z, temperature=2.0))
-    0.0
-    """
-    student_log = functional.log_softmax(student / temperature, dim=-1)
-    teacher_log = functional.log_softmax(teacher / temperature, dim=-1)
-    return functional.kl_div(student_log, teacher_log, reduction="sum", log_target=True) * temperature**2
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from pruneonce.convert.to_packed import export_packed
 from pruneonce.errors import UsageError
 from pruneonce.formats.stored_tensors import Array
 from pruneonce.machine import instruction_sets
+from pruneonce.privacy import silence_openvino
 
 OURS, OURS_INT8 = "pruneonce", "pruneonce-int8"
 # What --against may name -> the Python packages it needs.
@@ -149,6 +149,7 @@ class OpenVino:
     """OpenVINO, compiled for each shape: the fp32 model, or int8 by nncf's post-training quantisation."""
 
     def __init__(self, onnx_file: Path, threads: int, *, calibration: list[Batch] | None = None) -> None:
+        silence_openvino()
         import openvino
 
         self.name = "openvino-int8" if calibration else "openvino"
@@ -290,7 +291,6 @@ def _quantized(onnx_file: Path) -> Path:
 
 
 def _nncf_int8(model: Any, calibration: list[Batch]) -> Any:
-    os.environ["NNCF_CI"] = "1"  # its switch against telemetry
     import nncf
 
     nncf.set_log_level(40)  # errors

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from pruneonce.recipe import Training
 from pruneonce.sparsity.cpu_training import names_with_zeros
 from pruneonce.sparsity.layers import Masked, Sparse, WorkingLinear
 from pruneonce.sparsity.pruner import Pruner
+from pruneonce.stages.setup import StageOptions, training_run
 from pruneonce.tasks import ClassificationTask, class_of, get_task
-from pruneonce.train.dropout import set_dropout
 from pruneonce.train.heads import HEADS, head_of
 from pruneonce.train.losses import Batch
 from pruneonce.train.objectives import TaskObjective
@@ -154,19 +155,16 @@ def _prepare(name: str, case: TrainingCase) -> tuple[TrainingRun, contextlib.Exi
     task = _task(case.task)
     torch.manual_seed(case.seed)  # of a head that the folder lacks
     model, new_parameters = load_task_model(case.folder, task)
-    set_dropout(model, case.dropout)
-    run = TrainingRun(
-        model=model,
-        hub_model=model,
-        objective=TaskObjective((), head_of(task), pad_id=0, token_types=takes_token_types(model)),
-        training=Training(learning_rate=case.learning_rate, steps=1, kernel=case.kernel if name == "ours" else "dense"),
+    training = Training(
+        learning_rate=case.learning_rate,
         steps=1,
-        seed=case.seed,
-        folder=Path(),
-        learning_rate_factor=lambda _: 1.0,
-        pruner=Pruner(model, names_with_zeros(model)) if name != "dense" else None,
-        new_parameters=new_parameters,
+        dropout=case.dropout,
+        kernel=case.kernel if name == "ours" else "dense",
     )
+    objective = TaskObjective((), head_of(task), pad_id=0, token_types=takes_token_types(model))
+    pruner = Pruner(model, names_with_zeros(model)) if name != "dense" else None
+    run = training_run(model, objective, training, 1, case.seed, StageOptions(Path()), pruner)
+    run = replace(run, new_parameters=new_parameters)
     settings = contextlib.ExitStack()
     if name != "dense":
         settings.enter_context(computing(run))

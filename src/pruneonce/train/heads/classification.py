@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pruneonce.tasks import Task
-from pruneonce.train.losses import distillation_loss
+from pruneonce.train.distillation import distillation_loss
 
 
 class Classification:

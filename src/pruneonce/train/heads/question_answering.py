@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pruneonce.tasks import Task
-from pruneonce.train.losses import distillation_loss
+from pruneonce.train.distillation import distillation_loss
 
 # Finite, so that 0 x (log p - log q) is 0 and not NaN; e to this power is 0 in fp32.
 NOT_A_POSITION = -1e4
