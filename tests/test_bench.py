@@ -257,6 +257,7 @@ def test_a_run_records_every_engine_round_and_case(folders):
     assert "time / pruneonce's | quartiles | time / pruneonce-int8's | quartiles" in page
 
 
+@pytest.mark.slow
 def test_int8_is_left_out_where_it_is_not_wanted(folders):
     settings = BenchSettings(against=(), grid="1x8", threads=1, rounds=1, int8=False)
     done = run_on_folder(folders["classes"], settings, lambda *_: None)

@@ -182,6 +182,7 @@ def losses_of(folder):
     return [entry["loss"] for entry in json.loads((folder / "training_log.json").read_text())]
 
 
+@pytest.mark.slow
 def test_a_bare_body_is_pruned_by_matching_itself_and_resumes_bit_for_bit(body, pair_corpus, tmp_path):
     values = hidden_values(body, pair_corpus, micro_batch_size=4, log_steps=1)
     straight, killed = tmp_path / "straight", tmp_path / "killed"
@@ -239,6 +240,7 @@ def taught_values(sparse_bert, tiny_bert, reviews, tmp_path_factory):
     return values | {"distillation": {"teacher": str(folder / "dense"), "hidden_weight": 1.0}}
 
 
+@pytest.mark.slow
 def test_hidden_states_are_kept_where_they_fit_and_else_asked_for_with_the_reason(
     taught_values, tmp_path, monkeypatch, caplog
 ):
@@ -259,6 +261,7 @@ def test_hidden_states_are_kept_where_they_fit_and_else_asked_for_with_the_reaso
     np.testing.assert_allclose(losses_of(tmp_path / "asked"), losses_of(tmp_path / "kept"), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_killed_matching_of_a_task_teacher_goes_on_with_the_same_answers(taught_values, tmp_path):
     values = taught_values | {"training": taught_values["training"] | {"checkpoint_steps": 4}}
     straight, killed = tmp_path / "straight", tmp_path / "killed"

@@ -67,6 +67,7 @@ def run_openvino(openvino, file, feed):
     return [result[output] for output in compiled.outputs]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "head"), CASES)
 def test_every_head_answers_as_pytorch_does_for_any_shape(save, tmp_path, family, head):
     folder, file = save(family, head), tmp_path / "m.onnx"

@@ -237,6 +237,7 @@ def test_empty_and_one_sentence_documents_never_crash(tmp_path, model, layout):
     assert sum(split["documents"] for split in manifest["splits"].values()) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_same_bytes_with_one_and_two_workers(tmp_path, model, layout):
     write_articles(tmp_path / "a", unique_documents(40, 8, 5), shard_bytes=3000)

@@ -301,6 +301,7 @@ def test_the_papers_preset_is_the_same_scheme_in_both_families_and_not_for_the_e
 # -------------------------------------------------------------------------------------------------------- training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 def test_a_sparse_language_model_is_fine_tuned_distilled_locked_and_quantised_in_one_run(
     family, sparse, reviews, tmp_path
@@ -421,6 +422,7 @@ def test_a_dense_model_is_quantised_too_and_answers_as_its_file(tiny_bert, revie
     assert difference < LOGIT_BOUND
 
 
+@pytest.mark.slow
 def test_mixed_precision_trains_and_saves_whole_numbers(sparse, reviews, tmp_path):
     recipe = values(sparse("bert", "task"), reviews)
     recipe["training"] |= {"precision": "bf16", "steps": 3}

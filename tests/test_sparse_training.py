@@ -139,6 +139,7 @@ def test_killed_run_ends_bit_for_bit_like_an_uninterrupted_one(sparse_bert, revi
         assert all(torch.equal(ours["state"][index][name], value) for name, value in moments.items())
 
 
+@pytest.mark.slow
 def test_checkpoints_are_plain_models_and_hold_no_moments_of_zeros(sparse_bert, reviews, tmp_path):
     from transformers import AutoModelForSequenceClassification
 

@@ -358,6 +358,7 @@ def test_dry_run_states_cells_budgets_and_cost_and_trains_nothing(pruneonce, stu
     assert "nothing has been trained" in out
 
 
+@pytest.mark.slow
 def test_a_locked_run_costs_what_its_inherited_zeros_leave(study, monkeypatch):
     """Its model is not there yet: the study knows how sparse it will be, and that a late pruning starts dense."""
     probed = set()
@@ -397,6 +398,7 @@ def seeds_recipe(path, model, data, seeds="seeds = [3, 4]"):
     return path
 
 
+@pytest.mark.slow
 def test_every_seed_gets_its_folder_and_an_aggregate_says_mean_std_and_n(pruneonce, tiny_bert, data, tmp_path):
     recipe = seeds_recipe(tmp_path / "r.toml", tiny_bert, data)
     code, out, err = pruneonce("finetune", recipe, "--out", tmp_path / "out")

@@ -309,6 +309,7 @@ def test_stride_of_a_recipe_reaches_the_task():
         get_task("squad", stride_tokens=-1)
 
 
+@pytest.mark.slow
 def test_real_dev_set_decodes_to_its_answers(real_data):
     """What is missed at best: 9 answers of more than 30 tokens, and 57 that this copy places inside a longer word."""
     task = get_task("squad")

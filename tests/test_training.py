@@ -397,6 +397,7 @@ def test_zeros_of_a_model_that_was_never_pruned_are_not_locked(tiny_bert, review
     assert run("finetune", finetune_values(dense, reviews, epochs=1), tmp_path / "auto").masks == {}
 
 
+@pytest.mark.slow
 def test_wrong_validation_data_is_told_before_training(tiny_bert, reviews, articles, tmp_path, monkeypatch):
     def train(run):
         raise AssertionError("trained first")
@@ -428,6 +429,7 @@ def test_model_that_is_no_run_is_never_overwritten(tiny_bert, reviews, tmp_path)
     assert {file.name: file.read_bytes() for file in mine.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_labels_in_another_order_are_refused_when_their_head_is_trained_further(tiny_bert, reviews, tmp_path):
     run("finetune", finetune_values(tiny_bert, reviews, epochs=1), tmp_path / "no-yes")
     values = finetune_values(tmp_path / "no-yes", reviews, epochs=1)
@@ -557,6 +559,7 @@ def test_question_answering_learns_across_windows(tiny_bert, tmp_path):
     assert again.metrics["f1"] > 60
 
 
+@pytest.mark.slow
 def test_teacher_of_another_task_is_refused(tiny_bert, reviews, tmp_path):
     run("finetune", finetune_values(tiny_bert, reviews, epochs=1), tmp_path / "yes-no")
     file = tmp_path / "three.csv"
