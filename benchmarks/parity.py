@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,10 +24,13 @@ import transformers
 
 import pruneonce
 from pruneonce.convert.to_packed import export_packed
+from pruneonce.errors import PruneonceError
 from pruneonce.formats.record import read_provenance
-from pruneonce.tasks import get_task
+from pruneonce.models.hub import load_config
+from pruneonce.tasks import Task, get_task
 
 MAX_ANSWER_TOKENS, WINDOW_TOKENS, SHARED_TOKENS = 15, 384, 128  # transformers 4's defaults
+OWN_TASKS = ("classification", "regression")
 CANDIDATES = 12  # spans of a window, as transformers 4 takes for one answer
 
 
@@ -50,7 +54,10 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="examples, evenly spaced; default all")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    found = parity(arguments.folder, arguments.data, task=arguments.task, limit=arguments.limit)
+    try:
+        found = parity(arguments.folder, arguments.data, task=arguments.task, limit=arguments.limit)
+    except PruneonceError as error:
+        sys.exit(f"error: {error}")
     if arguments.json:
         print(json.dumps(asdict(found), indent=2, ensure_ascii=False))
         return
@@ -64,7 +71,7 @@ def parity(folder: Path, data: Path, *, task: str | None = None, limit: int | No
     """Ask both pipelines about the examples in `data`."""
     record = read_provenance(folder)
     name = task or (record.recipe["task"]["name"] if record else "")
-    examples = get_task(name).read(data)
+    examples = _task(name, folder, record).read(data)
     if limit is not None and limit < len(examples):
         examples = [examples[index] for index in np.linspace(0, len(examples) - 1, limit).astype(int)]
     with tempfile.TemporaryDirectory() as scratch:
@@ -86,6 +93,16 @@ def parity(folder: Path, data: Path, *, task: str | None = None, limit: int | No
         ours = engine(texts)
         theirs = transformers.pipeline(engine.task, model=str(folder), device="cpu")(texts)
     return compare(name, version, ours, theirs)
+
+
+def _task(name: str, folder: Path, record: Any) -> Task:
+    """The task, its columns those of the folder's record and its labels, where they are one's own, of its config."""
+    said = record.recipe["task"] if record and record.recipe["task"]["name"] == name else {}
+    own = {key: said.get(key, "") for key in ("text", "text_pair", "label")} if name in OWN_TASKS else {}
+    if name == "classification":
+        labels = load_config(folder).id2label
+        own["labels"] = [labels[index] for index in sorted(labels)]
+    return get_task(name, **own)
 
 
 def compare(task: str, reference: str, ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> Parity:

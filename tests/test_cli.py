@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, BertConfig, BertForPreTraining
+from transformers import AutoTokenizer, BertConfig, BertForPreTraining, BertForSequenceClassification
 
 from pruneonce.formats.model_folder import WEIGHTS_FILE as WEIGHTS
 from pruneonce.recipe import recipes_folder
@@ -238,6 +239,89 @@ def test_mistakes_are_one_line_with_the_right_exit_code(
     assert message in last
     assert found == code
     assert "Traceback" not in err
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
+@pytest.mark.parametrize("command", ["evaluate", "finetune", "export", "inspect"])
+@pytest.mark.parametrize("damage", ["cut off", "git-lfs pointer"])
+def test_weights_that_are_not_whole_are_one_line(command, damage, pruneonce, sparse_tiny_bert, reviews, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(sparse_tiny_bert, folder)
+    whole = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(LFS if damage == "git-lfs pointer" else whole[:20_000])
+    words = {
+        "evaluate": [folder, "--task", "classification", "--data", reviews],
+        "finetune": [write_recipe(tmp_path / "task.toml", folder, reviews), "--out", tmp_path / "out"],
+        "export": [folder, "--to", "onnx", "--out", tmp_path / "m.onnx"],
+        "inspect": [folder],
+    }
+    code, _, err = pruneonce(command, *words[command])
+    last = err.strip().splitlines()[-1]
+    assert (code, "Traceback" in err) == (1, False), err
+    if damage == "git-lfs pointer":
+        assert "this is a git-lfs pointer, not the file: run `git lfs pull`" in last
+    elif command != "inspect":
+        assert f"the file is cut off: 20,000 of {len(whole):,} bytes" in last
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("runs/bert-base/teacher", "'runs/bert-base/teacher' does not exist: make it with `pruneonce teacher`"),
+        ("../mine", "'../mine' does not exist"),
+        ("runs/my-task", "'runs/my-task' does not exist"),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_not_taken_for_a_hub_id(path, message, pruneonce, reviews, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = pruneonce("evaluate", path, "--task", "classification", "--data", reviews)
+    assert (code, err.strip().splitlines()[-1]) == (2, f"error: {message}")
+
+
+def test_ctrl_c_says_where_it_stopped_and_that_the_same_command_goes_on(
+    pruneonce, sparse_tiny_bert, reviews, tmp_path, monkeypatch
+):
+    def interrupt(self, args, state, control, **_):
+        if state.global_step == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("pruneonce.train.trainer._StepCallback.on_step_end", interrupt)
+    recipe = write_recipe(tmp_path / "task.toml", sparse_tiny_bert, reviews)
+    code, _, err = pruneonce("finetune", recipe, "--out", tmp_path / "out")
+    assert code == 130
+    assert err.strip().splitlines()[-1] == "stopped at step 2 of 3; last checkpoint: step 1. The same command goes on"
+
+
+def test_a_model_of_other_labels_is_not_scored(pruneonce, tiny_bert, tmp_path):
+    folder = tmp_path / "m"
+    names = {0: "negative", 1: "positive"}
+    BertForSequenceClassification.from_pretrained(tiny_bert, id2label=names).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder)
+    (tmp_path / "dev.tsv").write_text("gj04\t1\t\tthe film was good\ngj04\t0\t*\tfilm the good was\n")
+    code, _, err = pruneonce("evaluate", folder, "--task", "cola", "--data", tmp_path / "dev.tsv")
+    assert (code, "Traceback" in err) == (2, False)
+    assert err.strip().splitlines()[-1] == (
+        f"error: {folder} answers negative, positive; task 'cola' has unacceptable, acceptable"
+    )
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["data", "-h"], ["data", "text", "-h"], ["predict", "-h"]])
+def test_h_is_help_everywhere(arguments, pruneonce):
+    code, out, _ = pruneonce(*arguments)
+    assert (code, "Usage" in out) == (0, True)
+
+
+def test_capital_v_is_the_version(pruneonce):
+    assert pruneonce("-V") == pruneonce("--version")
+    assert pruneonce("-V")[0] == 0
+
+
+def test_a_shell_gets_its_completion(pruneonce, monkeypatch):
+    monkeypatch.setenv("_PRUNEONCE_COMPLETE", "source_bash")
+    code, out, _ = pruneonce()
+    assert (code, "complete" in out, "pruneonce" in out) == (0, True, True)
 
 
 def test_offline_without_assets_is_one_clear_line(pruneonce, tmp_path, monkeypatch):

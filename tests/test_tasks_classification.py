@@ -307,3 +307,12 @@ def test_importing_tasks_loads_no_training_library():
     heavy = "{'torch', 'transformers', 'datasets', 'pyarrow', 'scipy', 'sklearn'}"
     code = f"import sys, pruneonce.tasks; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_mrpc_is_read_from_the_files_as_they_were_published(tmp_path):
+    file = tmp_path / "msr_paraphrase_test.txt"
+    file.write_text('\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n1\t7\t8\ta "film\ta story\r\n')
+    (example,) = get_task("mrpc").read(file)
+    assert (example.text, example.label) == (('a "film', "a story"), 1)
+    with pytest.raises(UsageError, match="cannot tell the format"):
+        get_task("classification", labels=["a", "b"]).read(file)

@@ -19,6 +19,7 @@ from typing import Any
 
 from pruneonce.errors import PruneonceError
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 LEFT_SECONDS = 60  # between the making of a temporary file and its lock is a moment
 
 
@@ -135,6 +136,33 @@ def parse_json(text: str, **hooks: Any) -> Any:
         return json.loads(text, **hooks)
     except RecursionError:
         raise ValueError("lists or objects are nested too deeply") from None
+
+
+def check_not_a_pointer(path: Path) -> None:
+    """PruneonceError for the three lines that git-lfs leaves in place of a file that it has not fetched."""
+    try:
+        with open(path, "rb") as stream:
+            pointer = stream.read(len(LFS_POINTER)) == LFS_POINTER
+    except OSError:
+        return  # whoever opens it says why
+    if pointer:
+        raise PruneonceError(f"{path}: this is a git-lfs pointer, not the file: run `git lfs pull` in its folder")
+
+
+def check_safetensors_length(path: Path) -> None:
+    """PruneonceError for a safetensors file that is cut off or a git-lfs pointer; its values are not looked at."""
+    check_not_a_pointer(path)
+    size = path.stat().st_size
+    with open(path, "rb") as stream:
+        start = 8 + int.from_bytes(stream.read(8), "little")
+        try:
+            header = parse_json(stream.read(start - 8).decode()) if start <= size else {}
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            wanted = start + max(ends, default=0)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise PruneonceError(f"{path}: this is no safetensors file: its header is not the JSON of one") from error
+    if size < wanted:
+        raise PruneonceError(f"{path}: the file is cut off: {size:,} of {wanted:,} bytes; copy or download it again")
 
 
 def require_plain_name(where: object, name: object) -> str:

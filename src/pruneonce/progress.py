@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from rich.console import Console
 
-LINES_WITHOUT_TERMINAL = 10  # progress lines of one task when the output is a file
+SECONDS_BETWEEN_LINES = 10  # of one task when the output is no terminal
 
 
 class Advance(Protocol):
-    """Called by a long job: how much is done, of how much (None: unknown), and a word on its state."""
+    """Called by a long job: how much is done, of how much (None: unknown), and its state or, in one word, the unit."""
 
     def __call__(self, done: float, total: float | None, note: str = "", /) -> None: ...
 
@@ -28,7 +28,7 @@ def no_progress(done: float, total: float | None, note: str = "", /) -> None:
 
 @contextmanager
 def progress_bar(title: str, console: Console | None = None) -> Iterator[Advance]:
-    """A bar with time left, or one line every tenth of the way when the output is not a terminal."""
+    """A bar with time left, or a line every ten seconds and a last one when the output is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -55,19 +55,21 @@ def progress_bar(title: str, console: Console | None = None) -> Iterator[Advance
 
 
 def _line_printer(title: str, console: Console) -> Advance:
-    begun = time.monotonic()
-    printed = -1
+    printed = time.monotonic()
+    first: tuple[float, float] | None = None  # (seconds, done) when the job began, or went on from a checkpoint
 
     def advance(done: float, total: float | None, note: str = "", /) -> None:
-        nonlocal printed
-        if not total:
+        nonlocal printed, first
+        now = time.monotonic()
+        first = first or (now, done)
+        if not total or not done or (done < total and now - printed < SECONDS_BETWEEN_LINES):
             return
-        tenth = int(LINES_WITHOUT_TERMINAL * done / total)
-        if tenth <= printed:
-            return
-        printed = tenth
-        elapsed = time.monotonic() - begun
-        left = f", {elapsed * (total - done) / done:.0f} s left" if 0 < done < total else ""
-        console.print(f"{title}: {done:g} of {total:g}{left}  {note}", markup=False, highlight=False)
+        printed = now
+        unit, state = (f" {note}", "") if note.isalpha() else ("", f", {note}" if note else "")
+        pace = ""
+        if now > first[0] and done > first[1]:
+            rate = (done - first[1]) / (now - first[0])
+            pace = f", {rate:.3g}/s" + (f", {(total - done) / rate:.0f} s left" if done < total else "")
+        console.print(f"{title}: {done:g} of {total:g}{unit}{pace}{state}", markup=False, highlight=False)
 
     return advance

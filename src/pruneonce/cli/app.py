@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from pruneonce import __version__
 from pruneonce.cli import bench, convert, data, report, run, study, train
@@ -26,11 +27,27 @@ EXTRA_OF = {
     "tensorboard": "tensorboard",
 }
 
+RESUMING = ("teacher", "prune", "finetune", "quantize", "study", "quickstart", "data")  # begun again, they go on
+
+
+class _Commands(TyperGroup):
+    """Says on Ctrl-C what was kept; typer would end without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            goes_on = ". The same command goes on" if ctx.invoked_subcommand in RESUMING else ""
+            print(f"{plain(stop) or 'interrupted'}{goes_on}", file=sys.stderr)
+            raise typer.Exit(130) from stop
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Prune a BERT once, while it is being pre-trained; fine-tune it with its zeros locked; run it on a CPU.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
     train.teacher,
@@ -72,13 +89,10 @@ def main() -> None:
         command = next((word for word in sys.argv[1:] if not word.startswith("-")), "pruneonce")
         print(f"error: {plain(command)} needs {package}: pip install 'pruneonce[{EXTRA_OF[package]}]'", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted: the same command continues from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
 
 
 @app.callback(invoke_without_command=True)
-def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def version(show: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False) -> None:
     if show:
         print(__version__)
         raise typer.Exit

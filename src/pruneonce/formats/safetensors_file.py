@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from pruneonce.errors import PruneonceError
-from pruneonce.files import parse_json
+from pruneonce.files import check_not_a_pointer, parse_json
 
 Array = np.ndarray[Any, Any]
 
@@ -77,6 +77,8 @@ def open_container(path: str | Path) -> Container:
     The file must not be changed in place while it is open; replacing it by renaming is safe.
     """
     path = Path(path)
+    if path.is_file():
+        check_not_a_pointer(path)
     data = _map(path)
     if data.nbytes < 8:
         _refuse(path, f"{data.nbytes} bytes are too few for a safetensors file")

@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.files import read_json, require_plain_name
+from pruneonce.files import check_safetensors_length, read_json, require_plain_name
 from pruneonce.models import Family, family_of
 
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")  # either will do, for every family
@@ -21,6 +21,7 @@ VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")  # either will do, for every 
 
 def load_config(path: str | Path) -> Any:
     """A checkpoint's config; UsageError for what holds none, or is of a family that we do not know."""
+    _check_there(path)
     from transformers import AutoConfig, PretrainedConfig
 
     try:
@@ -39,12 +40,15 @@ def load_config(path: str | Path) -> Any:
 def load_hub_model(auto_class: str, path: str | Path, **options: Any) -> Any:
     """A checkpoint as one of transformers' classes loads it, an `AutoModel…` or a family's own.
 
-    options: for its `from_pretrained`. UsageError as of `load_config`; PruneonceError for weights outside the folder.
+    options: for its `from_pretrained`. UsageError as of `load_config`; PruneonceError for weights that are cut off or
+    outside the folder.
     """
     import transformers
 
     load_config(path)
     _check_indices(Path(path))
+    for file in sorted(Path(path).glob("model*.safetensors")):
+        check_safetensors_length(file)
     return getattr(transformers, auto_class).from_pretrained(path, trust_remote_code=False, **options)
 
 
@@ -94,6 +98,16 @@ def quiet_transformers() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def _check_there(path: str | Path) -> None:
+    """UsageError for a path that leads nowhere and that cannot be a Hub id, which has one slash at most."""
+    name = str(path)
+    looks_like_a_path = name.count("/") > 1 or name.startswith((".", "/", "~", "runs/"))
+    if looks_like_a_path and not Path(name).exists():
+        made = Path(name).name.partition("-")[0]
+        command = f": make it with `pruneonce {made}`" if made in ("teacher", "prune", "finetune", "quantize") else ""
+        raise UsageError(f"'{name}' does not exist{command}")
 
 
 def _require_tokenizer_files(folder: Path) -> None:

@@ -87,7 +87,13 @@ class ClassificationTask:
 
         training: the examples are to be learnt from, so that a single class, or a single number, is an error.
         """
-        table = read_source(source, self.hub, headerless=self.headerless, drop_broken=self.drop_broken)
+        table = read_source(
+            source,
+            self.hub,
+            headerless=self.headerless,
+            drop_broken=self.drop_broken,
+            txt_is_tsv=self.hub is not None,  # the files of a published task, under the names they have
+        )
         columns = self._columns_of(table)
         texts = [table.column(name) for name in columns.texts]
         labels = [label_text(value) for value in table.column(columns.label)]

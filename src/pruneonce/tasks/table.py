@@ -62,7 +62,12 @@ class HubData:
 
 
 def read_source(
-    source: str | Path, hub: HubData | None = None, *, headerless: Sequence[str] = (), drop_broken: bool = False
+    source: str | Path,
+    hub: HubData | None = None,
+    *,
+    headerless: Sequence[str] = (),
+    drop_broken: bool = False,
+    txt_is_tsv: bool = False,
 ) -> Table:
     """Read `source`: one of the splits of `hub` (or a slice, "train[:1000]"), otherwise a local file."""
     if hub is not None and str(source).partition("[")[0] in hub.splits:
@@ -71,20 +76,23 @@ def read_source(
         hint = did_you_mean(str(source), hub.splits) or did_you_mean(Path(source).name, _siblings(Path(source)))
         splits = ", ".join(hub.splits)
         raise UsageError(f"'{source}' is neither a file nor one of the splits of {hub.dataset} ({splits}){hint}")
-    return read_table(source, headerless=headerless, drop_broken=drop_broken)
+    return read_table(source, headerless=headerless, drop_broken=drop_broken, txt_is_tsv=txt_is_tsv)
 
 
-def read_table(path: str | Path, *, headerless: Sequence[str] = (), drop_broken: bool = False) -> Table:
+def read_table(
+    path: str | Path, *, headerless: Sequence[str] = (), drop_broken: bool = False, txt_is_tsv: bool = False
+) -> Table:
     """Read a local file; its suffix tells the format. At least one row, or it is an error.
 
     .tsv: tab separated, no quoting, as GLUE is (a quotation mark is a character like any other).
     .csv: RFC 4180 quoting; a field may hold line breaks. .jsonl and .json: one object per line, or a list of objects.
     headerless: names for the columns of a .tsv or .csv whose first line is already data.
     drop_broken: leave out rows whose number of fields differs from the header's; otherwise such a row is an error.
+    txt_is_tsv: read .txt as .tsv, as MRPC's files are called.
     """
     path = existing_file(path)
-    if path.suffix in (".tsv", ".csv"):
-        lines = (_tsv_lines if path.suffix == ".tsv" else _csv_lines)(path)
+    if path.suffix in (".tsv", ".csv") or (txt_is_tsv and path.suffix == ".txt"):
+        lines = (_csv_lines if path.suffix == ".csv" else _tsv_lines)(path)
         table = _with_header(str(path), lines, headerless, drop_broken)
     elif path.suffix in (".jsonl", ".json"):
         table = _json_table(path)

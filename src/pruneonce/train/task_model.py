@@ -40,7 +40,7 @@ def load_task_model(path: str | Path, task: Task, *, trained: bool = False) -> t
     if trained and missing:
         raise UsageError(f"{path} was not fine-tuned for {task.kind.replace('_', ' ')}: it has no {missing[0]}")
     if task.labels and not missing:
-        _check_order_of_labels(path, config, task.labels)
+        _check_labels(path, config, task, trained=trained)
     return model, missing
 
 
@@ -116,10 +116,16 @@ def _similar_lengths(lengths: Sequence[int]) -> list[list[int]]:
     return groups
 
 
-def _check_order_of_labels(path: str | Path, config: Any, labels: Sequence[str]) -> None:
+def _check_labels(path: str | Path, config: Any, task: Task, *, trained: bool) -> None:
+    """UsageError for the task's labels in another order, and in a model that was trained for it for any others."""
+    labels = task.labels or ()
     names = [str(config.id2label.get(index, index)).lower() for index in range(len(labels))]
     generic = all(name == f"label_{index}" for index, name in enumerate(names))
-    if not generic and sorted(names) == sorted(map(str.lower, labels)) and names != [label.lower() for label in labels]:
+    if generic:
+        return
+    if trained and sorted(names) != sorted(map(str.lower, labels)):
+        raise UsageError(f"{path} answers {', '.join(names)}; task '{task.name}' has {', '.join(labels)}")
+    if sorted(names) == sorted(map(str.lower, labels)) and names != [label.lower() for label in labels]:
         raise UsageError(
             f"{path} has the task's labels in another order ({', '.join(names)}, expected {', '.join(labels)}): list "
             "them in the recipe's task.labels in the model's order"

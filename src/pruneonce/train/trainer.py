@@ -33,6 +33,7 @@ from pruneonce.train.checkpoints import (
     PREFIX,
     PRUNER_FILE,
     QUANTIZER_FILE,
+    checkpoint_step,
     latest_complete,
     mark_complete,
     remove_incomplete,
@@ -94,7 +95,14 @@ def _train(run: TrainingRun, arguments: TrainingArguments, checkpoints: Path) ->
         remove_incomplete(checkpoints)
     trainer.accelerator.wait_for_everyone()
     resume_from = latest_complete(checkpoints)
-    trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    except KeyboardInterrupt as stop:
+        kept = latest_complete(checkpoints)
+        raise KeyboardInterrupt(
+            f"stopped at step {trainer.state.global_step:,} of {run.steps:,}; last checkpoint: "
+            + (f"step {checkpoint_step(kept):,}" if kept else "none")
+        ) from stop
     # accelerate has put autocast around `forward`: what is scored must be what is saved, in float32.
     trainer.accelerator.unwrap_model(run.model, keep_fp32_wrapper=False)
     _check_finite(run)
