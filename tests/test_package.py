@@ -32,7 +32,9 @@ def test_every_public_name_can_be_imported():
 def test_type_checkers_see_the_public_names_that_there_are():
     tree = ast.parse(Path(pruneonce.__file__).read_text())
     shown = [
-        node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module.startswith("pruneonce") and node.names[0].asname
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("pruneonce") and node.names[0].asname
     ]
     assert {node.names[0].asname: node.module.removeprefix("pruneonce.") for node in shown} == pruneonce._MODULE_OF
 
