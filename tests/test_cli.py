@@ -320,6 +320,8 @@ def test_capital_v_is_the_version(pruneonce):
 
 def test_a_shell_gets_its_completion(pruneonce, monkeypatch):
     monkeypatch.setenv("_PRUNEONCE_COMPLETE", "source_bash")
+    # Under `python -m pytest` click would take the program's name from there.
+    monkeypatch.setattr(sys.modules["__main__"], "__package__", "", raising=False)
     code, out, _ = pruneonce()
     assert (code, "complete" in out, "pruneonce" in out) == (0, True, True)
 
