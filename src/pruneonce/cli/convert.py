@@ -19,20 +19,14 @@ if TYPE_CHECKING:
 
 def inspect(model: Path, as_json: JSON = False) -> None:
     """Sparsity, mask digest and bytes of every matrix of a model folder or a packed file, and the totals."""
-    if model.is_file():
-        from pruneonce.convert.inspect_packed import inspect_packed
+    from pruneonce.convert.inspect import inspect as measure
+    from pruneonce.convert.inspect_packed import PackedInspection
 
-        packed = inspect_packed(model)
-        if as_json:
-            print_json(packed.as_dict())
-        else:
-            _print_packed(packed)
-        return
-    from pruneonce.convert.inspect_folder import inspect_folder
-
-    report = inspect_folder(model)
+    report = measure(model)
     if as_json:
         print_json(report.as_dict())
+    elif isinstance(report, PackedInspection):
+        _print_packed(report)
     else:
         _print_inspection(report)
 

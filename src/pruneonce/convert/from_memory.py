@@ -34,7 +34,9 @@ def export(
         return export_packed(model, out, embeddings=embeddings, values=values)
     if tokenizer is None:
         raise UsageError("export needs the model's tokenizer: without it nothing can read text")
-    changed = [name for name, module in model.named_modules() if hasattr(module, "form")]
+    from pruneonce.sparsity.layers import WorkingLinear  # torch, which is here if a model is
+
+    changed = [name for name, module in model.named_modules() if isinstance(module, WorkingLinear)]
     if changed:
         raise UsageError(f"{changed[0]} still has its mask: call bake() on the pruner before the export")
     with tempfile.TemporaryDirectory(prefix="pruneonce-") as name:
