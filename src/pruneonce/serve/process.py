@@ -91,9 +91,15 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
             timeout_keep_alive=settings.limits.idle_seconds,
             timeout_graceful_shutdown=settings.limits.stop_seconds,
         )
-        server = _Uvicorn(config, shared, settings.limits.drain_seconds)
-        address, port = listener.getsockname()[:2]
-        address = f"[{address}]" if ":" in address else address
+
+        def started() -> None:
+            address, port = listener.getsockname()[:2]
+            place = f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+            say(f"{_native.num_threads()} threads, ready in {time.perf_counter() - begin:.2f} s: {place}")
+            if not settings.keys and not shared.loopback_only:
+                say(f"other machines can use it without a key: set {KEY_VARIABLE} or --api-key-file")
+
+        server = _Uvicorn(config, shared, settings.limits.drain_seconds, started)
 
         async def run() -> None:
             for model in models:
@@ -101,11 +107,6 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
                     await model.probe()
                 except Refusal as refusal:
                     raise PruneonceError(f"serve: {refusal.message}") from refusal
-            say(
-                f"{_native.num_threads()} threads, ready in {time.perf_counter() - begin:.2f} s: http://{address}:{port}"
-            )
-            if not settings.keys and not shared.loopback_only:
-                say(f"other machines can use it without a key: set {KEY_VARIABLE} or --api-key-file")
             await server.serve([listener])
 
         uvicorn_loop = config.get_loop_factory()
@@ -123,9 +124,15 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
 class _Uvicorn(uvicorn.Server):
     """On SIGTERM: not ready, still serving for the time of draining, then closed once all is answered; exit code 0."""
 
-    def __init__(self, config: uvicorn.Config, shared: Server, drain_seconds: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, shared: Server, drain_seconds: float, started: Callable[[], None]
+    ) -> None:
         super().__init__(config)
-        self._shared, self._drain_seconds = shared, drain_seconds
+        self._shared, self._drain_seconds, self._started = shared, drain_seconds, started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._started()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
