@@ -61,6 +61,7 @@ for command in (
     convert.import_,
     run.evaluate,
     run.predict,
+    run.embed,
     train.doctor,
     bench.bench,
     bench.bench_train,
