@@ -220,8 +220,9 @@ def _encoder(tensors: Tensors) -> Encoder:
         types=tensors.table(types, hidden).to_dense() if types is not None and tensors.has(types) else None,
         norm=tensors.norm(name(tables.norm), plan.norm_epsilon),
     )
-    if not min(embeddings.words.shape[0], len(embeddings.positions)):
-        raise ValueError("the embeddings are empty")
+    tables_of_rows = (embeddings.words.shape[0], len(embeddings.positions))
+    if not min(*tables_of_rows, 1 if embeddings.types is None else len(embeddings.types)):
+        raise ValueError("the embeddings are empty: words, positions and types need a row at least")
     layers = []
     for number in range(plan.layers):
         layer = name(f"{family.layers}.{number}.")
