@@ -87,7 +87,7 @@ def test_parquet_equals_jsonl(write, tmp_path):
     rows = [{"text": "x", "label": 1}, {"text": "y", "label": None}]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     assert read_table(tmp_path / "a.parquet").rows == rows
-    with pytest.raises(PruneonceError, match=r"broken\.parquet cannot be read as parquet") as caught:
+    with pytest.raises(PruneonceError, match=r"broken\.parquet cannot be read as Parquet") as caught:
         read_table(write("broken.parquet", "PAR1"))
     assert "\n" not in str(caught.value)
 

@@ -112,7 +112,9 @@ def tiny_jobs(scratch: Path) -> list[Job]:
 
     def corpus(out: Path) -> object:
         text_files.collect([notes], out / "articles")
-        return build(out / "articles", out / "corpus", tokenizer=tiny / "classes", layout="segment_pair_nsp", max_tokens=32)
+        return build(
+            out / "articles", out / "corpus", tokenizer=tiny / "classes", layout="segment_pair_nsp", max_tokens=32
+        )
 
     teacher = {"steps": 6, "checkpoint_steps": 2}
     task = finetune_values(tiny / "classes", reviews, epochs=None, steps=6, checkpoint_steps=2)
@@ -148,7 +150,12 @@ def minilm_jobs(scratch: Path) -> list[Job]:
     scratch = scratch.parent / "minilm-jobs"
     training = {"steps": 4, "checkpoint_steps": 2, "batch_size": 4}
     task: dict[str, Any] = finetune_values(assets.model, assets.reviews_train, epochs=None, **training)
-    task["task"] |= {"validation": str(assets.reviews_held_out), "max_tokens": 16, "train_examples": 64, "validation_examples": 8}
+    task["task"] |= {
+        "validation": str(assets.reviews_held_out),
+        "max_tokens": 16,
+        "train_examples": 64,
+        "validation_examples": 8,
+    }
     corpus = scratch / "inputs" / "corpus"
     if not (corpus / "manifest.json").exists():
         lines = assets.wikipedia.read_text().splitlines()[:40]
@@ -163,7 +170,9 @@ def minilm_jobs(scratch: Path) -> list[Job]:
         scratch,
         {
             "teacher": lambda out: run("teacher", teacher, out / "run"),
-            "prune": lambda out: run("prune", {**teacher, "model": str(scratch / "whole" / "teacher" / "run")}, out / "run"),
+            "prune": lambda out: run(
+                "prune", {**teacher, "model": str(scratch / "whole" / "teacher" / "run")}, out / "run"
+            ),
             "finetune": lambda out: run("finetune", sparse, out / "run"),
             "quantize": lambda out: run("quantize", {**int8, "method": "ptq"}, out / "run"),
             "export": lambda out: export_packed(scratch / "whole" / "quantize" / "run", out / "m.pruneonce"),

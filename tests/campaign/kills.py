@@ -61,7 +61,10 @@ def kill(given: tuple[Path, list[Job]], seed: int) -> str:
         return KILLED
     assert ended(fork(lambda: job.start(out), note)) == DONE, (job.name, note.read_text())
     found = contents(out)
-    assert found == job.files, (job.name, {name for name in {*found, *job.files} if found.get(name) != job.files.get(name)})
+    assert found == job.files, (
+        job.name,
+        {name for name in {*found, *job.files} if found.get(name) != job.files.get(name)},
+    )
     shutil.rmtree(out)
     return BEFORE if code == DONE else WENT_ON
 
@@ -75,7 +78,9 @@ def _check_nothing_is_half(out: Path, job: Job) -> None:
         if Path(name).name in ("pruneonce.json", "manifest.json") and ".saving" not in name:
             folder = str(Path(name).parent)
             for other, wanted in job.files.items():
-                assert str(Path(other).parent) != folder or found.get(other) == wanted, f"{job.name}: {other} is not whole"
+                assert str(Path(other).parent) != folder or found.get(other) == wanted, (
+                    f"{job.name}: {other} is not whole"
+                )
 
 
 def _given(jobs: Callable[[Path], list[Job]]) -> Callable[[Path], tuple[Path, list[Job]]]:

@@ -126,7 +126,9 @@ def _checked_blocks(folder: Path, entry: dict[str, Any]) -> list[Block]:
     blocks, _ = read_blocks(path)
     examples = sum(len(block.labels) for block in blocks)
     if examples != entry.get("examples"):
-        raise PruneonceError(f"{path} has {examples} examples, its manifest says {entry.get('examples')}: build it again")
+        raise PruneonceError(
+            f"{path} has {examples} examples, its manifest says {entry.get('examples')}: build it again"
+        )
     return blocks
 
 
