@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from pruneonce import __version__
-from pruneonce.cli import bench, convert, data, report, run, study, train
+from pruneonce.cli import bench, convert, data, report, run, serve, study, train
 from pruneonce.cli.show import plain
 from pruneonce.errors import PruneonceError, UsageError
 
@@ -25,6 +25,7 @@ EXTRA_OF = {
     **dict.fromkeys(("onnx", "onnxruntime"), "onnxruntime"),
     **dict.fromkeys(("openvino", "nncf"), "bench"),
     "tensorboard": "tensorboard",
+    **dict.fromkeys(("starlette", "uvicorn", "httptools", "pydantic", "orjson", "prometheus_client", "anyio"), "serve"),
 }
 
 RESUMING = ("teacher", "prune", "finetune", "quantize", "study", "quickstart", "data")  # begun again, they go on
@@ -61,6 +62,7 @@ for command in (
     convert.import_,
     run.evaluate,
     run.predict,
+    serve.serve,
     train.doctor,
     bench.bench,
     bench.bench_train,
