@@ -98,7 +98,7 @@ def test_parquet_strings_that_are_not_utf_8_name_the_file(tmp_path):
     offsets = pyarrow.array([0, 1, 2], pyarrow.int32()).buffers()[1]
     text = pyarrow.StringArray.from_buffers(2, offsets, pyarrow.py_buffer(b"\xffa"))
     parquet.write_table(pyarrow.table({"text": text}), tmp_path / "a.parquet")
-    with pytest.raises(PruneonceError, match=r"a\.parquet cannot be read as parquet: .*utf-8"):
+    with pytest.raises(PruneonceError, match=r"a\.parquet cannot be read as Parquet: .*utf-8"):
         read_table(tmp_path / "a.parquet")
 
 

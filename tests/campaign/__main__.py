@@ -51,10 +51,8 @@ def main() -> None:
             tally = tallies[case.name]
             run_for(case, tally, scratch[case.name], seconds)
             write_json(record, {name: asdict(each) for name, each in tallies.items()})
-            print(
-                f"{case.name}: {tally.tries:,} of {case.tries:,}, {json.dumps(tally.outcomes)}, {len(tally.wrong)} wrong",
-                flush=True,
-            )
+            progress = f"{tally.tries:,} of {case.tries:,}, {json.dumps(tally.outcomes)}, {len(tally.wrong)} wrong"
+            print(f"{case.name}: {progress}", flush=True)
         if time.monotonic() >= end:
             break
     if given.page:

@@ -53,9 +53,9 @@ def fill(given: tuple[Path, list[Job]], seed: int) -> str:
         try:
             job.start(out)
         except PruneonceError as error:
-            assert "\n" not in str(error), error
-            assert "No space left" in str(error), error
-            told = True
+            told = "No space left" in str(error) and "\n" not in str(error)
+            if not told:
+                raise
             _mount(out, ROOM_BYTES, REMOUNT)
             job.start(out)
         found = contents(out)

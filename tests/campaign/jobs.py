@@ -1,7 +1,8 @@
-"""Commands that write, small enough to be repeated: on tiny models, and on the real MiniLM where it has been fetched."""
+"""Commands that write, small enough to be repeated: on tiny models, and on the real MiniLM where it is here."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -87,7 +88,9 @@ def _jobs(scratch: Path, starts: dict[str, Callable[[Path], object]]) -> list[Jo
             shutil.rmtree(whole, ignore_errors=True)
             whole.mkdir(parents=True)
             begun = time.monotonic()
-            assert ended(fork(lambda: start(whole), scratch / "note")) == DONE, (scratch / "note").read_text()
+            assert ended(fork(functools.partial(start, whole), scratch / "note")) == DONE, (
+                scratch / "note"
+            ).read_text()
             size = sum(file.stat().st_size for file in whole.rglob("*") if file.is_file())
             found = {"seconds": time.monotonic() - begun, "bytes": size, "files": contents(whole)}
             known.write_text(json.dumps(found))

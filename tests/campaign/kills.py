@@ -1,4 +1,4 @@
-"""SIGKILL at a random file event or moment: nobody is shown half of anything, and the same command ends as if never killed."""
+"""SIGKILL at a random file event or moment: nobody is shown half of anything, and the same command ends as ever."""
 
 from __future__ import annotations
 

@@ -24,9 +24,10 @@ TINY = {  # packed file -> transformers class
 
 
 def made(folder: Path, make: Callable[[Path], None]) -> Path:
-    """`folder`, filled by `make` once, in a process of its own: a campaign's workers are forked, and torch has threads."""
+    """`folder`, filled by `make` once, in a process of its own: workers are forked, and torch has threads."""
     if not (folder / "made").exists():
-        code = f"import sys; from pathlib import Path; from {make.__module__} import {make.__name__} as make; make(Path(sys.argv[1]))"
+        module, name = make.__module__, make.__name__
+        code = f"import sys; from pathlib import Path; from {module} import {name} as make; make(Path(sys.argv[1]))"
         folder.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
         subprocess.run([sys.executable, "-c", code, str(folder)], check=True, env=environment)

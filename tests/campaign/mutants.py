@@ -36,7 +36,8 @@ def refused_or(answer: Callable[[], object]) -> str:
     try:
         answer()
     except PruneonceError as error:
-        assert "\n" not in str(error), error
+        if "\n" in str(error):
+            raise
         return REFUSED
     return ANSWERED
 
@@ -223,7 +224,7 @@ def _read_table(given: tuple[Path, list[tuple[str, bytes]]], seed: int) -> str:
 
 ENDS = (REFUSED, ANSWERED)
 CASES = [
-    Case("packed file, read", "refused, or every array is sound", 500_000, ENDS, _sample, _read, memory_bytes=GIB),
+    Case("packed file, read", "refused, or every array is sound", 720_000, ENDS, _sample, _read, memory_bytes=GIB),
     *(
         Case(
             f"packed file, run with {isa}",

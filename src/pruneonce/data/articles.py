@@ -198,5 +198,9 @@ def read_shard(path: Path) -> Iterator[tuple[str, str]]:
     try:
         for row in parquet_rows(path, _SCHEMA.names):
             yield row["title"], row["text"]
-    except (PruneonceError, KeyError) as error:
+    except PruneonceError as error:
         raise PruneonceError(f"{error}: delete the articles folder and make it again") from error
+    except KeyError as error:
+        raise PruneonceError(
+            f"{path} cannot be read (it has no column {error}): delete the articles folder and make it again"
+        ) from error
