@@ -19,5 +19,5 @@ class Case:
     prepare: Callable[[Path], Any]  # scratch folder -> what attempts need; once per process
     attempt: Callable[[Any, int], str]  # that and a seed -> one of `outcomes`
     attempt_seconds: float = 60  # longer is a hang
-    memory_bytes: int | None = None  # of address space
+    memory_bytes: int | None = None  # of address space, beyond what is imported
     slice_seconds: float = 30  # of one process, before other cases have their turn

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import itertools
 import json
 import os
+import pkgutil
 import shutil
 import time
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from typing import Any
 
 from tiny_stages import finetune_values, prune_values, run
 
+import pruneonce
 from campaign.models import made, make_tiny
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.data import text as text_files
@@ -22,6 +25,10 @@ from pruneonce.data.build import build
 from pruneonce.errors import PruneonceError
 from pruneonce.files import read_json, sha256_file, sha256_json
 from pruneonce.quickstart.assets import find_assets
+
+for _module in pkgutil.walk_packages(pruneonce.__path__, "pruneonce."):
+    if ".bench" not in _module.name and "__main__" not in _module.name:
+        importlib.import_module(_module.name)  # now: what is edited meanwhile is of the next campaign
 
 DONE, REFUSED, FAILED = 0, 3, 7  # exit codes of a child
 TIMED = {"README.md", "training_log.json", "made"}  # files that say how long something took

@@ -53,7 +53,8 @@ def _work(case: Case, first: int, scratch: Path, end: float, counts: mmap.mmap, 
     """In the fork: never returns."""
     try:
         if case.memory_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_AS, (case.memory_bytes, case.memory_bytes))
+            limit = 4096 * int(Path("/proc/self/statm").read_text().split()[0]) + case.memory_bytes
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         given, totals = case.prepare(scratch), dict.fromkeys(case.outcomes, 0)
         for done in range(case.tries - first):
             if time.monotonic() >= end:
