@@ -62,6 +62,7 @@ for command in (
     convert.import_,
     run.evaluate,
     run.predict,
+    run.embed,
     serve.serve,
     train.doctor,
     bench.bench,

@@ -1,4 +1,4 @@
-"""`predict` and `evaluate`: a model's answers, and how good they are."""
+"""`predict`, `embed` and `evaluate`: a model's answers, and how good they are."""
 
 from __future__ import annotations
 
@@ -63,11 +63,12 @@ def predict(
     ] = "",
     truncation: Annotated[bool, typer.Option("--truncation", help="Cut what is too long for the model.")] = False,
     max_length: Annotated[int | None, typer.Option(min=4, help="Cut texts to so many tokens.")] = None,
+    query: Annotated[str, typer.Option(help="For text-ranking; the texts are ranked by how well they answer it.")] = "",
     top_k: Annotated[int | None, typer.Option(min=1, help="How many answers to each text.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Default one per core.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per text.")] = False,
 ) -> None:
-    """Answer texts with a packed model: classes, spans, words for [MASK], or vectors."""
+    """Answer texts with a packed model: classes, spans, words for [MASK], vectors, or an order by a query."""
     from pruneonce.run.pipelines import pipeline
 
     given = [(text, text_pair) if text_pair else text for text in texts or []]
@@ -79,6 +80,8 @@ def predict(
         raise UsageError(f"--question is for question answering; this is {answer.task}")
     if answer.task == "question-answering" and not question:
         raise UsageError("question answering needs --question; the texts are the contexts")
+    if bool(query) != (answer.task == "text-ranking"):
+        raise UsageError(f"--query is for text-ranking, which needs it; this is {answer.task}")
     if answer.task != "text-classification" and any(isinstance(each, tuple) for each in asked):
         raise UsageError(f"pairs of texts are for text-classification; this is {answer.task}")
     options: dict[str, Any] = {} if top_k is None else {"top_k": top_k}
@@ -86,7 +89,12 @@ def predict(
         if answer.task in ("question-answering", "fill-mask"):
             raise UsageError(f"--truncation and --max-length are not for {answer.task}, where nothing is cut")
         options |= {"truncation": truncation, "max_length": max_length}
-    if answer.task == "feature-extraction":
+    if answer.task == "text-ranking":
+        _print_ranking(answer.rerank(query, asked, return_texts=True, **_without_defaults(options)), as_json)
+        return
+    if answer.task == "embeddings":
+        answers = answer(asked, **_without_defaults(options)).tolist()
+    elif answer.task == "feature-extraction":
         answers = answer(asked, pooling="mean", **options).tolist()
     elif answer.task == "question-answering":
         answers = answer([{"question": question, "context": text} for text in asked], **options)
@@ -102,6 +110,54 @@ def predict(
             print(plain(json.dumps({**named, "answer": each}, ensure_ascii=False)))
         else:
             print("\n".join(map(plain, parts)) + f"\n  {_shown(each)}")
+
+
+def embed(
+    model: Annotated[Path, typer.Argument(help="A packed file: `pruneonce export` makes one.")],
+    source: Annotated[str, typer.Option("--input", help=".jsonl, .csv, .tsv, .parquet, .txt (a text per line), or -.")],
+    out: Annotated[Path, typer.Option("--output", help="File to write: .npy, or .parquet.")],
+    column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
+    keep: Annotated[str, typer.Option(help="Columns to keep beside the vectors in .parquet: ID,TITLE.")] = "",
+    prompt_name: Annotated[str | None, typer.Option(help="Of the model's prompts, as query or passage.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="A text to go before every text.")] = None,
+    dimensions: Annotated[int | None, typer.Option(min=1, help="Keep the first so many numbers (Matryoshka).")] = None,
+    normalize: Annotated[
+        bool | None, typer.Option("--normalize/--raw", help="Length 1, or not; default what the model's file says.")
+    ] = None,
+    pooling: Annotated[str | None, typer.Option(help="mean, cls, max, …; default what the model's file says.")] = None,
+    max_length: Annotated[int | None, typer.Option(min=4, help="Cut texts to so many tokens.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default one per core.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """Write the vectors of a file's texts, however many: one per row, in order."""
+    from pruneonce.run.embed_file import embed_file
+    from pruneonce.run.pipelines import pipeline
+    from pruneonce.run.pipelines.embeddings import Embeddings
+
+    embeddings = pipeline("embeddings", model, threads=threads)
+    assert isinstance(embeddings, Embeddings)
+    options: dict[str, Any] = {"prompt_name": prompt_name, "prompt": prompt, "dimensions": dimensions}
+    options |= {"normalize": normalize, "pooling": pooling, "max_length": max_length}
+    kept = [name.strip() for name in keep.split(",") if name.strip()]
+    with progress_bar(f"vectors of {source}") as advance:
+        texts, size = embed_file(embeddings, source, out, column=column, keep=kept, on_progress=advance, **options)
+    if as_json:
+        print_json({"file": str(out), "texts": texts, "size": size})
+    else:
+        print(f"{out}: {texts:,} vectors of {size}")
+
+
+def _without_defaults(options: dict[str, Any]) -> dict[str, Any]:
+    """Without `truncation`: what is embedded or ranked is cut anyway."""
+    return {name: value for name, value in options.items() if name != "truncation"}
+
+
+def _print_ranking(ranking: list[dict[str, Any]], as_json: bool) -> None:
+    for each in ranking:
+        if as_json:
+            print(plain(json.dumps(each, ensure_ascii=False)))
+        else:
+            print(f"{each['score']:.3f}  {plain(each['text'])}")
 
 
 def _texts_of(file: Path, columns: str) -> list[str | tuple[str, str]]:

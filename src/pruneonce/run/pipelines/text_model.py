@@ -99,12 +99,14 @@ class TextModel:
         remedy: str,
         max_length: int | None = None,
         truncation_side: str = "right",
+        usual_length: int | None = None,
     ) -> list[Encoding]:
         """[CLS] text [SEP], or [CLS] text [SEP] pair [SEP] for a pair, of each text; an empty one is [CLS] [SEP].
 
         truncation: cut what is too long for the model; else that is a UsageError, which gives `remedy`.
         max_length: cut to so many tokens, as transformers does with or without `truncation`. truncation_side: which
-        end is cut off, "right" or "left".
+        end is cut off, "right" or "left". usual_length: tokens that a text has at most where max_length says nothing;
+        None: as many as the model takes.
         """
         if truncation_side not in ("right", "left"):
             raise UsageError(f"truncation_side is {truncation_side!r}: 'right' or 'left' is expected")
@@ -117,21 +119,29 @@ class TextModel:
                 raise UsageError(f"text {number} is {type(text).__name__}: a string is expected")
             for part in parts:
                 require_unicode(part, f"text {number}")
+        limit = min(self.model.max_tokens, usual_length or self.model.max_tokens)
+        if max_length is not None:
+            check_tokens("max_length", max_length)
+            limit = min(self.model.max_tokens, max_length)
         if truncation or max_length is not None:
-            limit = self.model.max_tokens
-            if max_length is not None:
-                check_tokens("max_length", max_length)
-                limit = min(limit, max_length)
+            return self._cut(texts, limit, truncation_side)
+        encodings = encode_batch(self.tokenizer, texts)
+        for number, encoding in enumerate(encodings):
+            if len(encoding.ids) > limit:
+                raise UsageError(f"text {number} has {len(encoding.ids):,} tokens, the model takes {limit}: {remedy}")
+        return encodings
+
+    def _cut(self, texts: Sequence[Any], limit: int, truncation_side: str) -> list[Encoding]:
+        """Each in at most `limit` tokens. Only those that are too long wait for the one tokenizer that cuts."""
+        encodings = encode_batch(self.tokenizer, texts)
+        long = [number for number, encoding in enumerate(encodings) if len(encoding.ids) > limit]
+        if long:
             with self._lock:
                 cutting = self._cutting_tokenizer()
                 cutting.enable_truncation(limit, direction=truncation_side)
-                return encode_batch(cutting, texts)
-        encodings = encode_batch(self.tokenizer, texts)
-        for number, encoding in enumerate(encodings):
-            if len(encoding.ids) > self.model.max_tokens:
-                raise UsageError(
-                    f"text {number} has {len(encoding.ids):,} tokens, the model takes {self.model.max_tokens}: {remedy}"
-                )
+                cut = encode_batch(cutting, [texts[number] for number in long])
+            for number, encoding in zip(long, cut, strict=True):
+                encodings[number] = encoding
         return encodings
 
     def windows(self, text: Any, *, max_tokens: int, stride: int, question: bool) -> list[Encoding]:
