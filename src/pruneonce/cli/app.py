@@ -25,6 +25,7 @@ EXTRA_OF = {
     **dict.fromkeys(("onnx", "onnxruntime"), "onnxruntime"),
     **dict.fromkeys(("openvino", "nncf"), "bench"),
     "tensorboard": "tensorboard",
+    "sentence_transformers": "sentence-transformers",
 }
 
 RESUMING = ("teacher", "prune", "finetune", "quantize", "study", "quickstart", "data")  # begun again, they go on
