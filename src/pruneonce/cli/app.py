@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from pruneonce import __version__
-from pruneonce.cli import bench, convert, data, report, run, study, train
+from pruneonce.cli import bench, convert, data, report, run, serve, study, train
 from pruneonce.cli.show import plain
 from pruneonce.errors import PruneonceError, UsageError
 
@@ -26,6 +26,7 @@ EXTRA_OF = {
     **dict.fromkeys(("openvino", "nncf"), "bench"),
     "tensorboard": "tensorboard",
     "sentence_transformers": "sentence-transformers",
+    **dict.fromkeys(("starlette", "uvicorn", "httptools", "pydantic", "orjson", "prometheus_client", "anyio"), "serve"),
 }
 
 RESUMING = ("teacher", "prune", "finetune", "quantize", "study", "quickstart", "data")  # begun again, they go on
@@ -63,6 +64,7 @@ for command in (
     run.evaluate,
     run.predict,
     run.embed,
+    serve.serve,
     train.doctor,
     bench.bench,
     bench.bench_train,

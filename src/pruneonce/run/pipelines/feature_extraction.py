@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pruneonce.errors import UsageError
-from pruneonce.run.pipelines.text_model import Array, TextModel
+from pruneonce.run.pipelines.text_model import Array, Asking, TextModel, Wanted, asks_its_model
 
 
 class FeatureExtraction:
@@ -18,6 +18,7 @@ class FeatureExtraction:
     def __init__(self, text_model: TextModel) -> None:
         self.text_model = text_model
 
+    @asks_its_model
     def __call__(
         self,
         inputs: Any,
@@ -28,7 +29,7 @@ class FeatureExtraction:
         truncation: bool = False,
         max_length: int | None = None,
         batch_size: int = 32,
-    ) -> Any:
+    ) -> Asking[Any]:
         """Vectors of a text or a list of texts.
 
         Without pooling as transformers does: nested lists [1, tokens, hidden] per text, or with return_tensors float32
@@ -45,7 +46,7 @@ class FeatureExtraction:
         encodings = self.text_model.encode(
             texts, truncation=truncation, max_length=max_length, remedy="cut it, or set truncation=True"
         )
-        states = self.text_model.hidden_states(encodings, batch_size=batch_size)
+        states = yield Wanted(encodings, batch_size, hidden_states=True)
         if pooling is None:
             answers = [each[None] if return_tensors else each[None].tolist() for each in states]
             return answers if several else answers[0]

@@ -9,7 +9,7 @@ import numpy as np
 
 from pruneonce.errors import UsageError
 from pruneonce.models.tokenizer import encode_batch, refused_as, require_unicode
-from pruneonce.run.pipelines.text_model import Array, TextModel, check_top_k, softmax
+from pruneonce.run.pipelines.text_model import Array, Asking, TextModel, Wanted, asks_its_model, check_top_k, softmax
 
 
 class FillMask:
@@ -21,9 +21,10 @@ class FillMask:
         self.text_model = text_model
         text_model.tokenizer.encode_special_tokens = False  # here, and only here, [MASK] in a text means the mask
 
+    @asks_its_model
     def __call__(
         self, inputs: Any, *, top_k: int = 5, targets: str | Sequence[str] | None = None, batch_size: int = 32
-    ) -> Any:
+    ) -> Asking[Any]:
         """Fill the masks of a text or a list of texts.
 
         top_k: candidates per mask, best first. targets: choose among these words only (of a word that is not in the
@@ -40,7 +41,7 @@ class FillMask:
             if not len(each):
                 mask = self.text_model.tokenizer.id_to_token(self.text_model.special["mask"])
                 raise UsageError(f"text {number} has no {mask} to fill")
-        logits = self.text_model.logits(encodings, batch_size=batch_size, positions=positions)
+        logits = yield Wanted(encodings, batch_size, positions=positions)
         answers = [
             self._answers(*each, top_k=top_k, wanted=wanted) for each in zip(ids, positions, logits, strict=True)
         ]

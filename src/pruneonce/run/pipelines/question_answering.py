@@ -14,7 +14,16 @@ import numpy as np
 from tokenizers import Encoding
 
 from pruneonce.errors import UsageError
-from pruneonce.run.pipelines.text_model import Array, TextModel, check_tokens, check_top_k, softmax
+from pruneonce.run.pipelines.text_model import (
+    Array,
+    Asking,
+    TextModel,
+    Wanted,
+    asks_its_model,
+    check_tokens,
+    check_top_k,
+    softmax,
+)
 
 MAX_SEQ_LEN = 384
 DOC_STRIDE = 128
@@ -28,6 +37,7 @@ class QuestionAnswering:
     def __init__(self, text_model: TextModel) -> None:
         self.text_model = text_model
 
+    @asks_its_model
     def __call__(
         self,
         inputs: Any = None,
@@ -41,7 +51,7 @@ class QuestionAnswering:
         handle_impossible_answer: bool = False,
         align_to_words: bool = True,
         batch_size: int = 32,
-    ) -> Any:
+    ) -> Asking[Any]:
         """Answer a question about a context, or a list of them.
 
         inputs: {"question": ..., "context": ...} or a list of these, instead of the two arguments. top_k: answers, best
@@ -62,7 +72,7 @@ class QuestionAnswering:
         stride = min(window // 2, DOC_STRIDE) if doc_stride is None else doc_stride
         windows = [self.text_model.windows(each, max_tokens=window, stride=stride, question=True) for each in examples]
         flat = [each for group in windows for each in group]
-        logits = iter(self.text_model.logits(flat, batch_size=batch_size))
+        logits = iter((yield Wanted(flat, batch_size)))
         candidates = 2 * top_k + 10 if align_to_words else top_k  # of each window; some become the same words
         answers: list[Any] = []
         for (_, text), group in zip(examples, windows, strict=True):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pruneonce.errors import UsageError
-from pruneonce.run.pipelines.text_model import Array, TextModel, check_top_k, softmax
+from pruneonce.run.pipelines.text_model import Array, Asking, TextModel, Wanted, asks_its_model, check_top_k, softmax
 
 FUNCTIONS = ("softmax", "sigmoid", "none")
 
@@ -21,6 +21,7 @@ class TextClassification:
         self.text_model = text_model
         self.labels = text_model.model.labels
 
+    @asks_its_model
     def __call__(
         self,
         inputs: Any,
@@ -29,13 +30,14 @@ class TextClassification:
         function_to_apply: str | None = None,
         truncation: bool = False,
         max_length: int | None = None,
+        truncation_side: str = "right",
         batch_size: int = 32,
-    ) -> Any:
+    ) -> Asking[Any]:
         """Classify a text, a pair {"text": ..., "text_pair": ...}, or a list of these.
 
         top_k: how many labels, best first (None: all); the answer to one text is then a list. function_to_apply:
         "softmax", "sigmoid" or "none" instead of what the config's problem_type asks for. truncation: cut long texts.
-        max_length: cut texts to so many tokens.
+        max_length: cut texts to so many tokens. truncation_side: which end is cut off, "right" or "left".
         """
         if top_k not in ("", None):
             check_top_k(top_k)
@@ -43,9 +45,13 @@ class TextClassification:
         several = isinstance(inputs, list | tuple)
         texts = [_pair(each) for each in (inputs if several else [inputs])]
         encodings = self.text_model.encode(
-            texts, truncation=truncation, max_length=max_length, remedy="cut it, or set truncation=True"
+            texts,
+            truncation=truncation,
+            max_length=max_length,
+            truncation_side=truncation_side,
+            remedy="cut it, or set truncation=True",
         )
-        scores = [function(logits) for logits in self.text_model.logits(encodings, batch_size=batch_size)]
+        scores = [function(logits) for logits in (yield Wanted(encodings, batch_size))]
         answers: list[Any] = [self._answers(each) for each in scores]
         answers = [each[0] for each in answers] if top_k == "" else [each[:top_k] for each in answers]
         if several or (isinstance(inputs, str) and top_k == ""):

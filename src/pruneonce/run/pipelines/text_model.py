@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
@@ -20,6 +22,62 @@ from pruneonce.models.tokenizer import (
 from pruneonce.run.model import Model
 
 Array = np.ndarray[Any, Any]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """What a pipeline asks of its model between tokens and answers."""
+
+    encodings: Sequence[Encoding]  # sequences, 1 to the model's maximum of tokens each
+    batch_size: int = 32
+    positions: Sequence[Array] | None = None  # fill-mask: the tokens of each whose logits are wanted, rising
+    hidden_states: bool = False  # the last ones, instead of what the model's head makes of them
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(encoding) for encoding in self.encodings)
+
+
+# A pipeline at work: it yields what it wants, is sent one array per sequence in their order, and returns its answers.
+Asking = Generator[Wanted, Sequence[Array], R]
+
+
+class HasTextModel(Protocol):
+    text_model: TextModel
+
+
+S = TypeVar("S", bound=HasTextModel)
+
+
+def asks_its_model(method: Callable[Concatenate[S, P], Asking[R]]) -> Callable[Concatenate[S, P], R]:
+    """The call of a pipeline that is written as `Asking`: whoever calls it waits for its model.
+
+    A server, whose model computes for many at once, takes the parts from `asking`.
+    """
+
+    @functools.wraps(method)
+    def call(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+        parts = method(self, *args, **kwargs)
+        return answered(parts, self.text_model.outputs(next(parts)))
+
+    return call
+
+
+def asking(pipeline: HasTextModel, *args: Any, **kwargs: Any) -> Asking[Any]:
+    """A pipeline's call before it has asked; the arguments are the call's."""
+    call: Any = type(pipeline).__call__
+    return cast(Asking[Any], call.__wrapped__(pipeline, *args, **kwargs))
+
+
+def answered(parts: Asking[R], outputs: Sequence[Array]) -> R:
+    """What a pipeline that has asked makes of its model's outputs."""
+    try:
+        parts.send(outputs)
+    except StopIteration as end:
+        return cast(R, end.value)
+    raise AssertionError("a pipeline asks its model once")
 
 
 class TextModel:
@@ -40,14 +98,18 @@ class TextModel:
         truncation: bool,
         remedy: str,
         max_length: int | None = None,
+        truncation_side: str = "right",
         usual_length: int | None = None,
     ) -> list[Encoding]:
         """[CLS] text [SEP], or [CLS] text [SEP] pair [SEP] for a pair, of each text; an empty one is [CLS] [SEP].
 
         truncation: cut what is too long for the model; else that is a UsageError, which gives `remedy`.
-        max_length: cut to so many tokens, as transformers does with or without `truncation`. usual_length: tokens that
-        a text has at most where max_length says nothing; None: as many as the model takes.
+        max_length: cut to so many tokens, as transformers does with or without `truncation`. truncation_side: which
+        end is cut off, "right" or "left". usual_length: tokens that a text has at most where max_length says nothing;
+        None: as many as the model takes.
         """
+        if truncation_side not in ("right", "left"):
+            raise UsageError(f"truncation_side is {truncation_side!r}: 'right' or 'left' is expected")
         if not isinstance(truncation, bool):
             raise UsageError(f"truncation is {truncation!r}: True or False is expected")
         max_length = self.max_length if max_length is None else max_length
@@ -62,21 +124,21 @@ class TextModel:
             check_tokens("max_length", max_length)
             limit = min(self.model.max_tokens, max_length)
         if truncation or max_length is not None:
-            return self._cut(texts, limit)
+            return self._cut(texts, limit, truncation_side)
         encodings = encode_batch(self.tokenizer, texts)
         for number, encoding in enumerate(encodings):
             if len(encoding.ids) > limit:
                 raise UsageError(f"text {number} has {len(encoding.ids):,} tokens, the model takes {limit}: {remedy}")
         return encodings
 
-    def _cut(self, texts: Sequence[Any], limit: int) -> list[Encoding]:
+    def _cut(self, texts: Sequence[Any], limit: int, truncation_side: str) -> list[Encoding]:
         """Each in at most `limit` tokens. Only those that are too long wait for the one tokenizer that cuts."""
         encodings = encode_batch(self.tokenizer, texts)
         long = [number for number, encoding in enumerate(encodings) if len(encoding.ids) > limit]
         if long:
             with self._lock:
                 cutting = self._cutting_tokenizer()
-                cutting.enable_truncation(limit)
+                cutting.enable_truncation(limit, direction=truncation_side)
                 cut = encode_batch(cutting, [texts[number] for number in long])
             for number, encoding in zip(long, cut, strict=True):
                 encodings[number] = encoding
@@ -110,33 +172,23 @@ class TextModel:
             self._cutting = tokenizer_from_text(self.model.tokenizer)
         return self._cutting
 
-    def logits(
-        self, encodings: Sequence[Encoding], *, batch_size: int, positions: Sequence[Array] | None = None
-    ) -> list[Array]:
-        """The model's output for each, in order. Sequences of a batch have similar lengths, and none is padded."""
-        ids = [np.array(encoding.ids) for encoding in encodings]
-        types = [np.array(encoding.type_ids) for encoding in encodings]
-
-        def run(chosen: Array) -> Sequence[Array]:
-            wanted = None if positions is None else [positions[index] for index in chosen]
-            answer: Sequence[Array] = self.model(
-                [ids[index] for index in chosen], [types[index] for index in chosen], positions=wanted
-            )
-            return answer
-
-        return in_batches(run, [len(each) for each in ids], batch_size)
-
-    def hidden_states(self, encodings: Sequence[Encoding], *, batch_size: int) -> list[Array]:
-        """Last hidden states of each, in order: float32 [tokens, hidden]."""
-        ids = [np.array(encoding.ids) for encoding in encodings]
-        types = [np.array(encoding.type_ids) for encoding in encodings]
+    def outputs(self, wanted: Wanted) -> list[Array]:
+        """The model's output for each sequence, in order. Those of a batch have similar lengths, and none is padded."""
         return in_batches(
-            lambda chosen: self.model.hidden_states(
-                [ids[index] for index in chosen], [types[index] for index in chosen]
-            ),
-            [len(each) for each in ids],
-            batch_size,
+            lambda chosen: self.batch(wanted, chosen),
+            [len(encoding) for encoding in wanted.encodings],
+            wanted.batch_size,
         )
+
+    def batch(self, wanted: Wanted, chosen: Sequence[int] | Array) -> Sequence[Array]:
+        """The model's output for the sequences of these numbers, in one call of it."""
+        ids = [np.array(wanted.encodings[number].ids) for number in chosen]
+        types = [np.array(wanted.encodings[number].type_ids) for number in chosen]
+        if wanted.hidden_states:
+            return self.model.hidden_states(ids, types)
+        positions = None if wanted.positions is None else [wanted.positions[number] for number in chosen]
+        logits: Sequence[Array] = self.model(ids, types, positions=positions)
+        return logits
 
 
 def in_batches(run: Callable[[Array], Sequence[Array]], lengths: Sequence[int], batch_size: int) -> list[Array]:

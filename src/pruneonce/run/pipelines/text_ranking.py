@@ -10,7 +10,7 @@ from tokenizers import Encoding
 
 from pruneonce.errors import UsageError
 from pruneonce.models.sentence import RankingPlan
-from pruneonce.run.pipelines.text_model import Array, TextModel, check_top_k
+from pruneonce.run.pipelines.text_model import Array, Asking, TextModel, Wanted, asks_its_model, check_top_k
 
 
 class TextRanking:
@@ -29,6 +29,7 @@ class TextRanking:
         chosen = self.text_model.max_length or self.plan.max_tokens or self.model.max_tokens
         return min(chosen, self.model.max_tokens)
 
+    @asks_its_model
     def __call__(
         self,
         pairs: Sequence[Any],
@@ -37,7 +38,7 @@ class TextRanking:
         truncation: bool = True,
         max_length: int | None = None,
         batch_size: int = 32,
-    ) -> Array:
+    ) -> Asking[Array]:
         """Scores of (query, text) pairs, in order: float32 [pairs].
 
         raw_scores: the logit as it is (True), its sigmoid (False), or what the model's file says (None). truncation:
@@ -46,8 +47,7 @@ class TextRanking:
         """
         before = "" if self.plan.default_prompt is None else self.plan.prompts[self.plan.default_prompt]
         encodings = self.encode(pairs, prompt=before, truncation=truncation, max_length=max_length)
-        logits = self.text_model.logits(encodings, batch_size=batch_size)
-        scores = np.array([each[0] for each in logits], np.float32)
+        scores = np.array([logits[0] for logits in (yield Wanted(encodings, batch_size))], np.float32)
         raw = self.plan.activation == "none" if raw_scores is None else raw_scores
         return scores if raw else sigmoid(scores)
 

@@ -10,7 +10,7 @@ import numpy as np
 from tokenizers import Encoding
 
 from pruneonce.errors import UsageError
-from pruneonce.run.pipelines.text_model import Array, TextModel, softmax
+from pruneonce.run.pipelines.text_model import Array, Asking, TextModel, Wanted, asks_its_model, softmax
 
 STRATEGIES = ("none", "simple", "first", "average", "max")
 
@@ -34,6 +34,7 @@ class TokenClassification:
         self.text_model = text_model
         self.labels = text_model.model.labels
 
+    @asks_its_model
     def __call__(
         self,
         inputs: Any,
@@ -43,14 +44,15 @@ class TokenClassification:
         stride: int | None = None,
         truncation: bool = False,
         max_length: int | None = None,
+        truncation_side: str = "right",
         batch_size: int = 32,
-    ) -> Any:
+    ) -> Asking[Any]:
         """Classify the tokens of a text or a list of texts.
 
         aggregation_strategy: "none", a dict per token; "simple", neighbours of one class together; "first", "average",
         "max", likewise, after the tokens of a word have agreed by its first token, the mean or the surest of them.
         ignore_labels: left out. stride: read a long text in windows that share so many tokens. truncation: cut it.
-        max_length: cut it to so many tokens.
+        max_length: cut it to so many tokens. truncation_side: which end is cut off, "right" or "left".
         """
         if aggregation_strategy not in STRATEGIES:
             raise UsageError(
@@ -64,13 +66,17 @@ class TokenClassification:
         if stride is not None and max_length is not None:
             raise UsageError("max_length cuts a text, stride reads all of it: set one of them")
         whole = self.text_model.encode(
-            texts, truncation=truncation or stride is not None, max_length=max_length, remedy=remedy
+            texts,
+            truncation=truncation or stride is not None,
+            max_length=max_length,
+            truncation_side=truncation_side,
+            remedy=remedy,
         )
         windows = [[encoding] for encoding in whole]
         if stride is not None:
             limit = self.text_model.model.max_tokens
             windows = [self.text_model.windows(text, max_tokens=limit, stride=stride, question=False) for text in texts]
-        logits = iter(self.text_model.logits([each for group in windows for each in group], batch_size=batch_size))
+        logits = iter((yield Wanted([each for group in windows for each in group], batch_size)))
         answers = []
         for text, group in zip(texts, windows, strict=True):
             entities: list[dict[str, Any]] = []

@@ -1,0 +1,57 @@
+"""`serve`: packed files behind HTTP."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pruneonce.cli.show import plain
+
+
+def serve(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Packed files; NAME=FILE names one.")],
+    host: Annotated[str, typer.Option(help="0.0.0.0 for other machines; then set an API key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8080,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Default one per core granted.")] = None,
+    kernels: Annotated[str, typer.Option(help="measured, sparse or dense.")] = "measured",
+    api_key_file: Annotated[Path | None, typer.Option(help="Keys, one a line; or one in $PRUNEONCE_API_KEY.")] = None,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="Pages of this origin may ask from a browser; may be repeated.")
+    ] = None,
+    log_requests: Annotated[bool, typer.Option(help="A line of JSON per request on standard error.")] = True,
+    max_requests: Annotated[int, typer.Option(min=1, help="Of a model, not answered yet; more get 429.")] = 512,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of these requests together, and of one.")] = 262_144,
+    max_texts: Annotated[int, typer.Option(min=1, help="Of one request.")] = 2048,
+    max_body_bytes: Annotated[int, typer.Option(min=1, help="Of one request.")] = 2_000_000,
+    max_connections: Annotated[int, typer.Option(min=1, help="At once.")] = 4096,
+    drain_seconds: Annotated[
+        float, typer.Option(min=0, help="After SIGTERM not ready, but still serving, for so long.")
+    ] = 0.0,
+) -> None:
+    """Serve packed models over HTTP: the routes of text-embeddings-inference, OpenAI, KServe and our own."""
+    from pruneonce.serve import process
+    from pruneonce.serve.limits import Limits
+
+    limits = Limits(
+        requests=max_requests,
+        tokens=max_tokens,
+        texts=max_texts,
+        body_bytes=max_body_bytes,
+        connections=max_connections,
+        drain_seconds=drain_seconds,
+    )
+    settings = process.ServeSettings(
+        process.named_files(files),
+        host=host,
+        port=port,
+        threads=threads,
+        kernels=kernels,  # type: ignore[arg-type]  # loading a model checks it
+        keys=process.keys_of(api_key_file),
+        cors_origins=cors_origin or [],
+        logs_requests=log_requests,
+        limits=limits,
+    )
+    process.serve(settings, lambda line: print(plain(line), file=sys.stderr, flush=True))

@@ -1,0 +1,8 @@
+"""Packed files behind HTTP: what TEI, OpenAI, Jina, Cohere and KServe clients speak. No torch; extra `serve`.
+
+Requests come in, JSON goes out. In order: what is refused (`limits`); the queue of a model and its thread
+(`scheduler`); a model as requests see it (`served_model`); what it counts (`metrics`); how errors are told (`refusal`);
+the bodies and routes of each contract (`contracts`); what surrounds all of them (`gate`); deadlines of connections
+(`connection`); all of it as one application (`application`), and as a process (`server`). docs/serving.md has the
+design, docs/security.md what is trusted.
+"""

@@ -1,0 +1,52 @@
+"""All routes as one ASGI application."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route as PathRoute
+from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pruneonce.serve import kserve, questions, tei
+from pruneonce.serve.endpoint import Endpoint, Server
+from pruneonce.serve.openapi import document
+from pruneonce.serve.route import Exchange, Reply, Route, json_bytes
+
+ROUTES = [*tei.ROUTES, *questions.ROUTES, *kserve.ROUTES]
+
+
+def application(server: Server, cors_origins: list[str]) -> ASGIApp:
+    """cors_origins: pages of these may ask from a browser; "*" is any."""
+    described: bytes | None = None
+
+    async def openapi(_: Exchange, __: None) -> Reply:
+        nonlocal described
+        described = described or json_bytes(document(routes, with_keys=bool(server.keys)))
+        return Reply(described)
+
+    routes = [*ROUTES, Route("GET", "/openapi.json", openapi, "This document", dict[str, Any])]
+    by_path: dict[str, dict[str, Route]] = {}
+    for route in routes:
+        by_path.setdefault(route.path, {})[route.method] = route
+    router = Router(
+        [PathRoute(path, endpoint=Endpoint(server, methods)) for path, methods in by_path.items()],
+        redirect_slashes=False,
+        default=Endpoint(server, {}),
+    )
+
+    async def http_alone(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await router(scope, receive, send)
+
+    if not cors_origins:
+        return http_alone
+    exposed = ["x-request-id", "x-truncated", "x-compute-tokens", "retry-after"]
+    return CORSMiddleware(
+        http_alone,
+        allow_origins=cors_origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["authorization", "content-type", "x-request-id"],
+        expose_headers=exposed,
+    )

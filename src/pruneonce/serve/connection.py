@@ -1,0 +1,116 @@
+"""A connection of uvicorn's with what it lacks: deadlines for slow clients, sizes of heads, and errors as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from pruneonce.serve.limits import Limits
+from pruneonce.serve.refusal import Refusal, body_of
+from pruneonce.serve.route import json_bytes
+
+PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+
+
+class Connection(HttpToolsProtocol):
+    """`connection_class` gives it limits; uvicorn makes one per connection."""
+
+    limits = Limits()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.url = b""
+        self._reading_head = True
+        self._head_bytes = 0  # received, the last of them perhaps the body's
+        self._weight = 0  # of the fields of the head
+        self._too_large = f"the request line and headers have more than {self.limits.head_bytes:,} bytes"
+        self._head_deadline: asyncio.TimerHandle | None = None
+        self._write_deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.connections:
+            transport.abort()
+            return
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for deadline in (self._head_deadline, self._write_deadline):
+            if deadline is not None:
+                deadline.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._reading_head and (self.cycle is None or self.cycle.response_complete):
+            self._expect_head()
+        if self._reading_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._reading_head and self._head_bytes > self.limits.head_bytes:  # one header that does not end, say
+            self._refuse(431, self._too_large)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._weight = 0
+
+    def on_url(self, url: bytes) -> None:
+        self._weigh(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._weigh(name + value)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._reading_head = False
+        if self._head_deadline is not None:
+            self._head_deadline.cancel()
+            self._head_deadline = None
+        super().on_headers_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._write_deadline is None:
+            self._write_deadline = self.loop.call_later(self.limits.write_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        if self._write_deadline is not None:
+            self._write_deadline.cancel()
+            self._write_deadline = None
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, msg)
+
+    def _weigh(self, part: bytes) -> None:
+        self._weight += len(part)
+        if self._weight > self.limits.head_bytes:
+            raise ValueError(self._too_large)  # to the parser, which gives up
+
+    def _expect_head(self) -> None:
+        self._reading_head, self._head_bytes = True, 0
+        self._head_deadline = self.loop.call_later(self.limits.head_seconds, self._too_slow)
+
+    def _too_slow(self) -> None:
+        self._refuse(408, f"the headers did not arrive within {self.limits.head_seconds:g} seconds")
+
+    def _refuse(self, status: int, message: str) -> None:
+        """To a client whose request there is none of yet."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.abort()  # an answer to an earlier request is being written: none may come into it
+            return
+        body = json_bytes(body_of(Refusal(message, status=status), self.url.decode("latin-1")))
+        self.transport.write(
+            b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+            % (status, PHRASES[status], len(body))
+            + body
+        )
+        self.transport.close()
+
+
+def connection_class(limits: Limits) -> type[Connection]:
+    return type("Connection", (Connection,), {"limits": limits})

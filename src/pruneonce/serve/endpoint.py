@@ -1,0 +1,253 @@
+"""What surrounds every route: host, key, method, body, errors, headers, counts and the log."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl
+
+import anyio
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from pruneonce.serve.limits import Limits
+from pruneonce.serve.metrics import Metrics
+from pruneonce.serve.refusal import Refusal, body_of, refusal_of
+from pruneonce.serve.route import Exchange, Models, Reply, Route, json_bytes, read_json
+from pruneonce.serve.served_model import Gone
+
+access = logging.getLogger("pruneonce.access")
+errors = logging.getLogger("pruneonce.serve")
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+JSON_TYPE = re.compile(rb"application/(?:[\w.+-]+\+)?json(?:\s*;.*)?", re.IGNORECASE)
+LOOPBACK = {b"localhost", b"127.0.0.1", b"[::1]"}
+
+
+@dataclass
+class Server:
+    """What all endpoints share."""
+
+    models: Models
+    limits: Limits
+    metrics: Metrics
+    keys: list[bytes] = field(default_factory=list)  # any of them opens every route
+    loopback_only: bool = False  # other names for this host are refused: a page could have resolved one to it
+    ready: bool = True
+    logs_requests: bool = True
+
+
+class Endpoint:
+    """One path, an ASGI application."""
+
+    def __init__(self, server: Server, routes: Mapping[str, Route]) -> None:
+        """routes: by method; none of them: the path is not there."""
+        self.server, self.routes = server, routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begin = time.perf_counter()
+        headers = dict(scope["headers"])
+        request_id = _request_id(headers)
+        body = _Body(receive, self.server.limits)
+        gone: asyncio.Future[Any] | None = None
+        path: str = scope["path"]
+        reply: Reply | None = None
+        try:
+            route = self._admitted(scope["method"], path, headers)
+            exchange = Exchange(
+                self.server.models,
+                self.server.limits,
+                self.server.metrics,
+                self.server.ready,
+                headers,
+                scope.get("path_params", {}),
+                _query(scope["query_string"]),
+            )
+            parsed = None
+            if route.body is not None:
+                _require_type(route, headers)
+                content = await body.read(headers)
+                parsed = route.read(content, headers) if route.read else read_json(route.body, content)
+                gone = exchange.gone = asyncio.ensure_future(body.disconnect())
+            reply = await route.handle(exchange, parsed)
+        except Gone:
+            pass
+        except Exception as error:
+            reply = self._refused(error, path, request_id)
+            if not body.complete:
+                await body.discard()
+            if not body.complete:
+                reply.headers["connection"] = "close"
+        finally:
+            if gone is not None:
+                gone.cancel()
+        seconds = time.perf_counter() - begin
+        if reply is not None:
+            await _send(send, reply, request_id, seconds, with_body=scope["method"] != "HEAD")
+        self._count(scope, reply, request_id, seconds)
+
+    def _admitted(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> Route:
+        """The route of a request that may come in."""
+        if self.server.loopback_only:
+            host = headers.get(b"host", b"").lower()
+            if re.sub(rb":\d*$", b"", host) not in LOOPBACK:
+                raise Refusal(
+                    f"the host {host[:100].decode('latin-1')!a} is not this one; it listens to its own machine alone",
+                    status=421,
+                )
+        route = self.routes.get("GET" if method == "HEAD" else method)
+        if (route is None or not route.is_open) and self.server.keys:
+            kind, _, key = headers.get(b"authorization", b"").partition(b" ")
+            known = [hmac.compare_digest(key.strip(), each) for each in self.server.keys]  # all, whichever it is
+            if kind.lower() != b"bearer" or not any(known):
+                raise Refusal(
+                    "a key is expected: Authorization: Bearer KEY", status=401, headers={"www-authenticate": "Bearer"}
+                )
+        if not self.routes:
+            raise Refusal(f"there is nothing at {path[:200]!a}; /openapi.json has what there is", status=404)
+        if route is None:
+            allowed = ", ".join(self.routes)
+            raise Refusal(f"{method} is not for {path[:200]!a}, but {allowed}", status=405, headers={"allow": allowed})
+        return route
+
+    def _refused(self, error: Exception, path: str, request_id: str) -> Reply:
+        refusal = refusal_of(error)
+        if refusal.status >= 500 and refusal.kind == "Internal":
+            errors.error("request %s to %s failed", request_id, path, exc_info=refusal.__cause__ or error)
+        kind = "Unauthorized" if refusal.status == 401 else refusal.kind
+        self.server.metrics.count("te_request_failure", "Requests that were refused or failed", err=kind)
+        if refusal.status == 429:
+            self.server.metrics.count("pruneonce_rejected", "Requests refused for lack of room")
+        return Reply(json_bytes(body_of(refusal, path)), status=refusal.status, headers=dict(refusal.headers))
+
+    def _count(self, scope: Scope, reply: Reply | None, request_id: str, seconds: float) -> None:
+        metrics = self.server.metrics
+        answer = reply.answer if reply is not None else None
+        if answer is not None and reply is not None:
+            method = "batch" if answer.sequences > 1 else "single"
+            metrics.count("te_request_count", "Requests to models that were answered", method=method)
+            metrics.count("te_request_success", "The same", method=method)
+            metrics.duration.labels(reply.model).observe(seconds)
+        elif reply is None:
+            metrics.count("pruneonce_gone", "Requests whose client left")
+        if not self.server.logs_requests:
+            return
+        line = {
+            "time": round(time.time(), 3),
+            "id": request_id,
+            "client": scope["client"][0] if scope["client"] else None,
+            "method": scope["method"],
+            "path": scope["path"][:300],
+            "status": 499 if reply is None else reply.status,
+            "ms": round(1000 * seconds, 2),
+        }
+        if reply is not None and reply.model is not None:
+            line["model"] = reply.model
+        if answer is not None:
+            line |= {
+                "texts": answer.sequences,
+                "tokens": answer.tokens,
+                "queue_ms": round(1000 * answer.queue_seconds, 2),
+            }
+        access.info(orjson.dumps(line).decode())
+
+
+class _Body:
+    """A request's body, within size and time, and afterwards whether its client is still there."""
+
+    def __init__(self, receive: Receive, limits: Limits) -> None:
+        self._receive, self._limits = receive, limits
+        self.complete = False
+
+    async def read(self, headers: Mapping[bytes, bytes]) -> bytes:
+        most = self._limits.body_bytes
+        length = headers.get(b"content-length")
+        if length is not None and int(length) > most:
+            raise Refusal(f"the body has {int(length):,} bytes, this server takes {most:,}", status=413)
+        parts: list[bytes] = []
+        size = 0
+        try:
+            with anyio.fail_after(self._limits.body_seconds):
+                while not self.complete:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise Gone
+                    size += len(message.get("body", b""))
+                    if size > most:
+                        raise Refusal(f"the body has more than the {most:,} bytes that this server takes", status=413)
+                    parts.append(message.get("body", b""))
+                    self.complete = not message.get("more_body", False)
+        except TimeoutError:
+            raise Refusal(f"the body did not arrive within {self._limits.body_seconds:g} seconds", status=408) from None
+        return b"".join(parts)
+
+    async def discard(self) -> None:
+        """What is on its way of a body that is not wanted: a connection closed on it would lose the answer."""
+        size = 0
+        with anyio.move_on_after(1.0):
+            while not self.complete and size < 2 * self._limits.body_bytes:
+                message = await self._receive()
+                size += len(message.get("body", b""))
+                self.complete = message["type"] == "http.disconnect" or not message.get("more_body", False)
+
+    async def disconnect(self) -> None:
+        """Returns when the client has left."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+
+def _request_id(headers: Mapping[bytes, bytes]) -> str:
+    """The client's, if it is one that a log can hold."""
+    given = headers.get(b"x-request-id", b"")
+    return given.decode() if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _query(text: bytes) -> dict[str, str]:
+    try:
+        return dict(parse_qsl(text.decode("latin-1"), max_num_fields=20))
+    except ValueError as error:
+        raise Refusal(f"the query cannot be read: {error}", status=400) from error
+
+
+def _require_type(route: Route, headers: Mapping[bytes, bytes]) -> None:
+    """A page of another origin can send other types without asking: they are refused."""
+    kind = headers.get(b"content-type", b"")
+    if JSON_TYPE.fullmatch(kind) or (route.read is not None and kind.startswith(b"application/octet-stream")):
+        return
+    raise Refusal(f"the content type is {kind[:100].decode('latin-1')!a}: application/json is expected", status=415)
+
+
+def _milliseconds(seconds: float) -> bytes:
+    return b"%.3f" % (1000 * seconds)
+
+
+async def _send(send: Send, reply: Reply, request_id: str, seconds: float, *, with_body: bool) -> None:
+    headers = [
+        (b"content-type", reply.content_type.encode()),
+        (b"content-length", b"%d" % len(reply.body)),
+        (b"x-request-id", request_id.encode()),
+        (b"x-total-time", _milliseconds(seconds)),
+        (b"cache-control", b"no-store"),
+        (b"x-content-type-options", b"nosniff"),
+    ]
+    headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in reply.headers.items()]
+    if (answer := reply.answer) is not None:
+        headers += [
+            (b"x-compute-type", b"cpu"),
+            (b"x-compute-time", _milliseconds(seconds)),
+            (b"x-compute-characters", b"%d" % answer.characters),
+            (b"x-compute-tokens", b"%d" % answer.tokens),
+            (b"x-tokenization-time", _milliseconds(answer.tokenization_seconds)),
+            (b"x-queue-time", _milliseconds(answer.queue_seconds)),
+            (b"x-inference-time", _milliseconds(answer.inference_seconds)),
+        ]
+        if answer.cut:
+            headers.append((b"x-truncated", b"%d" % answer.cut))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body if with_body else b""})

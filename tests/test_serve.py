@@ -1,0 +1,544 @@
+"""`pruneonce serve`: its routes answer as the pipelines do, in the forms that clients expect."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import struct
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+pytest.importorskip("uvicorn")  # the extra `serve`
+
+from conftest import save_sparse
+from serving import JSON, Application, running
+
+from pruneonce.convert.to_packed import export_packed
+from pruneonce.run.model import load_model
+from pruneonce.run.pipelines import pipeline
+from pruneonce.serve.limits import Limits
+
+TEXTS = ["the film was good", "a bad story of the king", "it was not", "the " * 40, ".", "the city , the river"]
+LONG = "the city and the river " * 30  # more than the 64 tokens of a tiny model
+
+
+@pytest.fixture(scope="session")
+def packed(tiny_bert, sparse_tiny_bert, sparse_tiny_distilbert, tmp_path_factory):
+    """Files of tiny models, by what they do."""
+    folder = tmp_path_factory.mktemp("packed")
+    tags = save_sparse(tiny_bert, "AutoModelForTokenClassification", tmp_path_factory.mktemp("tags"))
+    sources = {"classes": sparse_tiny_bert, "spans": sparse_tiny_distilbert, "words": tiny_bert, "tags": tags}
+    for name, source in sources.items():
+        export_packed(source, folder / f"{name}.pruneonce", embeddings="fp32")
+    return {name: folder / f"{name}.pruneonce" for name in sources}
+
+
+@pytest.fixture(scope="session")
+def loaded(packed):
+    return {name: load_model(file, kernels="sparse") for name, file in packed.items()}
+
+
+@pytest.fixture(scope="module")
+def served(loaded):
+    app = Application({name: (None, model) for name, model in loaded.items()})
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def app_of(loaded):
+    """Applications with models and limits of their own."""
+    made = []
+
+    def make(*names, limits=None, **options):
+        made.append(Application({name: (None, loaded[name]) for name in names or loaded}, limits, **options))
+        return made[-1]
+
+    yield make
+    for app in made:
+        app.close()
+
+
+def pipeline_answers(model, texts, **options):
+    answers = pipeline(None, model)(texts, top_k=None, **options)
+    return [[{"score": each["score"], "label": each["label"]} for each in answer] for answer in answers]
+
+
+def test_predict_answers_bit_for_bit_as_the_pipeline(served, loaded):
+    expected = pipeline_answers(loaded["classes"], TEXTS)
+    assert served.post("/predict", {"inputs": [[text] for text in TEXTS]}).json == expected
+    assert [served.post("/predict", {"inputs": text}).json for text in TEXTS] == expected
+
+
+def test_predict_takes_a_pair_as_tei_does(served, loaded):
+    pair = {"text": "a good film", "text_pair": "a bad film"}
+    (expected,) = pipeline_answers(loaded["classes"], [pair])
+    assert served.post("/predict", {"inputs": ["a good film", "a bad film"]}).json == expected
+    assert served.post("/predict", {"inputs": [["a good film", "a bad film"]]}).json == [expected]
+    assert served.post("/predict", {"inputs": ["one"]}).json == pipeline_answers(loaded["classes"], ["one"])[0]
+
+
+def test_raw_scores_are_the_logits(served, loaded):
+    expected = pipeline_answers(loaded["classes"], ["it was not"], function_to_apply="none")
+    assert served.post("/predict", {"inputs": "it was not", "raw_scores": True}).json == expected[0]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_long_texts_are_cut_where_asked_and_the_answer_says_so(served, loaded, side):
+    request = {"inputs": [[LONG], ["short"]], "truncation_direction": side}
+    answer = served.post("/predict", request)
+    expected = pipeline_answers(loaded["classes"], [LONG, "short"], truncation=True, truncation_side=side)
+    assert answer.json == expected
+    assert answer.headers["x-truncated"] == "1"
+    assert served.post("/predict", {**request, "truncate": None}).json == expected
+    assert "x-truncated" not in served.post("/predict", {"inputs": "short"}).headers
+    refused = served.post("/predict", {**request, "truncate": False})
+    assert (refused.status, refused.json["error_type"]) == (422, "Validation")
+    assert "64" in refused.json["error"]
+
+
+def test_the_two_ends_of_a_long_text_are_different(loaded):
+    """Else the test above would show nothing."""
+    text = "good " * 70 + "bad " * 70
+    right, left = (
+        pipeline_answers(loaded["classes"], [text], truncation=True, truncation_side=side) for side in ("right", "left")
+    )
+    assert right != left
+
+
+def test_spans_words_and_tags_are_those_of_the_pipelines(served, loaded):
+    asked = [{"question": "who ?", "context": text} for text in (TEXTS[1], LONG)]
+    spans, words, tags = (pipeline(None, loaded[name]) for name in ("spans", "words", "tags"))
+    assert served.post("/qa", {"inputs": asked[0]}).json == spans(asked[0])
+    assert served.post("/qa", {"inputs": asked, "top_k": 3}).json == spans(asked, top_k=3)
+    one, two = "the [MASK] was good", "[MASK] or [MASK]"
+    assert served.post("/fill", {"inputs": one, "top_k": 2}).json == words(one, top_k=2)
+    assert served.post("/fill", {"inputs": [one]}).json == [words(one)]
+    assert served.post("/fill", {"inputs": [one, two], "targets": ["good", "bad"]}).json == words(
+        [one, two], targets=["good", "bad"]
+    )
+    options = {"aggregation_strategy": "simple", "ignore_labels": []}
+    assert served.post("/tag", {"inputs": TEXTS[0], "ignore_labels": []}).json == tags(TEXTS[0], **options)
+    assert served.post("/tag", {"inputs": [LONG], "stride": 8, **options}).json == tags([LONG], stride=8, **options)
+
+
+def test_company_changes_no_bit(packed, loaded):
+    """Over the wire, thirty-two at once, in requests of one text and of many."""
+    expected = dict(zip(TEXTS, pipeline_answers(loaded["classes"], TEXTS), strict=True))
+    with running({"classes": packed["classes"]}, kernels="sparse", logs_requests=False) as server:
+        work = list(itertools.islice(itertools.cycle(TEXTS), 96))
+
+        def ask(number):
+            if number % 4:
+                return [work[number]], [server.post("/predict", {"inputs": work[number]}).json]
+            rows = work[number:] + work[:number]
+            return rows, server.post("/predict", {"inputs": [[text] for text in rows]}).json
+
+        with ThreadPoolExecutor(32) as pool:
+            for asked, answers in pool.map(ask, range(len(work))):
+                assert answers == [expected[text] for text in asked]
+
+
+def test_tokens_are_those_of_the_model_and_spell_the_text_again(served, loaded):
+    model = pipeline(None, loaded["words"]).text_model
+    (row,) = served.post("/tokenize", {"inputs": "The film.", "model": "words"}).json
+    encoding = model.tokenizer.encode("The film.")
+    assert [each["id"] for each in row] == encoding.ids
+    assert [each["special"] for each in row] == [True, False, False, False, True]
+    assert ["The film."[each["start"] : each["stop"]] for each in row[1:-1]] == ["The", "film", "."]
+    assert row[0]["start"] is None
+    ids = [each["id"] for each in row]
+    assert served.post("/decode", {"ids": ids}).json == [model.tokenizer.decode(ids)]
+    assert served.post("/decode", {"ids": [ids, ids[:2]]}).json == [model.tokenizer.decode(ids), "the"]
+    bare = served.post("/tokenize", {"inputs": ["a", "b"], "add_special_tokens": False}).json
+    assert [len(each) for each in bare] == [1, 1]
+
+
+def test_a_request_names_its_model_or_gets_the_one_that_can(served, app_of):
+    named = {"inputs": "good", "model": "classes"}
+    assert served.post("/predict", named).json == served.post("/predict", {"inputs": "good"}).json
+    wrong = served.post("/predict", {**named, "model": "spans"})
+    assert (wrong.status, wrong.json["error_type"]) == (424, "Backend")
+    assert served.post("/predict", {**named, "model": "of another server"}).status == 200
+    alone = app_of("spans").post("/predict", named)
+    assert (alone.status, alone.json["error_type"]) == (424, "Backend")
+    assert served.post("/tokenize", {"inputs": "a", "model": "nobody"}).status == 404
+
+
+def test_headers_tell_what_a_request_took(served):
+    answer = served.post("/predict", {"inputs": [["good"], ["a bad film"]]}, {**JSON, "x-request-id": "abc-1"})
+    assert answer.headers["x-request-id"] == "abc-1"
+    assert answer.headers["x-compute-tokens"] == "8"
+    assert answer.headers["x-compute-characters"] == "14"
+    for name in ("x-compute-time", "x-total-time", "x-tokenization-time", "x-queue-time", "x-inference-time"):
+        assert float(answer.headers[name]) >= 0
+    forged = served.post("/predict", {"inputs": "a"}, {**JSON, "x-request-id": "a b\x1b"})
+    assert forged.headers["x-request-id"] != "a b\x1b"
+
+
+def test_info_has_what_tei_s_clients_read(served):
+    told = served.get("/info?model=classes").json
+    assert told["model_type"]["classifier"]["id2label"] == {"0": "LABEL_0", "1": "LABEL_1"}
+    assert told["max_input_length"] == 64
+    assert told["models"] == ["classes", "spans", "words", "tags"]
+    assert "token_classifier" in served.get("/info?model=tags").json["model_type"]
+
+
+def test_metrics_have_tei_s_names_and_count(app_of):
+    app = app_of("classes")
+    app.post("/predict", {"inputs": [["good"], ["bad"]]})
+    app.post("/predict", {"inputs": 1})
+    lines = app.get("/metrics").body.decode().splitlines()
+    assert 'te_request_count{method="batch"} 1.0' in lines
+    assert 'te_request_failure{err="Validation"} 1.0' in lines
+    assert 'te_request_input_length_sum{model="classes"} 6.0' in lines
+    for name in ("te_request_duration", "te_request_queue_duration", "te_request_inference_duration"):
+        assert f'{name}_count{{model="classes"}} 1.0' in lines
+    for name in (
+        "te_queue_size",
+        "te_batch_next_tokens_sum",
+        "te_batch_next_size_sum",
+        "process_resident_memory_bytes",
+    ):
+        assert any(line.startswith(name) for line in lines), name
+
+
+def test_every_route_is_in_the_openapi_document_and_its_references_are_there(served):
+    told = served.get("/openapi.json").json
+    assert {"/predict", "/qa", "/fill", "/tag", "/health", "/v2/models/{name}/infer"} <= told["paths"].keys()
+
+    def references(value):
+        if isinstance(value, dict):
+            yield from [value["$ref"]] if "$ref" in value else []
+            value = list(value.values())
+        if isinstance(value, list):
+            for each in value:
+                yield from references(each)
+
+    for reference in references(told):
+        place = told
+        for part in reference.removeprefix("#/").split("/"):
+            place = place[part]
+
+
+# KServe
+
+
+def bytes_tensor(name, texts):
+    return {"name": name, "shape": [len(texts)], "datatype": "BYTES", "data": texts}
+
+
+def test_kserve_s_tensors_are_the_pipeline_s_answers(served, loaded):
+    body = {"id": "7", "inputs": [bytes_tensor("text", TEXTS)]}
+    told = served.post("/v2/models/classes/infer", body).json
+    expected = [{each["label"]: each["score"] for each in row} for row in pipeline_answers(loaded["classes"], TEXTS)]
+    outputs = {each["name"]: each for each in told["outputs"]}
+    assert (told["model_name"], told["id"]) == ("classes", "7")
+    assert outputs["scores"]["shape"] == [len(TEXTS), 2]
+    scores = np.array(outputs["scores"]["data"], np.float32).reshape(-1, 2)
+    assert scores.tolist() == [[np.float32(row["LABEL_0"]), np.float32(row["LABEL_1"])] for row in expected]
+    assert outputs["label"]["data"] == [max(row, key=row.get) for row in expected]
+    asked = [bytes_tensor("question", ["who ?"]), bytes_tensor("context", [TEXTS[1]])]
+    spans = served.post("/v2/models/spans/versions/1/infer", {"inputs": asked}).json["outputs"]
+    answer = pipeline(None, loaded["spans"])(question="who ?", context=TEXTS[1])
+    assert {each["name"]: each["data"][0] for each in spans} == {**answer, "score": pytest.approx(answer["score"])}
+
+
+def test_kserve_s_binary_tensors_carry_the_same(served):
+    texts = ["the film was good", "ü ."]
+    data = b"".join(struct.pack("<I", len(text.encode())) + text.encode() for text in texts)
+    head = {
+        "inputs": [
+            {"name": "text", "shape": [2, 1], "datatype": "BYTES", "parameters": {"binary_data_size": len(data)}}
+        ],
+        "outputs": [{"name": "scores", "parameters": {"binary_data": True}}, {"name": "label"}],
+    }
+    content = json.dumps(head).encode()
+    headers = {"content-type": "application/octet-stream", "inference-header-content-length": str(len(content))}
+    answer = served.post("/v2/models/classes/infer", content + data, headers)
+    size = int(answer.headers["inference-header-content-length"])
+    told = json.loads(answer.body[:size])
+    plain = served.post("/v2/models/classes/infer", {"inputs": [bytes_tensor("text", texts)]}).json["outputs"]
+    assert np.frombuffer(answer.body[size:], "<f4").tolist() == plain[0]["data"]
+    assert told["outputs"][0]["parameters"] == {"binary_data_size": 16}
+    assert told["outputs"][1]["data"] == plain[1]["data"]
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"datatype": "FP32"}, "BYTES"),
+        ({"name": "txt"}, "text"),
+        ({"shape": [3]}, "shape"),
+        ({"shape": [-1, -2]}, "shape"),
+        ({"data": [1, 2]}, "strings"),
+        ({"parameters": {"binary_data_size": 9}}, "binary_data_size"),
+        ({"data": [[["a"]], "b"]}, "strings"),
+    ],
+)
+def test_a_tensor_that_is_not_what_it_says_is_refused_in_kserve_s_form(served, change, word):
+    answer = served.post("/v2/models/classes/infer", {"inputs": [{**bytes_tensor("text", ["a", "b"]), **change}]})
+    assert 400 <= answer.status < 500
+    assert answer.json.keys() == {"error"}
+    assert word in answer.json["error"]
+
+
+def test_kserve_s_metadata_and_health(served):
+    told = served.get("/v2/models/classes").json
+    assert [each["name"] for each in told["inputs"]] == ["text", "text_pair"]
+    assert served.get("/v2/models/classes/ready").json == {"name": "classes", "ready": True}
+    assert served.get("/v2/health/live").json == {"live": True}
+    assert served.get("/v2/health/ready").json == {"ready": True}
+    assert served.get("/v2/models/classes/versions/2").status == 404
+    assert served.get("/v2/models/nobody/ready").json.keys() == {"error"}
+    assert "binary_tensor_data" in served.get("/v2").json["extensions"]
+
+
+# Limits, keys and hosts
+
+
+class Stopped:
+    """A served model whose batches wait until they are let."""
+
+    def __init__(self, app):
+        (self.model,) = app.models
+        self.computed = []
+        self.may, self.began = threading.Event(), threading.Event()
+        self._compute = self.model._scheduler._compute
+        self.model._scheduler._compute = self
+
+    def __call__(self, wanted, numbers):
+        self.began.set()
+        assert self.may.wait(60)
+        self.computed.append(len(wanted.encodings))
+        return self._compute(wanted, numbers)
+
+
+def post(app, value, **options):
+    return app.call("POST", "/predict", json.dumps(value).encode(), JSON, **options)
+
+
+@pytest.mark.parametrize("limits", [Limits(requests=3), Limits(tokens=4 * 66)])
+def test_more_than_a_model_has_room_for_is_refused_at_once_and_told_when_to_come_again(app_of, limits):
+    app = app_of("classes", limits=limits)
+    stopped = Stopped(app)
+
+    async def crowd():
+        waiting = [asyncio.ensure_future(post(app, {"inputs": LONG})) for _ in range(3)]
+        while not stopped.began.is_set() or app.models[0].requests < 3:
+            await asyncio.sleep(0.001)
+        rest = [await post(app, {"inputs": [[LONG]] * 2}) for _ in range(5)]
+        stopped.may.set()
+        return await asyncio.gather(*waiting), rest
+
+    admitted, refused = asyncio.run(crowd())
+    assert [each.status for each in admitted] == [200] * 3
+    assert [each.status for each in refused] == [429] * 5
+    assert refused[0].json["error_type"] == "Overloaded"
+    assert int(refused[0].headers["retry-after"]) >= 1
+    assert app.models[0].requests == app.models[0].tokens == 0
+    assert app.post("/predict", {"inputs": LONG}).status == 200
+    assert "pruneonce_rejected 5.0" in app.get("/metrics").body.decode()
+
+
+def test_a_client_that_leaves_frees_its_place_and_is_not_computed(app_of):
+    app = app_of("classes")
+    stopped = Stopped(app)
+
+    async def leave():
+        plug = asyncio.ensure_future(post(app, {"inputs": "plug"}))
+        while not stopped.began.is_set():
+            await asyncio.sleep(0.001)
+        gone = asyncio.Event()
+        leaving = asyncio.ensure_future(post(app, {"inputs": [["a"]] * 7}, gone=gone))
+        while app.models[0]._scheduler.waiting() < 1:
+            await asyncio.sleep(0.001)
+        gone.set()
+        nothing = await leaving
+        counted = app.models[0].requests
+        stopped.may.set()
+        return nothing, counted, await plug
+
+    nothing, counted, plug = asyncio.run(leave())
+    assert (nothing, counted, plug.status) == (None, 1, 200)
+    app.post("/predict", {"inputs": "after"})
+    assert stopped.computed == [1, 1]
+    assert app.models[0].requests == app.models[0].tokens == 0
+
+
+def test_one_request_may_not_have_more_than_the_limits(app_of):
+    app = app_of(limits=Limits(tokens=200, texts=3, body_bytes=3000, masks=2))
+    for path, value in {
+        "/predict": {"inputs": [["a"]] * 4},
+        "/tokenize": {"inputs": ["a"] * 4},
+        "/decode": {"ids": [[1]] * 4},
+        "/qa": {"inputs": {"question": "a", "context": "the film " * 300}},
+        "/tag": {"inputs": "the film " * 300, "stride": 60},
+        "/fill": {"inputs": "[MASK] " * 3},
+        "/v2/models/classes/infer": {"inputs": [bytes_tensor("text", ["a"] * 4)]},
+    }.items():
+        answer = app.post(path, value)
+        assert answer.status == 413, (path, answer)
+    declared = asyncio.run(app.call("POST", "/predict", b"{}", {**JSON, "content-length": "3001"}))
+    assert declared.status == 413
+    sent = app.post("/predict", {"inputs": "a" * 3000})
+    assert sent.status == 413
+    assert app.post("/predict", {"inputs": "a"}).status == 200
+
+
+def test_windows_that_advance_by_a_token_are_refused_before_they_are_made(served, monkeypatch):
+    """Their tokens would be hundreds of times those of the text."""
+    windows = []
+    monkeypatch.setattr("pruneonce.run.pipelines.text_model.TextModel.windows", lambda *_, **__: windows.append(1))
+    asked = {"question": "the film " * 15, "context": "the film " * 40_000}
+    answer = served.post("/qa", {"inputs": asked, "doc_stride": 29})
+    assert (answer.status, windows) == (413, [])
+
+
+def test_a_body_that_trickles_in_is_given_up(app_of):
+    app = app_of("classes", limits=Limits(body_seconds=0.2))
+
+    async def trickle():
+        while True:
+            yield b" ", True
+            await asyncio.sleep(0.05)
+
+    answer = asyncio.run(app.call("POST", "/predict", headers=JSON, chunks=trickle()))
+    assert (answer.status, answer.headers["connection"]) == (408, "close")
+
+
+def test_a_model_that_fails_is_not_ready_until_it_answers_again(app_of):
+    app = app_of("classes")
+    scheduler = app.models[0]._scheduler
+    compute, scheduler._compute = scheduler._compute, lambda *_: 1 / 0
+    answer = app.post("/predict", {"inputs": "a"})
+    assert answer.status == 500
+    assert "ZeroDivisionError" not in answer.body.decode()
+    assert app.get("/health").status == 503
+    assert app.get("/v2/health/ready").json == {"ready": False}
+    scheduler._compute = compute
+    assert app.get("/health").status == 200
+    assert app.get("/v2/health/ready").json == {"ready": True}
+
+
+def test_every_route_but_health_asks_for_a_key(app_of):
+    app = app_of(keys=[b"first key", b"second"])
+    routes = [(path, method) for path, methods in app_paths(app) for method in methods]
+    unlocked = {path for path, method in routes if ask(app, method, path).status != 401}
+    assert unlocked == {
+        "/health",
+        "/ping",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/{name}/ready",
+        "/v2/models/{name}/versions/{version}/ready",
+    }
+    assert ask(app, "GET", "/no such path").status == 401
+    for key in ("first key", "second"):
+        assert ask(app, "GET", "/info", f"Bearer {key}").status == 200
+    for key in ("", "Bearer", "Bearer first", "Bearer first keyx", "Basic second", "second"):
+        refused = ask(app, "GET", "/info", key)
+        assert (refused.status, refused.headers["www-authenticate"]) == (401, "Bearer"), key
+
+
+def app_paths(app):
+    return [(path, methods) for path, methods in app_of_routes(app).items()]
+
+
+def app_of_routes(app):
+    told = ask(app, "GET", "/openapi.json", "Bearer second").json
+    return {path: [name.upper() for name in methods] for path, methods in told["paths"].items()}
+
+
+def ask(app, method, path, key=None):
+    headers = {**JSON, **({} if key is None else {"authorization": key})}
+    return asyncio.run(app.call(method, path, b"{}", headers))
+
+
+def test_a_page_that_resolves_its_name_to_this_machine_gets_nothing(app_of):
+    app = app_of("classes", loopback_only=True)
+    for host in ("localhost:8080", "127.0.0.1", "[::1]:80"):
+        assert app.get("/info", {"host": host}).status == 200
+    for host in ("evil.example", "localhost.evil.example:80", "127.0.0.1.evil.example", ""):
+        assert app.get("/info", {"host": host}).status == 421
+
+
+def test_what_a_page_can_send_without_asking_is_refused(served):
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "application/jsonx"):
+        assert served.post("/predict", {"inputs": "a"}, {"content-type": kind}).status == 415
+    for kind in ("application/json", "application/json; charset=utf-8", "APPLICATION/JSON"):
+        assert served.post("/predict", {"inputs": "a"}, {"content-type": kind}).status == 200
+
+
+def test_pages_of_other_origins_may_ask_where_that_is_wanted_alone(app_of):
+    headers = {"origin": "https://a.example", "access-control-request-method": "POST"}
+    without, with_it = app_of("classes"), app_of("classes", cors=["https://a.example"])
+    assert "access-control-allow-origin" not in without.get("/info", headers).headers
+    assert with_it.get("/info", headers).headers["access-control-allow-origin"] == "https://a.example"
+    preflight = asyncio.run(with_it.call("OPTIONS", "/predict", headers=headers))
+    assert preflight.status == 200
+    other = asyncio.run(with_it.call("OPTIONS", "/predict", headers={**headers, "origin": "https://b.example"}))
+    assert other.status == 400
+
+
+# The process
+
+
+def test_sigterm_ends_readiness_then_answers_what_is_under_way_and_exits_cleanly(packed):
+    import socket
+
+    with running({"classes": packed["classes"]}, {"drain_seconds": 1.0}, logs_requests=False) as server:
+        body = json.dumps({"inputs": "the film was good"}).encode()
+        head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(body)}"
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as half:
+            half.sendall(head.encode() + b"\r\n\r\n" + body[:5])
+            time.sleep(0.1)  # until it is a request: what has not begun is not under way
+            server.terminate()
+            deadline = time.monotonic() + 30
+            while server.request("GET", "/health").status != 503:
+                assert time.monotonic() < deadline
+            assert server.request("GET", "/v2/health/ready").json == {"ready": False}
+            half.sendall(body[5:])
+            answer = half.makefile("rb").read()
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+        assert server.ended() == 0
+
+
+def test_the_log_has_a_line_of_json_per_request_and_none_of_its_text(packed):
+    with running({"classes": packed["classes"]}) as server:
+        server.post("/predict", {"inputs": "the secret"}, {"x-request-id": "one"})
+        server.request("GET", "/nothing%0a%1b[2J", headers={"x-request-id": "two"})
+        server.terminate()
+        assert server.ended() == 0
+    told = {line["id"]: line for line in map(json.loads, (line for line in server.lines if line.startswith("{")))}
+    assert told["one"]["model"] == "classes"
+    assert (told["one"]["status"], told["one"]["texts"], told["one"]["tokens"]) == (200, 1, 9)
+    assert told["two"]["status"] == 404
+    assert "secret" not in "".join(server.lines)
+    assert "\x1b" not in "".join(server.lines)
+
+
+def test_files_and_addresses_that_cannot_be_served_are_told_in_a_line(pruneonce, packed, tmp_path):
+    import socket
+
+    (tmp_path / "bad.pruneonce").write_bytes(b"PK")
+    code, _, err = pruneonce("serve", tmp_path / "bad.pruneonce", "--port", "0")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "bad.pruneonce" in err
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        code, _, err = pruneonce("serve", packed["classes"], "--port", taken.getsockname()[1])
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--port" in err
+    code, _, err = pruneonce("serve", packed["classes"], packed["classes"])
+    assert (code, "NAME=FILE" in err) == (2, True)
+    (tmp_path / "keys").write_text("\n")
+    code, _, err = pruneonce("serve", packed["classes"], "--api-key-file", tmp_path / "keys")
+    assert (code, "no key" in err) == (2, True)
