@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pruneonce.privacy import silence_dependencies
 
 if TYPE_CHECKING:  # for type checkers and editors: the names of _NAMES once more
+    from pruneonce.adapters.sentence_transformers import CrossEncoder as CrossEncoder
+    from pruneonce.adapters.sentence_transformers import SentenceEncoder as SentenceEncoder
     from pruneonce.compression.run import compress as compress
     from pruneonce.convert.from_memory import export as export
     from pruneonce.convert.from_sparse_bitmask import import_checkpoint as import_checkpoint
@@ -62,6 +64,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _NAMES once mor
 
 # Module -> its public names.
 _NAMES = {
+    "adapters.sentence_transformers": "CrossEncoder SentenceEncoder",
     "compression.run": "compress",
     "convert.from_memory": "export",
     "convert.from_sparse_bitmask": "import_checkpoint",

@@ -25,6 +25,7 @@ EXTRA_OF = {
     **dict.fromkeys(("onnx", "onnxruntime"), "onnxruntime"),
     **dict.fromkeys(("openvino", "nncf"), "bench"),
     "tensorboard": "tensorboard",
+    "sentence_transformers": "sentence-transformers",
     **dict.fromkeys(("starlette", "uvicorn", "httptools", "pydantic", "orjson", "prometheus_client", "anyio"), "serve"),
 }
 

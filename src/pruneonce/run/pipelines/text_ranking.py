@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from tokenizers import Encoding
 
 from pruneonce.errors import UsageError
 from pruneonce.models.sentence import RankingPlan
@@ -44,20 +45,25 @@ class TextRanking:
         cut long pairs, the longer text first, as the original does; False: they are an error. max_length: tokens to
         cut to, instead of the file's.
         """
+        before = "" if self.plan.default_prompt is None else self.plan.prompts[self.plan.default_prompt]
+        encodings = self.encode(pairs, prompt=before, truncation=truncation, max_length=max_length)
+        scores = np.array([logits[0] for logits in (yield Wanted(encodings, batch_size))], np.float32)
+        raw = self.plan.activation == "none" if raw_scores is None else raw_scores
+        return scores if raw else sigmoid(scores)
+
+    def encode(
+        self, pairs: Sequence[Any], *, prompt: str = "", truncation: bool = True, max_length: int | None = None
+    ) -> list[Encoding]:
+        """Tokens of each pair, the prompt before its query, cut to `max_tokens` or `max_length`."""
         if isinstance(pairs, str | dict) or not isinstance(pairs, Sequence):
             raise UsageError("pairs: a list of (query, text) is expected")
-        before = "" if self.plan.default_prompt is None else self.plan.prompts[self.plan.default_prompt]
-        texts = [(before + query, text) for query, text in map(_pair, range(len(pairs)), pairs)]
-        encodings = self.text_model.encode(
-            texts,
+        return self.text_model.encode(
+            [(prompt + query, text) for query, text in map(_pair, range(len(pairs)), pairs)],
             truncation=truncation,
             max_length=max_length,
             usual_length=self.plan.max_tokens,
             remedy="cut it, or set truncation=True",
         )
-        scores = np.array([logits[0] for logits in (yield Wanted(encodings, batch_size))], np.float32)
-        raw = self.plan.activation == "none" if raw_scores is None else raw_scores
-        return scores if raw else sigmoid(scores)
 
     def rerank(
         self, query: str, texts: Sequence[str], *, top_k: int | None = None, return_texts: bool = False, **options: Any
