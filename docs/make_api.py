@@ -21,7 +21,7 @@ SUBJECTS = {
     "Zeros in a model in memory": "prune_ lock_ sparse_training Pruner PruneCallback magnitude_mask",
     "Schedules and losses": "PruningSchedule cubic_sparsity rewinding_factor distillation_loss",
     "Quantise, pack, measure": "quantize_ export export_packed inspect inspect_folder inspect_packed import_checkpoint",
-    "Answers": "pipeline load_model",
+    "Answers": "pipeline embed load_model",
     "Stages": "run_teacher run_prune run_finetune run_quantize StageOptions",
     "Recipes": "load_recipe load_recipes parse_recipe TeacherRecipe PruneRecipe FinetuneRecipe QuantizeRecipe "
     "Training Pruning Distillation TaskData",

@@ -27,6 +27,7 @@ from pruneonce.formats.stored_tensors import (
     pack_int8,
     quantize_rows,
 )
+from pruneonce.models.sentence import EmbeddingPlan, Projection
 
 MEMORY_BYTES = 1 << 30
 NUMBERS = [-1, 0, 1, 2, 254, 255, 256, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**64, 10**30, 0.5, True, None, "7", [], {}]
@@ -61,6 +62,7 @@ def sample_model() -> PackedModel:
             "bias": dense(weight[:, 3]),
         },
         {"format_version": 1, "masks": {}},
+        EmbeddingPlan(("mean", "cls"), (Projection("2_Dense", "tanh"),), max_tokens=9, prompts={"query": "q: "}),
     )
 
 

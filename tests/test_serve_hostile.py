@@ -32,7 +32,7 @@ def server(packed):  # noqa: F811
 
 @pytest.fixture(scope="module")
 def served(loaded):  # noqa: F811
-    app = Application({name: (None, model) for name, model in loaded.items()})
+    app = Application(loaded)
     yield app
     app.close()
 

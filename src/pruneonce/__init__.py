@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _NAMES once mor
     from pruneonce.recipe import parse_recipe as parse_recipe
     from pruneonce.run.model import load_model as load_model
     from pruneonce.run.pipelines import pipeline as pipeline
+    from pruneonce.run.pipelines.embeddings import embed as embed
     from pruneonce.sparsity.cpu_training import sparse_training as sparse_training
     from pruneonce.sparsity.in_place import lock_ as lock_
     from pruneonce.sparsity.in_place import prune_ as prune_
@@ -71,6 +72,7 @@ _NAMES = {
     "load_recipe load_recipes parse_recipe",
     "run.model": "load_model",
     "run.pipelines": "pipeline",
+    "run.pipelines.embeddings": "embed",
     "sparsity.cpu_training": "sparse_training",
     "sparsity.in_place": "lock_ prune_ quantize_",
     "sparsity.masks": "magnitude_mask",

@@ -63,6 +63,7 @@ for command in (
     run.evaluate,
     run.predict,
     serve.serve,
+    serve.loadtest,
     train.doctor,
     bench.bench,
     bench.bench_train,

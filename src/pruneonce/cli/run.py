@@ -63,15 +63,16 @@ def predict(
     ] = "",
     truncation: Annotated[bool, typer.Option("--truncation", help="Cut what is too long for the model.")] = False,
     max_length: Annotated[int | None, typer.Option(min=4, help="Cut texts to so many tokens.")] = None,
+    query: Annotated[str, typer.Option(help="For text-ranking; the texts are ranked by how well they answer it.")] = "",
     top_k: Annotated[int | None, typer.Option(min=1, help="How many answers to each text.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Default one per core.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per text.")] = False,
 ) -> None:
-    """Answer texts with a packed model: classes, spans, words for [MASK], or vectors."""
+    """Answer texts with a packed model: classes, spans, words for [MASK], vectors, or an order by a query."""
     from pruneonce.run.pipelines import pipeline
 
     given = [(text, text_pair) if text_pair else text for text in texts or []]
-    asked: list[str | tuple[str, str]] = [*given, *(_texts_of(file, columns) if file else [])]
+    asked: list[str | tuple[str, str]] = [*given, *(texts_of(file, columns) if file else [])]
     if not asked:
         raise UsageError("predict: no text: give texts, or --file FILE (- for standard input)")
     answer: Any = pipeline(task, model, threads=threads)
@@ -79,6 +80,8 @@ def predict(
         raise UsageError(f"--question is for question answering; this is {answer.task}")
     if answer.task == "question-answering" and not question:
         raise UsageError("question answering needs --question; the texts are the contexts")
+    if bool(query) != (answer.task == "text-ranking"):
+        raise UsageError(f"--query is for text-ranking, which needs it; this is {answer.task}")
     if answer.task != "text-classification" and any(isinstance(each, tuple) for each in asked):
         raise UsageError(f"pairs of texts are for text-classification; this is {answer.task}")
     options: dict[str, Any] = {} if top_k is None else {"top_k": top_k}
@@ -86,7 +89,12 @@ def predict(
         if answer.task in ("question-answering", "fill-mask"):
             raise UsageError(f"--truncation and --max-length are not for {answer.task}, where nothing is cut")
         options |= {"truncation": truncation, "max_length": max_length}
-    if answer.task == "feature-extraction":
+    if answer.task == "text-ranking":
+        _print_ranking(answer.rerank(query, asked, return_texts=True, **_without_defaults(options)), as_json)
+        return
+    if answer.task == "embeddings":
+        answers = answer(asked, **_without_defaults(options)).tolist()
+    elif answer.task == "feature-extraction":
         answers = answer(asked, pooling="mean", **options).tolist()
     elif answer.task == "question-answering":
         answers = answer([{"question": question, "context": text} for text in asked], **options)
@@ -104,7 +112,20 @@ def predict(
             print("\n".join(map(plain, parts)) + f"\n  {_shown(each)}")
 
 
-def _texts_of(file: Path, columns: str) -> list[str | tuple[str, str]]:
+def _without_defaults(options: dict[str, Any]) -> dict[str, Any]:
+    """Without `truncation`: what is embedded or ranked is cut anyway."""
+    return {name: value for name, value in options.items() if name != "truncation"}
+
+
+def _print_ranking(ranking: list[dict[str, Any]], as_json: bool) -> None:
+    for each in ranking:
+        if as_json:
+            print(plain(json.dumps(each, ensure_ascii=False)))
+        else:
+            print(f"{each['score']:.3f}  {plain(each['text'])}")
+
+
+def texts_of(file: Path, columns: str) -> list[str | tuple[str, str]]:
     """Texts or pairs of a file: its rows where its suffix is that of a table, else its lines that are not blank."""
     if file.suffix in (".tsv", ".csv", ".jsonl", ".json", ".parquet"):
         return _rows_of(file, columns)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from tokenizers import normalizers
 
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import read_json
@@ -15,6 +16,7 @@ from pruneonce.formats.packed_file import FLOAT_OF_CONTAINER, PackedModel, write
 from pruneonce.formats.record import Provenance, check_masks, read_provenance
 from pruneonce.formats.safetensors_file import Container, open_container
 from pruneonce.formats.scales_file import read_quantization
+from pruneonce.formats.sentence_folder import read_projections, read_sentence_folder
 from pruneonce.formats.stored_tensors import Quantization, Tensor, decode_floats, dense, pack, pack_int8, quantize_rows
 from pruneonce.models import Family
 from pruneonce.models.tokenizer import load_tokenizer
@@ -40,7 +42,9 @@ def export_packed(model: str | Path, out: str | Path, *, embeddings: str = "fp16
     quantization = _quantization(folder, weights)
     if record:
         _check_masks(weights, family, record, folder)
-    tensors: dict[str, Tensor] = {}
+    sentence = read_sentence_folder(folder)
+    projections = {} if sentence is None else read_projections(folder, sentence.plan, _hidden_size(folder, family))
+    tensors: dict[str, Tensor] = {name: dense(weight) for name, weight in projections.items()}
     for name in weights.names:
         try:
             if name in quantization:
@@ -51,12 +55,29 @@ def export_packed(model: str | Path, out: str | Path, *, embeddings: str = "fp16
             raise PruneonceError(f"{folder}: tensor {name}: {error}") from error
     packed = PackedModel(
         config=read_json(folder / "config.json"),
-        tokenizer=load_tokenizer(folder).to_str(pretty=False),
+        tokenizer=_tokenizer(folder, lower_case=sentence is not None and sentence.lower_case),
         tensors=tensors,
         provenance=asdict(record) if record else None,
+        sentence=None if sentence is None else sentence.plan,
     )
     write_packed(out, packed)
     return packed
+
+
+def _hidden_size(folder: Path, family: Family) -> int:
+    try:
+        return family.encoder_plan(read_json(folder / "config.json")).hidden_size
+    except ValueError as error:
+        raise PruneonceError(f"{folder}: {error}") from error
+
+
+def _tokenizer(folder: Path, *, lower_case: bool) -> str:
+    tokenizer = load_tokenizer(folder)
+    if lower_case:
+        before = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
+    text: str = tokenizer.to_str(pretty=False)
+    return text
 
 
 class _Weights:

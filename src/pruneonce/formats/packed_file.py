@@ -32,8 +32,9 @@ from pruneonce.formats.stored_tensors import (
     SparseMatrix,
     Tensor,
 )
+from pruneonce.models.sentence import SentencePlan, plan_of
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SUFFIX = ".pruneonce"
 
 # Keys of the container's metadata; all values are text.
@@ -41,6 +42,7 @@ VERSION = "format_version"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 PROVENANCE = "pruneonce.json"
+SENTENCE = "sentence.json"
 TENSORS = "tensors"
 REQUIRED = {VERSION, CONFIG, TOKENIZER, TENSORS}
 FLOAT_OF_CONTAINER = {kind.container: kind for kind in FLOAT_TYPES.values()}
@@ -56,6 +58,7 @@ class PackedModel:
     tokenizer: str  # text of tokenizer.json
     tensors: dict[str, Tensor]  # by their names in the Hugging Face checkpoint
     provenance: dict[str, Any] | None = None  # pruneonce.json, mask digests included
+    sentence: SentencePlan | None = None  # what becomes of its states or its logit, where the model says so
     version: int | None = None  # of the format, in the file that it was read from; None: it was made in memory
 
     @property
@@ -90,7 +93,7 @@ def read_packed(path: str | Path) -> PackedModel:
     container = open_container(path)
     version = check_version(container)
     texts = container.metadata
-    if unknown := texts.keys() - REQUIRED - {PROVENANCE}:
+    if unknown := texts.keys() - REQUIRED - {PROVENANCE, SENTENCE}:
         _refuse(container, f"the metadata key {min(unknown)[:40]!a} is not one of the format's")
     if missing := REQUIRED - texts.keys():
         _refuse(container, f"the metadata has no {min(missing)}")
@@ -101,7 +104,13 @@ def read_packed(path: str | Path) -> PackedModel:
         labels_of(config)
     except ValueError as error:
         _refuse(container, f"{CONFIG}: {error}")
-    return PackedModel(config, texts[TOKENIZER], _read_tensors(container), provenance, version)
+    sentence = None
+    if SENTENCE in texts:
+        try:
+            sentence = plan_of(_json_object(container, SENTENCE))
+        except ValueError as error:
+            _refuse(container, f"the metadata's {SENTENCE}: {error}")
+    return PackedModel(config, texts[TOKENIZER], _read_tensors(container), provenance, sentence, version)
 
 
 def check_version(container: Container) -> int:
@@ -126,6 +135,8 @@ def _metadata(path: Path, model: PackedModel) -> dict[str, str]:
     objects = {CONFIG: model.config, TENSORS: {name: _describe(tensor) for name, tensor in model.tensors.items()}}
     if model.provenance is not None:
         objects[PROVENANCE] = model.provenance
+    if model.sentence is not None:
+        objects[SENTENCE] = model.sentence.as_json()
     texts = {VERSION: str(_version(model)), TOKENIZER: model.tokenizer}
     for key, value in objects.items():
         try:
@@ -138,6 +149,8 @@ def _metadata(path: Path, model: PackedModel) -> dict[str, str]:
 
 def _version(model: PackedModel) -> int:
     """The lowest version that has all the model uses: older readers then read what they can."""
+    if model.sentence is not None:
+        return 3
     newer = any(
         isinstance(tensor, SparseMatrix) and (tensor.encoding == "rice" or tensor.quantization is not None)
         for tensor in model.tensors.values()

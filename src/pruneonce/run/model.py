@@ -12,8 +12,10 @@ from pruneonce import _native
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.formats.packed_file import PackedModel, read_packed
 from pruneonce.formats.stored_tensors import Array
+from pruneonce.models.sentence import POOLINGS, EmbeddingPlan, Pooling, RankingPlan
 from pruneonce.run.encoder import Embeddings, Encoder, Layer, require_computable
 from pruneonce.run.heads import Head, HiddenStates, classes_of, head_of
+from pruneonce.run.sentence import pooled, projection_layers, tokens_read, unit
 from pruneonce.run.tensors import Tensors
 from pruneonce.run.weights import KERNELS, Int8Weight, Kernels
 from pruneonce.run.workspace import Workspaces
@@ -45,6 +47,13 @@ class Model:
         self.provenance = packed.provenance
         self.task = _task_of(packed)
         self.labels = _labels(packed, classes_of(self.task, tensors))
+        given = packed.sentence
+        self.embedding = given if isinstance(given, EmbeddingPlan) else EmbeddingPlan()  # of `embed`
+        self.ranking = given if isinstance(given, RankingPlan) else None
+        if self.ranking is not None and not self.ranks:
+            raise ValueError("sentence.json is that of a ranking, which needs a classifier of one label")
+        # What a pipeline is made for when nobody says: a task of run.pipelines.PIPELINES.
+        self.use = self.task if given is None else "text-ranking" if self.ranking is not None else "embeddings"
         self.encoder = _encoder(tensors)
         self.hidden_size = self.encoder.plan.hidden_size
         quantized = all(isinstance(layer.down.weight, Int8Weight) for layer in self.encoder.layers)
@@ -52,6 +61,7 @@ class Model:
         self.max_tokens = len(self.encoder.embeddings.positions) - (self.encoder.plan.first_position or 0)
         self.vocabulary_size = self.encoder.embeddings.words.shape[0]
         self._head = head_of(self.task, tensors)
+        self._projections = projection_layers(self.embedding, tensors)
         self._workspaces = Workspaces(self.isa)
 
     def __call__(
@@ -80,6 +90,66 @@ class Model:
         if first_only:
             return np.concatenate(outputs) if outputs else np.zeros((0, len(self.labels)), np.float32)
         return outputs
+
+    @property
+    def ranks(self) -> bool:
+        """Whether its answer to a pair is one number, by which texts can be ranked."""
+        return self.task == "text-classification" and len(self.labels) == 1
+
+    @property
+    def embedding_size(self) -> int:
+        """Numbers of a vector of `embed`."""
+        if self._projections:
+            return self._projections[-1].linear.weight.rows
+        return self.hidden_size * len(self.embedding.pooling)
+
+    def embed(
+        self,
+        token_ids: Sequence[Array],
+        token_types: Sequence[Array] | None = None,
+        *,
+        pooling: Pooling | Sequence[Pooling] | None = None,
+        normalize: bool | None = None,
+        dimensions: int | None = None,
+        skipped_tokens: int = 0,
+    ) -> Array:
+        """One vector per sequence, as the file's `embedding` plan says: float32 [sequences, size].
+
+        token_ids, token_types: as above, nothing is padded, and a vector has the same bits in any company. pooling,
+        normalize: instead of the plan's. dimensions: the first so many numbers, which models trained for it
+        (Matryoshka, Kusupati et al. 2022, arXiv 2205.13147) put most into; made of length 1 again where vectors are.
+        skipped_tokens: at the beginning of each, which are not pooled. UsageError as above, and for a choice that the
+        model has not.
+        """
+        modes = self._modes(pooling)
+        size = self.embedding_size if pooling is None else self.hidden_size * len(modes)
+        if dimensions is not None and (type(dimensions) is not int or not 1 <= dimensions <= size):
+            raise UsageError(f"dimensions is {dimensions!r}: a number of 1 to {size} is expected")
+        lengths = [len(sequence) for sequence in token_ids]
+        read = [tokens_read(length, modes, skipped_tokens) for length in lengths]
+        kept = None if any(each is None for each in read) else [each for each in read if each is not None]
+        if 0 in lengths:
+            kept = None  # an error, which names the sequence
+        states = self._run(HiddenStates(), token_ids, token_types, kept)
+        skipped = skipped_tokens if kept is None else 0
+        vectors = np.array([pooled(each, modes, skipped) for each in states], np.float32)
+        vectors = vectors.reshape(len(states), self.hidden_size * len(modes))
+        if len(vectors):
+            with self._workspaces.borrowed() as space:
+                for layer in self._projections:
+                    vectors = layer(vectors, space)
+        vectors = vectors.reshape(len(states), size)[:, :dimensions]
+        return unit(vectors) if (self.embedding.normalize if normalize is None else normalize) else vectors
+
+    def _modes(self, pooling: Pooling | Sequence[Pooling] | None) -> Sequence[Pooling]:
+        if pooling is None:
+            return self.embedding.pooling
+        modes: Sequence[Pooling] = (pooling,) if isinstance(pooling, str) else pooling
+        if not isinstance(modes, list | tuple) or not modes or any(mode not in POOLINGS for mode in modes):
+            raise UsageError(f"pooling is {pooling!r}: one of {', '.join(POOLINGS)} is expected, or a list of these")
+        if self._projections and tuple(modes) != tuple(self.embedding.pooling):
+            raise UsageError("pooling is not free here: this model's projections were trained for the one it has")
+        return modes
 
     def hidden_states(self, token_ids: Sequence[Array], token_types: Sequence[Array] | None = None) -> list[Array]:
         """Last hidden states, whatever the task: one float32 [tokens, hidden] per sequence."""

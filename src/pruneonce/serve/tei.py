@@ -81,7 +81,7 @@ async def predict(exchange: Exchange, body: PredictBody) -> Reply:
         if not 1 <= len(row) <= 2:
             raise Refusal(f"inputs {number} has {len(row)} texts: one, or a pair is expected")
     texts = [row[0] if len(row) == 1 else {"text": row[0], "text_pair": row[1]} for row in rows]
-    function = "none" if body.raw_scores else None
+    options = {**body.options, "top_k": None, "function_to_apply": "none" if body.raw_scores else None}
 
     def respond(answers: Any, _: Wanted) -> bytes:
         told = [[{"score": each["score"], "label": each["label"]} for each in answer] for answer in answers]
@@ -90,7 +90,7 @@ async def predict(exchange: Exchange, body: PredictBody) -> Reply:
     return await exchange.ask(
         model,
         Question(
-            lambda: asking(model.pipeline, texts, top_k=None, function_to_apply=function, **body.options),
+            lambda: asking(model.pipelines["predict"].__call__, texts, **options),
             [text for row in rows for text in row],
             respond,
             cuts=body.cuts,
@@ -158,6 +158,8 @@ async def info(exchange: Exchange, _: None) -> Reply:
     }
     kinds: dict[str, dict[str, Any]] = {"text-classification": {"classifier": classes}}
     kinds["token-classification"] = {"token_classifier": classes}
+    kinds["text-ranking"] = {"reranker": classes}
+    kinds["embeddings"] = {"embedding": {"pooling": "+".join(model.model.embedding.pooling)}}
     precision = "int8" if model.quantized else "float32"
     told = {
         "model_id": model.name,

@@ -8,15 +8,25 @@ from pathlib import Path
 from pruneonce import _native
 from pruneonce.errors import UsageError
 from pruneonce.run.model import Model, load_model
+from pruneonce.run.pipelines.embeddings import Embeddings
 from pruneonce.run.pipelines.feature_extraction import FeatureExtraction
 from pruneonce.run.pipelines.fill_mask import FillMask
 from pruneonce.run.pipelines.question_answering import QuestionAnswering
 from pruneonce.run.pipelines.text_classification import TextClassification
 from pruneonce.run.pipelines.text_model import TextModel, check_tokens
+from pruneonce.run.pipelines.text_ranking import TextRanking
 from pruneonce.run.pipelines.token_classification import TokenClassification
 from pruneonce.run.weights import Kernels
 
-Pipeline = TextClassification | TokenClassification | QuestionAnswering | FillMask | FeatureExtraction
+Pipeline = (
+    TextClassification
+    | TokenClassification
+    | QuestionAnswering
+    | FillMask
+    | FeatureExtraction
+    | Embeddings
+    | TextRanking
+)
 
 PIPELINES: dict[str, type[Pipeline]] = {
     "text-classification": TextClassification,
@@ -24,8 +34,14 @@ PIPELINES: dict[str, type[Pipeline]] = {
     "question-answering": QuestionAnswering,
     "fill-mask": FillMask,
     "feature-extraction": FeatureExtraction,
+    "embeddings": Embeddings,
+    "text-ranking": TextRanking,
 }
-OTHER_NAMES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
+OTHER_NAMES = {
+    "sentiment-analysis": "text-classification",
+    "ner": "token-classification",
+    "sentence-similarity": "embeddings",
+}
 
 __all__ = ["PIPELINES", "Pipeline", "pipeline"]
 
@@ -61,9 +77,9 @@ def pipeline(
         if not str(model):
             raise UsageError("pipeline: model is missing: the path of a packed file is expected")
         model = load_model(model, isa=isa, kernels=kernels)
-    task = task or model.task
-    if task not in (model.task, "feature-extraction"):
-        raise UsageError(f"this model is one for {model.task}; it has no head for {task}")
+    task = task or model.use
+    if task not in (model.task, "feature-extraction", "embeddings", *(("text-ranking",) if model.ranks else ())):
+        raise UsageError(f"this model is one for {model.use}; it has no head for {task}")
     if max_length is not None:
         check_tokens("max_length", max_length)
         if task in ("question-answering", "fill-mask"):

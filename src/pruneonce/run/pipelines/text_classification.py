@@ -51,7 +51,7 @@ class TextClassification:
             truncation_side=truncation_side,
             remedy="cut it, or set truncation=True",
         )
-        scores = [function(logits) for logits in (yield Wanted(encodings, batch_size))]
+        scores = [function(logits) for logits in (yield Wanted.of(encodings, batch_size))]
         answers: list[Any] = [self._answers(each) for each in scores]
         answers = [each[0] for each in answers] if top_k == "" else [each[:top_k] for each in answers]
         if several or (isinstance(inputs, str) and top_k == ""):
