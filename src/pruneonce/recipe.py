@@ -26,6 +26,7 @@ else:
 
 Section = TypeVar("Section")
 TrainingKernel = Literal["auto", "dense", "sparse"]
+SHORTEST_WINDOW = 16  # tokens that text is matched on
 SEEDS = 1 << 32  # numpy's old generator, which transformers seeds too, takes 32 bits
 
 
@@ -77,6 +78,11 @@ class Pruning:
 
     sparsity: float = 0.9  # of every pruned matrix
     pattern: Literal["unstructured", "1x4"] = "unstructured"  # 1x4: blocks of four neighbouring inputs (ours)
+    # What a weight is worth: its magnitude, as in the paper; or sensitivity, that times the mean squares of its input and
+    # of what reaches its output (ours, sparsity/sensitivity.py; of `compress`, where hidden states are matched).
+    criterion: Literal["magnitude", "sensitivity"] = "magnitude"
+    allocation: Literal["uniform", "global"] = "uniform"  # of the zeros: alike in every matrix; or as if all were one
+    targets: dict[str, float] = field(default_factory=dict)  # by role ("query", "down", …) another sparsity than the rest
     initial_sparsity: float = 0.0  # where the schedule starts; above 0 the first update goes straight there
     schedule: Literal["cubic", "one-shot"] = "cubic"  # one-shot: all at once before the first step, then locked
     pooler: bool = True  # prune BERT's pooler as the original does; False: the encoder only
@@ -95,6 +101,11 @@ class Pruning:
                 f"pruning.initial_sparsity must be from 0 to pruning.sparsity ({self.sparsity}), got "
                 f"{self.initial_sparsity}"
             )
+        for role, target in self.targets.items():
+            if not 0.0 <= target < 1.0:
+                raise UsageError(f"pruning.targets.{role} must be at least 0 and below 1, got {target}")
+        if self.targets and self.allocation == "global":
+            raise UsageError('pruning.targets says how many zeros matrices get, and so does allocation = "global": drop one')
 
 
 @dataclass(frozen=True)
@@ -149,6 +160,57 @@ class TaskData:
     stride_tokens: int | None = None  # overlap of question answering windows; None: 128
     train_examples: int | None = None  # use this many, drawn with the seed; None: all
     validation_examples: int | None = None
+
+
+@dataclass(frozen=True)
+class Matching:
+    """What a compressed model is to have in common with its original, and on which windows of text.
+
+    A step reads training.batch_size x the shortest length tokens, in windows of one length that is drawn for it.
+    """
+
+    hidden_weight: float = 1.0  # of the relative squared error of hidden states, as in [distillation]
+    hidden_layers: tuple[int, ...] = ()  # as in [distillation]
+    logits_weight: float = 0.0  # of the divergence of what the model's own head answers, in the last part
+    temperature: float = 2.0
+    lengths: tuple[int, ...] = (32, 64, 128, 192)  # tokens of a window, special tokens included
+    late_lengths: tuple[int, ...] = (128, 384)  # in the last part: as long as texts will be in use
+    late_share: float = 0.33  # of the steps
+    pairs: float = 0.5  # share of windows of two texts, a sentence and a passage, as questions and answers come
+
+    def __post_init__(self) -> None:
+        _positive(self, "temperature")
+        if self.hidden_weight <= 0 or self.logits_weight < 0:
+            raise UsageError(
+                "matching.hidden_weight must be above 0 and logits_weight not below, got "
+                f"{self.hidden_weight} and {self.logits_weight}"
+            )
+        if not self.lengths or not self.late_lengths or min(*self.lengths, *self.late_lengths) < SHORTEST_WINDOW:
+            raise UsageError(
+                f"matching.lengths and late_lengths must be lists of numbers from {SHORTEST_WINDOW} on, got "
+                f"{list(self.lengths)} and {list(self.late_lengths)}"
+            )
+        for name in ("late_share", "pairs"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UsageError(f"matching.{name} must be from 0 to 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class CompressRecipe:
+    """Prune a model by matching the model itself on plain text: no labels, no language model's heads."""
+
+    model: str  # bare or with a task's head, of any supported family
+    corpus: str  # texts as `data pretraining --layout document_sentences` makes them
+    training: Training
+    pruning: Pruning = field(default_factory=lambda: Pruning(pooler=False))
+    matching: Matching = field(default_factory=Matching)
+    seed: int = 42
+    validation_examples: int = 512  # windows of the corpus's validation split, for the final metrics
+    published: dict[str, float] = field(default_factory=dict)
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -236,9 +298,13 @@ class QuantizeRecipe:
             raise UsageError(f"begin_step must not be negative, got {self.begin_step}")
 
 
-Recipe = TeacherRecipe | PruneRecipe | FinetuneRecipe | QuantizeRecipe
-STAGES: dict[str, type[TeacherRecipe] | type[PruneRecipe] | type[FinetuneRecipe] | type[QuantizeRecipe]] = {
+Recipe = TeacherRecipe | PruneRecipe | CompressRecipe | FinetuneRecipe | QuantizeRecipe
+STAGES: dict[
+    str,
+    type[TeacherRecipe] | type[PruneRecipe] | type[CompressRecipe] | type[FinetuneRecipe] | type[QuantizeRecipe],
+] = {
     "teacher": TeacherRecipe,
+    "compress": CompressRecipe,
     "prune": PruneRecipe,
     "finetune": FinetuneRecipe,
     "quantize": QuantizeRecipe,

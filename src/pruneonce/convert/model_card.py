@@ -26,6 +26,7 @@ MOST_PARENTS = 20  # stages behind a folder; a chain has three
 STAGES = {
     "teacher": "A dense language model, pre-trained further on one corpus: the teacher for pruning on it.",
     "prune": "A sparse language model, pruned once during pre-training, to be fine-tuned with its zeros locked.",
+    "compress": "A sparse model, pruned by matching its own dense original on plain text; zeros stay for fine-tuning.",
     "finetune": "A model fine-tuned for one task; zeros that it began with are still zeros.",
     "quantize": "A model for one task whose linear layers compute with 8-bit integers; its zeros are still zeros.",
 }

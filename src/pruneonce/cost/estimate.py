@@ -10,7 +10,16 @@ from pruneonce.cost.probe import TASK_RECIPES, Probe, config_of, probe
 from pruneonce.data.corpus import Corpus
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.models.tokenizer import load_tokenizer
-from pruneonce.recipe import FinetuneRecipe, PruneRecipe, Pruning, QuantizeRecipe, Recipe, TeacherRecipe, Training
+from pruneonce.recipe import (
+    CompressRecipe,
+    FinetuneRecipe,
+    PruneRecipe,
+    Pruning,
+    QuantizeRecipe,
+    Recipe,
+    TeacherRecipe,
+    Training,
+)
 from pruneonce.sparsity.cpu_training import LOCKED_FROM
 from pruneonce.sparsity.patterns import pruned_count
 from pruneonce.sparsity.schedules import schedule_of
@@ -135,6 +144,8 @@ def _locked_sparsity(recipe: Recipe, known: float | None) -> float | None:
 
 def _data_size(recipe: Recipe, unbuilt_corpus_tokens: int) -> tuple[int, int]:
     """(training examples, tokens per example)."""
+    if isinstance(recipe, CompressRecipe):
+        return 0, min(recipe.matching.lengths)  # a place of a batch
     if isinstance(recipe, (TeacherRecipe, PruneRecipe)):
         try:
             corpus = Corpus(recipe.corpus, "train")
@@ -171,7 +182,7 @@ def _measured(recipe: FinetuneRecipe | QuantizeRecipe) -> tuple[int, int]:
 
 def _validation_examples(recipe: Recipe) -> int:
     """How many examples the final scoring reads; 0 where that is not known."""
-    if isinstance(recipe, (TeacherRecipe, PruneRecipe)):
+    if isinstance(recipe, (TeacherRecipe, PruneRecipe, CompressRecipe)):
         return recipe.validation_examples
     file = recipe.task.validation
     found = len(task_of(recipe.task).read(file)) if file and Path(file).is_file() else 0

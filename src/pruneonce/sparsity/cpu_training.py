@@ -9,7 +9,7 @@ import contextlib
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -39,7 +39,8 @@ class CpuTraining:
     with the process from then on, for the tensors of the next step (glibc). Afterwards layers are masked and dense.
 
     pruner: the model's masks; None if it has none. autocast: the lower precision of the training, if any. agree: what
-    all processes of a run do, from what this one has measured. Layers of a lower precision stay as they are.
+    all processes of a run do, from what this one has measured. attention: by our kernels beside sparse layers; or from
+    the first step on, which is faster than torch's in bfloat16 too, and takes other roundings. Layers of a lower precision stay as they are.
     UsageError for the kernel "sparse" beside them, beside an accelerator or without masks; and from the first step of
     an optimizer that holds weights which have been replaced.
     """
@@ -51,8 +52,10 @@ class CpuTraining:
         kernel: TrainingKernel = "auto",
         autocast: torch.dtype | None = None,
         agree: Callable[[list[str]], list[str]] = lambda names: names,
+        attention: Literal["sparse", "always"] = "sparse",
     ) -> None:
         self._pruner, self._attention = pruner, NativeAttention(model)
+        self._always_attends = attention == "always"
         self._kernel, self._autocast, self._agree = kernel, autocast, agree
         self._undo = contextlib.ExitStack()
 
@@ -79,21 +82,23 @@ class CpuTraining:
 
     @contextlib.contextmanager
     def _attention_follows(self, pruner: Pruner) -> Iterator[None]:
-        pruner.on_change = lambda: self._attention.switch(pruner.computes_sparse)
+        pruner.on_change = lambda: self._attention.switch(self._always_attends or pruner.computes_sparse)
         try:
             yield
         finally:
             pruner.compute_dense()
             pruner.on_change = lambda: None
+            self._attention.switch(False)
 
     def _may_be_sparse(self) -> bool:
+        if not torch.accelerator.is_available() and (self._kernel != "dense" or self._always_attends):
+            _native.keep_freed_memory()
         if self._kernel == "sparse" and torch.accelerator.is_available():
             raise UsageError('kernel "sparse" runs on CPUs: hide the accelerator, or use "auto"')
         return self._kernel != "dense" and not torch.accelerator.is_available()
 
     def _faster(self, pruner: Pruner) -> list[str]:
         """Layers that may compute sparse; of those that are still to be pruned, once few of their weights are left."""
-        _native.keep_freed_memory()
         fit = {name: layer for name, layer in pruner.layers.items() if layer.weight.dtype == torch.float32}
         if self._kernel == "sparse":
             if unfit := pruner.layers.keys() - fit.keys():

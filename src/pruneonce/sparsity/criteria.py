@@ -10,7 +10,9 @@ from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
-CriterionName = Literal["magnitude"]
+from pruneonce.sparsity.sensitivity import Sensitivity
+
+CriterionName = Literal["magnitude", "sensitivity"]
 
 
 class Criterion(Protocol):
@@ -48,4 +50,4 @@ class Magnitude:
         """There is none."""
 
 
-CRITERIA: dict[CriterionName, Callable[[], Criterion]] = {"magnitude": Magnitude}
+CRITERIA: dict[CriterionName, Callable[[], Criterion]] = {"magnitude": Magnitude, "sensitivity": Sensitivity}

@@ -1,5 +1,8 @@
 """Attention of a transformers model by our kernels, forward and backward, in float32 on CPUs.
 
+What autocast hands over in bfloat16 is computed in float32 and rounded: torch's own backward pass in bfloat16 takes
+several times as long.
+
 It is an attention implementation like "sdpa", and hands over to that where the kernels do not fit: dropout within
 attention, other number types, masks that are not padding at the end.
 """
@@ -65,13 +68,16 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """query, key, value: [sequences, heads, tokens, head size] -> [sequences, tokens, heads, head size]."""
     lengths_or_none = attention_mask is None or attention_mask.dim() == 1
-    fits = all(each.dtype == torch.float32 and each.device.type == "cpu" for each in (query, key, value))
+    dtype = query.dtype
+    fits = dtype in (torch.float32, torch.bfloat16)
+    fits = fits and all(each.dtype == dtype and each.device.type == "cpu" for each in (query, key, value))
     fits = fits and query.shape == key.shape == value.shape and query.shape[-1] % HEAD_SIZE_MULTIPLE == 0
     if lengths_or_none and fits and dropout == 0.0 and scaling is not None:
         lengths = attention_mask
         if lengths is None:
             lengths = torch.full((query.shape[0],), query.shape[2])
-        return _Attend.apply(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), lengths, scaling), None
+        q, k, v = (each.transpose(1, 2).float() for each in (query, key, value))
+        return _Attend.apply(q, k, v, lengths, scaling).to(dtype), None
     if attention_mask is not None and attention_mask.dim() == 1:
         attention_mask = _real_tokens(attention_mask, key.shape[2])[:, None, None, :]
     forward: Callable[..., tuple[Tensor, None]] = sdpa_attention_forward

@@ -13,21 +13,24 @@ from torch import Tensor, nn
 
 from pruneonce.errors import PruneonceError
 from pruneonce.formats.model_folder import mask_digest_of_array
-from pruneonce.sparsity.criteria import CRITERIA, CriterionName
+from pruneonce.sparsity.allocation import Allocation, uniform
+from pruneonce.sparsity.criteria import CRITERIA, Criterion, CriterionName
 from pruneonce.sparsity.layers import Dense, Form, Kept, Masked, Sparse, WorkingLinear, finish, working
 from pruneonce.sparsity.masks import nonzero_mask, pack_mask, unpack_mask
 from pruneonce.sparsity.patterns import PATTERNS, PatternName
 from pruneonce.sparsity.schedules import PruningSchedule
+from pruneonce.sparsity.sensitivity import Sensitivity
 from pruneonce.sparsity.training_kernel import few_left
 
+UPDATES_PER_MEASURE = 5  # curvature changes slowly; measuring takes as long as some steps
 CRITERION_STATE = "criterion:"  # begins the names of the criterion's part of `Pruner.state`
 
 
 class Pruner:
     """Masks for the named linear layers of `model`.
 
-    With a schedule, `update(step)` recomputes them: what weights are worth says the criterion, which of them stay the
-    pattern. Without one they are locked at construction to the zeros that the weights have. `compute_sparse` lets
+    With a schedule, `update(step)` recomputes them: what weights are worth says the criterion, how many zeros each
+    matrix gets the allocation, which weights stay the pattern. Without one they are locked at construction to the zeros that the weights have. `compute_sparse` lets
     layers compute their non-zeros alone. `bake()` ends it: zeros are written into the weights, the layers are plain
     again, and the pruner has none. TypeError for a layer that is not linear, or has a mask already.
     """
@@ -39,8 +42,10 @@ class Pruner:
         schedule: PruningSchedule | None = None,
         pattern: PatternName = "unstructured",
         criterion: CriterionName = "magnitude",
+        allocation: Allocation = uniform,
     ) -> None:
-        self.schedule, self._pattern, self._criterion = schedule, PATTERNS[pattern], CRITERIA[criterion]()
+        self.schedule, self._pattern, self._allocation = schedule, PATTERNS[pattern], allocation
+        self.criterion: Criterion = CRITERIA[criterion]()
         self.on_change: Callable[[], None] = _nobody  # after any change of how layers compute; of `CpuTraining`
         self._sparse: set[str] = set()  # layers that may compute their non-zeros alone
         self.layers: dict[str, WorkingLinear] = {name: _unmasked(name, model) for name in names}
@@ -49,14 +54,28 @@ class Pruner:
             mask = nonzero_mask(layer.weight) if locked else torch.ones_like(layer.weight, dtype=torch.bool)
             layer.take_form(self._form_of(name, mask))
 
+    def measures_at(self, step: int) -> bool:
+        """Whether the criterion has to be shown the model before the update at `step`; a function of the step alone."""
+        if self.schedule is None or not isinstance(self.criterion, Sensitivity):
+            return False
+        return (
+            self.schedule.updates_masks_at(step)
+            and (step - self.schedule.begin_step) // self.schedule.frequency_steps % UPDATES_PER_MEASURE == 0
+        )
+
     def update(self, step: int) -> bool:
         """Recompute the masks if the schedule asks for it after `step` optimizer steps; True if it did."""
         if self.schedule is None or not self.schedule.updates_masks_at(step):
             return False
         sparsity = self.schedule.sparsity_at(step)
+        scores = {name: self.criterion.scores(name, layer.weight) for name, layer in self.layers.items()}
+        try:
+            sparsities = self._allocation(scores, sparsity)
+        except ValueError as error:
+            raise PruneonceError(f"the weights at step {step}: {error}. Lower the learning rate.") from error
         for name, layer in self.layers.items():
             try:
-                mask = self._pattern.select(self._criterion.scores(name, layer.weight), sparsity)
+                mask = self._pattern.select(scores.pop(name), sparsities[name])
             except ValueError as error:
                 raise PruneonceError(f"{name}.weight at step {step}: {error}. Lower the learning rate.") from error
             layer.take_form(self._form_of(name, mask))
@@ -71,7 +90,7 @@ class Pruner:
     def observe(self) -> None:
         """Let the criterion see the gradients of an optimizer step that is about to be made."""
         if self.schedule is not None:
-            self._criterion.observe(self.layers)
+            self.criterion.observe(self.layers)
 
     def sparsity(self) -> float:
         """Fraction of masked weights over all pruned matrices."""
@@ -133,7 +152,7 @@ class Pruner:
             state[f"{name}.sparse"] = torch.tensor(name in self._sparse)
             if self.schedule is not None:
                 state[f"{name}.latent"] = layer.weight.detach()[~layer.mask].cpu()
-        return state | {f"{CRITERION_STATE}{name}": value for name, value in self._criterion.state().items()}
+        return state | {f"{CRITERION_STATE}{name}": value for name, value in self.criterion.state().items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Restore `state()` over weights that `masked_state` was loaded into: bit for bit what they were.
@@ -149,7 +168,7 @@ class Pruner:
             layer.take_form(Masked(mask))
         start = len(CRITERION_STATE)
         known = {name[start:]: value for name, value in state.items() if name.startswith(CRITERION_STATE)}
-        self._criterion.load_state(known)
+        self.criterion.load_state(known)
         self.compute_sparse(name for name in self.layers if bool(state.get(f"{name}.sparse", False)))
 
     def bake(self) -> None:

@@ -1,22 +1,32 @@
 """The stages of the chain: recipe in, model folder out. Rerunning a stage resumes it, or skips it when it is done.
 
-`run` has the four of them. Each opens its inputs and builds its run (`setup`, with `pruning` for what becomes zero),
-then trains, scores and saves it (`lifecycle`).
+`run` has the five of them. Each opens its inputs and builds its run (`setup`, of compression `compression`, with
+`pruning` for what becomes zero), then trains, scores and saves it (`lifecycle`).
 """
 
 from collections.abc import Callable
 from typing import Any
 
 from pruneonce.formats.record import Provenance
+from pruneonce.stages.options import StageOptions
 from pruneonce.stages.pruning import plan_pruning
-from pruneonce.stages.run import run_finetune, run_prune, run_quantize, run_teacher
-from pruneonce.stages.setup import StageOptions
+from pruneonce.stages.run import run_compress, run_finetune, run_prune, run_quantize, run_teacher
 
-__all__ = ["RUNNERS", "StageOptions", "plan_pruning", "run_finetune", "run_prune", "run_quantize", "run_teacher"]
+__all__ = [
+    "RUNNERS",
+    "StageOptions",
+    "plan_pruning",
+    "run_compress",
+    "run_finetune",
+    "run_prune",
+    "run_quantize",
+    "run_teacher",
+]
 
 RUNNERS: dict[str, Callable[[Any, StageOptions], Provenance]] = {
     "teacher": run_teacher,
     "prune": run_prune,
+    "compress": run_compress,
     "finetune": run_finetune,
     "quantize": run_quantize,
 }

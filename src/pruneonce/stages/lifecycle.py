@@ -21,13 +21,16 @@ from pruneonce.models import family_of
 from pruneonce.recipe import parse_recipe
 from pruneonce.sparsity.cpu_training import as_served
 from pruneonce.sparsity.pruner import Pruner
-from pruneonce.stages.setup import Inputs, StageOptions
+from pruneonce.stages.compression import TextInputs
+from pruneonce.stages.options import StageOptions
+from pruneonce.stages.setup import CorpusInputs, TaskInputs
 from pruneonce.train.checkpoints import latest_complete
 from pruneonce.train.processes import is_main_process
 from pruneonce.train.trainer import TrainingRun, WorkingModel, checkpoints_folder, train
 
 RUN_FILE = "run.json"  # what an unfinished folder is being made from
 LOG_FILE = "training_log.json"
+Inputs = CorpusInputs | TaskInputs | TextInputs
 # May differ between a run and its continuation: where inputs are (their digests are compared instead), and how the
 # work is cut up or reported, which changes rounding at most.
 INCIDENTAL_KEYS = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,10 @@ from torch import nn
 
 from pruneonce.errors import UsageError
 from pruneonce.formats.record import check_masks, read_provenance
-from pruneonce.models import family_of
+from pruneonce.models import Family, family_of
 from pruneonce.models.hub import load_config, random_hub_model
 from pruneonce.recipe import FinetuneRecipe, PruneRecipe, Pruning, QuantizeRecipe, Training
+from pruneonce.sparsity.allocation import ALLOCATIONS, Allocation
 from pruneonce.sparsity.cpu_training import LOCKED_FROM, names_with_zeros
 from pruneonce.sparsity.layers import linear_names
 from pruneonce.sparsity.patterns import PATTERNS, check_pattern
@@ -51,7 +52,23 @@ def scheduled_pruner(model: nn.Module, pruning: Pruning, steps: int) -> Pruner:
     config: Any = model.config
     names = family_of(config.model_type).prunable_linears(linear_names(model), pooler=pruning.pooler)
     check_pattern(model, names, pruning.pattern, pruning.sparsity)
-    return Pruner(model, names, schedule_of(pruning, steps), pruning.pattern)
+    allocation = allocation_of(pruning, family_of(config.model_type), names)
+    return Pruner(model, names, schedule_of(pruning, steps), pruning.pattern, pruning.criterion, allocation)
+
+
+def allocation_of(pruning: Pruning, family: Family, names: Sequence[str]) -> Allocation:
+    """How many zeros of a recipe each matrix gets. UsageError for targets of roles that the family has not."""
+    if not pruning.targets:
+        return ALLOCATIONS[pruning.allocation]
+    roles = {name: str(family.role_of(name)) for name in names}
+    if unknown := sorted(pruning.targets.keys() - set(roles.values())):
+        raise UsageError(
+            f"pruning.targets names '{unknown[0]}': what is pruned here has the roles "
+            f"{', '.join(sorted(set(roles.values())))}"
+        )
+    # Along the schedule each goes its own part of the way.
+    parts = {name: pruning.targets.get(role, pruning.sparsity) / pruning.sparsity for name, role in roles.items()}
+    return lambda scores, sparsity: {name: min(1.0, sparsity * parts[name]) for name in scores}
 
 
 def lock_zeros(model: Any, recipe: FinetuneRecipe | QuantizeRecipe) -> Pruner | None:

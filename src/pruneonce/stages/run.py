@@ -1,18 +1,22 @@
-"""The four stages: each opens its inputs, builds the run and completes it."""
+"""The five stages: each opens its inputs, builds the run and completes it."""
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
+from typing import Any
 
 from pruneonce.errors import UsageError
 from pruneonce.folder_lock import filling
 from pruneonce.formats.record import Provenance
-from pruneonce.recipe import FinetuneRecipe, PruneRecipe, QuantizeRecipe, Recipe, TeacherRecipe
+from pruneonce.recipe import CompressRecipe, FinetuneRecipe, PruneRecipe, QuantizeRecipe, TeacherRecipe
+from pruneonce.stages.compression import build_matching, open_texts
 from pruneonce.stages.lifecycle import begin_stage, clear_leftovers, complete_stage
-from pruneonce.stages.setup import StageOptions, build, open_inputs
+from pruneonce.stages.options import StageOptions
+from pruneonce.stages.setup import build, open_inputs
 from pruneonce.train.processes import is_main_process, world_size
-from pruneonce.train.trainer import TrainingRun
+from pruneonce.train.trainer import TrainingRun, WorkingModel
 
 
 def run_teacher(recipe: TeacherRecipe, options: StageOptions) -> Provenance:
@@ -37,8 +41,19 @@ def run_quantize(recipe: QuantizeRecipe, options: StageOptions) -> Provenance:
     return _run("quantize", recipe, options)
 
 
-def _run(stage: str, recipe: Recipe, options: StageOptions) -> Provenance:
-    inputs = open_inputs(stage, recipe)
+def run_compress(recipe: CompressRecipe, options: StageOptions) -> Provenance:
+    """Gradual pruning of any supported model by matching the model itself on plain text."""
+    return _complete(open_texts(recipe), build_matching, options)
+
+
+def _run(
+    stage: str, recipe: TeacherRecipe | PruneRecipe | FinetuneRecipe | QuantizeRecipe, options: StageOptions
+) -> Provenance:
+    return _complete(open_inputs(stage, recipe), build, options)
+
+
+def _complete(inputs: Any, build: Callable[[Any, StageOptions], WorkingModel], options: StageOptions) -> Provenance:
+    """Whatever `build` makes of the inputs, trained, scored and saved; or what an identical finished run was."""
     with filling(options.out) if is_main_process() else contextlib.nullcontext():
         done = begin_stage(inputs, options.out)
         if is_main_process():

@@ -25,20 +25,19 @@ from pruneonce.formats.model_folder import folder_digest
 from pruneonce.models import family_of
 from pruneonce.models.hub import load_config
 from pruneonce.models.tokenizer import load_tokenizer, special_token_ids
-from pruneonce.progress import Advance
 from pruneonce.recipe import (
     Distillation,
     FinetuneRecipe,
     PruneRecipe,
     Pruning,
     QuantizeRecipe,
-    Recipe,
     TeacherRecipe,
     Training,
 )
 from pruneonce.sparsity.layers import linear_names
 from pruneonce.sparsity.pruner import Pruner
 from pruneonce.sparsity.quantizer import Quantizer, observing, quantizable_linears, quantize_layers
+from pruneonce.stages.options import StageOptions
 from pruneonce.stages.pruning import learning_rate_factor, lock_zeros, scheduled_pruner
 from pruneonce.tasks import Task
 from pruneonce.tasks.recipe_data import (
@@ -62,15 +61,6 @@ from pruneonce.train.teacher_answers import HIDDEN_BYTES_KEPT, answers_pay, hidd
 from pruneonce.train.trainer import TrainingRun, WorkingModel, autocast_of, checkpoints_folder
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class StageOptions:
-    """What the caller decides about a run, beside its recipe."""
-
-    out: Path
-    keep_checkpoints: bool = False
-    on_progress: Advance | None = None
 
 
 @dataclass(frozen=True)
@@ -143,10 +133,7 @@ class TaskInputs:
         return score(work.hub_model, self.task, data, self.tokenizer, examples=examples, keep_in=options.out)
 
 
-Inputs = CorpusInputs | TaskInputs
-
-
-def open_inputs(stage: str, recipe: Recipe) -> Inputs:
+def open_inputs(stage: str, recipe: TeacherRecipe | PruneRecipe | FinetuneRecipe | QuantizeRecipe) -> CorpusInputs | TaskInputs:
     """Find what the recipe of a stage names, and read what it is scored on; UsageError or PruneonceError if it cannot.
 
     Before anything else: hours later is late for a wrong name.
@@ -161,7 +148,7 @@ def open_inputs(stage: str, recipe: Recipe) -> Inputs:
     return TaskInputs(stage, recipe, config, task, validation, digests)
 
 
-def build(inputs: Inputs, options: StageOptions) -> WorkingModel:
+def build(inputs: CorpusInputs | TaskInputs, options: StageOptions) -> WorkingModel:
     """Models, objective, masks and rounding of a stage: a `TrainingRun`, unless the recipe trains nothing."""
     if isinstance(inputs, CorpusInputs):
         return _build_pretraining(inputs, options)

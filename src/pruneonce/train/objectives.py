@@ -97,7 +97,7 @@ class PretrainingObjective:
         [n]. nsp_labels: int64 [batch].
         """
         examples = [self.corpus[key.example] for key in keys]
-        batch = _padded(examples, self.special_ids["pad"])
+        batch = padded(examples, self.special_ids["pad"])
         shape = batch["input_ids"].shape
         input_ids = batch["input_ids"].numpy()
         labels = np.full(shape, IGNORED, dtype=np.int64)
@@ -161,7 +161,7 @@ class PretrainingObjective:
 
     def _answer(self, model: nn.Module, batch: Batch, positions: Tensor) -> Answer:
         hidden = _hidden_term(self.terms)
-        logits = model(**_inputs(batch), positions=positions, **({"hidden_states": True} if hidden else {}))
+        logits = model(**encoder_inputs(batch), positions=positions, **({"hidden_states": True} if hidden else {}))
         if hidden is None:
             return Answer(logits)
         return Answer(logits, hidden.matched(logits.pop("hidden_states"), batch["attention_mask"]))
@@ -190,7 +190,7 @@ class HiddenStatesObjective:
 
     def collate(self, keys: Sequence[ExampleKey]) -> Batch:
         """input_ids, attention_mask, token_type_ids: int64 [batch, tokens]."""
-        return _padded([self.corpus[key.example] for key in keys], self.pad_id)
+        return padded([self.corpus[key.example] for key in keys], self.pad_id)
 
     @torch.no_grad()
     def taught(self, batch: Batch) -> Batch:
@@ -207,7 +207,7 @@ class HiddenStatesObjective:
 
     def answer(self, model: nn.Module, batch: Batch) -> Answer:
         """The hidden states that are matched."""
-        return Answer({}, self.terms[0].matched(model(**_inputs(batch)), batch["attention_mask"]))
+        return Answer({}, self.terms[0].matched(model(**encoder_inputs(batch)), batch["attention_mask"]))
 
 
 @dataclass(frozen=True)
@@ -309,7 +309,7 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def _padded(examples: Sequence[Example], pad_id: int) -> Batch:
+def padded(examples: Sequence[Example], pad_id: int) -> Batch:
     """input_ids, attention_mask and token_type_ids of a corpus's examples: int64 [batch, tokens]."""
     width = round_up(max(len(example.input_ids) for example in examples), PAD_TO_MULTIPLE_OF)
     shape = (len(examples), width)
@@ -325,7 +325,8 @@ def _padded(examples: Sequence[Example], pad_id: int) -> Batch:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def _inputs(batch: Batch) -> Batch:
+def encoder_inputs(batch: Batch) -> Batch:
+    """What a body is called with."""
     return {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
 
 

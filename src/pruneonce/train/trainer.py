@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -68,6 +68,8 @@ class TrainingRun(WorkingModel):
     learning_rate_factor: Callable[[int], float]  # step -> fraction of the peak
     teacher: Teacher | None = None
     new_parameters: Sequence[str] = ()  # names in hub_model that the checkpoint did not have
+    measure: Callable[[], None] | None = None  # shows the model to the pruner's criterion (`Pruner.measures_at`)
+    native_attention: bool = False  # by our kernels from the first step on, not only beside sparse layers
     on_progress: Advance | None = None
 
 
@@ -86,7 +88,8 @@ def train(run: TrainingRun) -> list[dict[str, float]]:
 def computing(run: TrainingRun) -> CpuTraining:
     """How the run's model computes while it trains: a context. What a checkpoint says of it overrules the recipe."""
     kernel, autocast = run.training.kernel, autocast_of(run.training)
-    return CpuTraining(run.hub_model, run.pruner, kernel, autocast, agree=first_process_says)
+    attention: Literal["sparse", "always"] = "always" if run.native_attention else "sparse"
+    return CpuTraining(run.hub_model, run.pruner, kernel, autocast, agree=first_process_says, attention=attention)
 
 
 def _train(run: TrainingRun, arguments: TrainingArguments, checkpoints: Path) -> list[dict[str, float]]:
@@ -388,6 +391,8 @@ class _StepCallback(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.run.pruner is not None:
+            if self.run.measure is not None and self.run.pruner.measures_at(state.global_step):
+                self.run.measure()
             self.run.pruner.update(state.global_step)
         if self.run.quantizer is not None:
             self.run.quantizer.update(state.global_step)
