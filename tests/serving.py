@@ -30,6 +30,7 @@ from pathlib import Path
 from pruneonce.serve import process
 from pruneonce.serve.limits import Limits
 files, limits, options = json.loads(sys.argv[1])
+options["keys"] = [key.encode() for key in options.pop("keys_text", [])]
 settings = process.ServeSettings([(n, Path(f)) for n, f in files], port=0, limits=Limits(**limits), **options)
 process.serve(settings, lambda line: print(line, file=sys.stderr, flush=True))
 """

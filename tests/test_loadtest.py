@@ -43,7 +43,8 @@ class Fake:
                 writer.write(text.encode() + body)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
-        writer.close()
+        finally:
+            writer.close()
 
     def close(self):
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -51,6 +52,7 @@ class Fake:
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
             self._loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+        self._loop.run_until_complete(asyncio.sleep(0.01))  # the transports close
         self._server.close()
         self._loop.run_until_complete(self._server.wait_closed())
         self._loop.close()

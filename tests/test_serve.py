@@ -156,6 +156,7 @@ def test_tokens_are_those_of_the_model_and_spell_the_text_again(served, loaded):
     encoding = model.tokenizer.encode("The film.")
     assert [each["id"] for each in row] == encoding.ids
     assert [each["special"] for each in row] == [True, False, False, False, True]
+    assert [each["text"] for each in row] == ["[CLS]", "The", "film", ".", "[SEP]"]
     assert ["The film."[each["start"] : each["stop"]] for each in row[1:-1]] == ["The", "film", "."]
     assert row[0]["start"] is None
     ids = [each["id"] for each in row]
@@ -549,9 +550,9 @@ def test_files_and_addresses_that_cannot_be_served_are_told_in_a_line(pruneonce,
 # Vectors and rankings
 
 
-@pytest.fixture(scope="module")
-def sentences(tiny_bert, sparse_tiny_bert, tmp_path_factory):
-    """A served encoder, which pools and ends with a prompt's name, and a reranker; and their models."""
+@pytest.fixture(scope="session")
+def sentence_files(tiny_bert, sparse_tiny_bert, tmp_path_factory):
+    """Files of an encoder, whose texts are cut at 40 tokens and have a prompt, and of a reranker."""
     from transformers import AutoModel, BertForSequenceClassification
 
     folders = {name: tmp_path_factory.mktemp(name) for name in ("vectors", "ranks")}
@@ -559,17 +560,21 @@ def sentences(tiny_bert, sparse_tiny_bert, tmp_path_factory):
     BertForSequenceClassification.from_pretrained(
         sparse_tiny_bert, num_labels=1, ignore_mismatched_sizes=True
     ).save_pretrained(folders["ranks"])
-    models = {}
+    files = {name: folder / "m.pruneonce" for name, folder in folders.items()}
     for name, folder in folders.items():
         for file in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(tiny_bert / file, folder / file)
-        export_packed(folder, folder / "m.pruneonce", embeddings="fp32")
-        models[name] = load_model(folder / "m.pruneonce", kernels="sparse")
+        export_packed(folder, files[name], embeddings="fp32")
     plan = EmbeddingPlan(("mean",), prompts={"query": "the city : "}, max_tokens=40)
-    write_packed(
-        folders["vectors"] / "p.pruneonce", replace(read_packed(folders["vectors"] / "m.pruneonce"), sentence=plan)
-    )
-    models["vectors"] = load_model(folders["vectors"] / "p.pruneonce", kernels="sparse")
+    with_plan = folders["vectors"] / "p.pruneonce"
+    write_packed(with_plan, replace(read_packed(files["vectors"]), sentence=plan))
+    return {**files, "vectors": with_plan}
+
+
+@pytest.fixture(scope="module")
+def sentences(sentence_files):
+    """The application over these, and their models."""
+    models = {name: load_model(file, kernels="sparse") for name, file in sentence_files.items()}
     app = Application(models)
     yield app, models
     app.close()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 pytest.importorskip("uvicorn")  # the extra `serve`
 
 from serving import Application, running
-from test_serve import loaded, packed, sentences  # noqa: F401
+from test_serve import loaded, packed, sentence_files, sentences  # noqa: F401
 
 LIMITS = {"head_seconds": 1.0, "body_seconds": 1.0, "write_seconds": 1.0, "idle_seconds": 2, "connections": 60}
 ANSWER = re.compile(rb"HTTP/1\.1 (\d+) .*?\r\n\r\n([^\r\n]*?)(?=HTTP/1|$)", re.DOTALL)

@@ -114,12 +114,19 @@ class _Load:
         async with self._places:
             try:
                 connection = self._idle.pop() if self._idle else await Connection.open(self._target)
-                response = await connection.ask(self._target.request(body))
             except OSError:
                 self._measured.lost += due >= self._begin
                 return
+            try:
+                response = await connection.ask(self._target.request(body))
+            except BaseException as error:
+                connection.close()
+                if not isinstance(error, OSError):
+                    raise
+                self._measured.lost += due >= self._begin
+                return
+            self._idle.append(connection)
         latency = time.perf_counter() - due
-        self._idle.append(connection)
         if response.status == 200:
             answer = hash(response.body)
             self._measured.changed += self._seen.setdefault(body, answer) != answer
