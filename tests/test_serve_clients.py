@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+import hypothesis
 import numpy as np
 import pytest
 
@@ -85,3 +88,42 @@ def test_tei_s_client_classifies(packed, loaded):  # noqa: F811
             assert max(found.scores, key=lambda each: each.score).score == best[0]["score"]
         finally:
             client.client.close()
+
+
+def test_schemathesis_finds_no_server_error_and_no_answer_that_is_not_described(packed, sentence_files):  # noqa: F811
+    """What it makes of the OpenAPI document, right and wrong, for every route."""
+    from hypothesis import HealthCheck, Phase, settings
+    from schemathesis import checks
+
+    files = {"classes": packed["classes"], "spans": packed["spans"], **sentence_files}
+    checks.load_all_checks()
+    wanted = [
+        checks.not_a_server_error,
+        checks.CHECKS.get_one("status_code_conformance"),
+        checks.CHECKS.get_one("content_type_conformance"),
+        checks.CHECKS.get_one("response_schema_conformance"),
+    ]
+    with running(files, kernels="sparse", logs_requests=False) as server:
+        schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{server.port}/openapi.json")
+        statuses = Counter()
+        for result in schema.get_all_operations():
+            operation = result.ok()
+
+            @settings(
+                max_examples=25,
+                deadline=None,
+                phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+                database=None,
+            )
+            @hypothesis.given(case=operation.as_strategy())
+            def ask(case):
+                response = case.call()
+                statuses[response.status_code] += 1
+                if response.status_code in (404, 405) and "{" in case.operation.path:
+                    return  # a name that is no model's, or that makes another path
+                case.validate_response(response, checks=wanted)
+
+            ask()
+    assert {200, 400, 404, 422} <= statuses.keys()
+    assert statuses.total() > 200
