@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pruneonce.privacy import silence_dependencies
 
 if TYPE_CHECKING:  # for type checkers and editors: the names of _NAMES once more
+    from pruneonce.compression.run import compress as compress
     from pruneonce.convert.from_memory import export as export
     from pruneonce.convert.from_sparse_bitmask import import_checkpoint as import_checkpoint
     from pruneonce.convert.inspect import inspect as inspect
@@ -24,8 +25,10 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _NAMES once mor
     from pruneonce.errors import UsageError as UsageError
     from pruneonce.evaluation.packed import score_packed as score_packed
     from pruneonce.evaluation.scoring import score_folder as score_folder
+    from pruneonce.recipe import CompressRecipe as CompressRecipe
     from pruneonce.recipe import Distillation as Distillation
     from pruneonce.recipe import FinetuneRecipe as FinetuneRecipe
+    from pruneonce.recipe import Matching as Matching
     from pruneonce.recipe import PruneRecipe as PruneRecipe
     from pruneonce.recipe import Pruning as Pruning
     from pruneonce.recipe import QuantizeRecipe as QuantizeRecipe
@@ -48,6 +51,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _NAMES once mor
     from pruneonce.sparsity.schedules import cubic_sparsity as cubic_sparsity
     from pruneonce.sparsity.schedules import rewinding_factor as rewinding_factor
     from pruneonce.stages import StageOptions as StageOptions
+    from pruneonce.stages import run_compress as run_compress
     from pruneonce.stages import run_finetune as run_finetune
     from pruneonce.stages import run_prune as run_prune
     from pruneonce.stages import run_quantize as run_quantize
@@ -58,6 +62,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _NAMES once mor
 
 # Module -> its public names.
 _NAMES = {
+    "compression.run": "compress",
     "convert.from_memory": "export",
     "convert.from_sparse_bitmask": "import_checkpoint",
     "convert.inspect": "inspect",
@@ -68,8 +73,8 @@ _NAMES = {
     "errors": "PruneonceError UsageError",
     "evaluation.packed": "score_packed",
     "evaluation.scoring": "score_folder",
-    "recipe": "Distillation FinetuneRecipe PruneRecipe Pruning QuantizeRecipe TaskData TeacherRecipe Training "
-    "load_recipe load_recipes parse_recipe",
+    "recipe": "CompressRecipe Distillation FinetuneRecipe Matching PruneRecipe Pruning QuantizeRecipe "
+    "TaskData TeacherRecipe Training load_recipe load_recipes parse_recipe",
     "run.model": "load_model",
     "run.pipelines": "pipeline",
     "run.pipelines.embeddings": "embed",
@@ -78,7 +83,7 @@ _NAMES = {
     "sparsity.masks": "magnitude_mask",
     "sparsity.pruner": "Pruner",
     "sparsity.schedules": "PruningSchedule cubic_sparsity rewinding_factor",
-    "stages": "StageOptions run_finetune run_prune run_quantize run_teacher",
+    "stages": "StageOptions run_compress run_finetune run_prune run_quantize run_teacher",
     "tasks": "get_task",
     "train.callbacks": "PruneCallback",
     "train.distillation": "distillation_loss",

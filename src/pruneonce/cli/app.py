@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from pruneonce import __version__
-from pruneonce.cli import bench, convert, data, report, run, serve, study, train
+from pruneonce.cli import bench, compress, convert, data, report, run, serve, study, train
 from pruneonce.cli.show import plain
 from pruneonce.errors import PruneonceError, UsageError
 
@@ -28,7 +28,16 @@ EXTRA_OF = {
     **dict.fromkeys(("starlette", "uvicorn", "httptools", "pydantic", "orjson", "prometheus_client", "anyio"), "serve"),
 }
 
-RESUMING = ("teacher", "prune", "finetune", "quantize", "study", "quickstart", "data")  # begun again, they go on
+RESUMING = (
+    "compress",
+    "teacher",
+    "prune",
+    "finetune",
+    "quantize",
+    "study",
+    "quickstart",
+    "data",
+)  # begun again, they go on
 
 
 class _Commands(TyperGroup):
@@ -51,6 +60,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
+    compress.compress,
     train.teacher,
     train.prune,
     train.finetune,
@@ -62,6 +72,7 @@ for command in (
     convert.import_,
     run.evaluate,
     run.predict,
+    run.embed,
     serve.serve,
     serve.loadtest,
     train.doctor,

@@ -1,4 +1,4 @@
-"""`predict` and `evaluate`: a model's answers, and how good they are."""
+"""`predict`, `embed` and `evaluate`: a model's answers, and how good they are."""
 
 from __future__ import annotations
 
@@ -110,6 +110,41 @@ def predict(
             print(plain(json.dumps({**named, "answer": each}, ensure_ascii=False)))
         else:
             print("\n".join(map(plain, parts)) + f"\n  {_shown(each)}")
+
+
+def embed(
+    model: Annotated[Path, typer.Argument(help="A packed file: `pruneonce export` makes one.")],
+    source: Annotated[str, typer.Option("--input", help=".jsonl, .csv, .tsv, .parquet, .txt (a text per line), or -.")],
+    out: Annotated[Path, typer.Option("--output", help="File to write: .npy, or .parquet.")],
+    column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
+    keep: Annotated[str, typer.Option(help="Columns to keep beside the vectors in .parquet: ID,TITLE.")] = "",
+    prompt_name: Annotated[str | None, typer.Option(help="Of the model's prompts, as query or passage.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="A text to go before every text.")] = None,
+    dimensions: Annotated[int | None, typer.Option(min=1, help="Keep the first so many numbers (Matryoshka).")] = None,
+    normalize: Annotated[
+        bool | None, typer.Option("--normalize/--raw", help="Length 1, or not; default what the model's file says.")
+    ] = None,
+    pooling: Annotated[str | None, typer.Option(help="mean, cls, max, …; default what the model's file says.")] = None,
+    max_length: Annotated[int | None, typer.Option(min=4, help="Cut texts to so many tokens.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default one per core.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """Write the vectors of a file's texts, however many: one per row, in order."""
+    from pruneonce.run.embed_file import embed_file
+    from pruneonce.run.pipelines import pipeline
+    from pruneonce.run.pipelines.embeddings import Embeddings
+
+    embeddings = pipeline("embeddings", model, threads=threads)
+    assert isinstance(embeddings, Embeddings)
+    options: dict[str, Any] = {"prompt_name": prompt_name, "prompt": prompt, "dimensions": dimensions}
+    options |= {"normalize": normalize, "pooling": pooling, "max_length": max_length}
+    kept = [name.strip() for name in keep.split(",") if name.strip()]
+    with progress_bar(f"vectors of {source}") as advance:
+        texts, size = embed_file(embeddings, source, out, column=column, keep=kept, on_progress=advance, **options)
+    if as_json:
+        print_json({"file": str(out), "texts": texts, "size": size})
+    else:
+        print(f"{out}: {texts:,} vectors of {size}")
 
 
 def _without_defaults(options: dict[str, Any]) -> dict[str, Any]:

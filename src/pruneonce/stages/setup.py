@@ -133,7 +133,9 @@ class TaskInputs:
         return score(work.hub_model, self.task, data, self.tokenizer, examples=examples, keep_in=options.out)
 
 
-def open_inputs(stage: str, recipe: TeacherRecipe | PruneRecipe | FinetuneRecipe | QuantizeRecipe) -> CorpusInputs | TaskInputs:
+def open_inputs(
+    stage: str, recipe: TeacherRecipe | PruneRecipe | FinetuneRecipe | QuantizeRecipe
+) -> CorpusInputs | TaskInputs:
     """Find what the recipe of a stage names, and read what it is scored on; UsageError or PruneonceError if it cannot.
 
     Before anything else: hours later is late for a wrong name.

@@ -172,7 +172,7 @@ def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(number of the first line, fields) of each row."""
     reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
     number = 1
-    with _long_csv_fields():
+    with long_csv_fields():
         try:
             for fields in reader:
                 if fields:
@@ -183,7 +183,7 @@ def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 @contextlib.contextmanager
-def _long_csv_fields() -> Iterator[None]:
+def long_csv_fields() -> Iterator[None]:
     """Lift the csv module's limit of 131,072 characters a field, which is process-wide, for a while."""
     before = csv.field_size_limit(2**31 - 1)  # the largest C long on every platform
     try:
