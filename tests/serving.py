@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from http.client import HTTPConnection
 from typing import Any
 
-from pruneonce.run.pipelines import pipeline
 from pruneonce.serve.application import application
 from pruneonce.serve.endpoint import Server
 from pruneonce.serve.limits import Limits
@@ -31,6 +30,7 @@ from pathlib import Path
 from pruneonce.serve import process
 from pruneonce.serve.limits import Limits
 files, limits, options = json.loads(sys.argv[1])
+options["keys"] = [key.encode() for key in options.pop("keys_text", [])]
 settings = process.ServeSettings([(n, Path(f)) for n, f in files], port=0, limits=Limits(**limits), **options)
 process.serve(settings, lambda line: print(line, file=sys.stderr, flush=True))
 """
@@ -52,10 +52,7 @@ class Application:
 
     def __init__(self, models: dict[str, Any], limits: Limits | None = None, cors: list[str] | None = None, **options):
         self.threads, metrics, limits = Threads(), Metrics(), limits or Limits()
-        self.models = [
-            ServedModel(name, pipeline(task, model), limits, metrics, self.threads)
-            for name, (task, model) in models.items()
-        ]
+        self.models = [ServedModel(name, model, limits, metrics, self.threads) for name, model in models.items()]
         self.server = Server(Models(self.models), limits, metrics, logs_requests=False, **options)
         self.app = application(self.server, cors or [])
 

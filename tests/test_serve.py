@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
 import json
+import shutil
+import socket
 import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +23,8 @@ from conftest import save_sparse
 from serving import JSON, Application, running
 
 from pruneonce.convert.to_packed import export_packed
+from pruneonce.formats.packed_file import read_packed, write_packed
+from pruneonce.models.sentence import EmbeddingPlan
 from pruneonce.run.model import load_model
 from pruneonce.run.pipelines import pipeline
 from pruneonce.serve.limits import Limits
@@ -45,7 +51,7 @@ def loaded(packed):
 
 @pytest.fixture(scope="module")
 def served(loaded):
-    app = Application({name: (None, model) for name, model in loaded.items()})
+    app = Application(loaded)
     yield app
     app.close()
 
@@ -56,7 +62,7 @@ def app_of(loaded):
     made = []
 
     def make(*names, limits=None, **options):
-        made.append(Application({name: (None, loaded[name]) for name in names or loaded}, limits, **options))
+        made.append(Application({name: loaded[name] for name in names or loaded}, limits, **options))
         return made[-1]
 
     yield make
@@ -150,6 +156,7 @@ def test_tokens_are_those_of_the_model_and_spell_the_text_again(served, loaded):
     encoding = model.tokenizer.encode("The film.")
     assert [each["id"] for each in row] == encoding.ids
     assert [each["special"] for each in row] == [True, False, False, False, True]
+    assert [each["text"] for each in row] == ["[CLS]", "The", "film", ".", "[SEP]"]
     assert ["The film."[each["start"] : each["stop"]] for each in row[1:-1]] == ["The", "film", "."]
     assert row[0]["start"] is None
     ids = [each["id"] for each in row]
@@ -315,7 +322,7 @@ class Stopped:
     def __call__(self, wanted, numbers):
         self.began.set()
         assert self.may.wait(60)
-        self.computed.append(len(wanted.encodings))
+        self.computed.append(len(wanted.token_ids))
         return self._compute(wanted, numbers)
 
 
@@ -490,8 +497,6 @@ def test_pages_of_other_origins_may_ask_where_that_is_wanted_alone(app_of):
 
 
 def test_sigterm_ends_readiness_then_answers_what_is_under_way_and_exits_cleanly(packed):
-    import socket
-
     with running({"classes": packed["classes"]}, {"drain_seconds": 1.0}, logs_requests=False) as server:
         body = json.dumps({"inputs": "the film was good"}).encode()
         head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -525,8 +530,6 @@ def test_the_log_has_a_line_of_json_per_request_and_none_of_its_text(packed):
 
 
 def test_files_and_addresses_that_cannot_be_served_are_told_in_a_line(pruneonce, packed, tmp_path):
-    import socket
-
     (tmp_path / "bad.pruneonce").write_bytes(b"PK")
     code, _, err = pruneonce("serve", tmp_path / "bad.pruneonce", "--port", "0")
     assert (code, err.count("\n")) == (1, 1)
@@ -542,3 +545,196 @@ def test_files_and_addresses_that_cannot_be_served_are_told_in_a_line(pruneonce,
     (tmp_path / "keys").write_text("\n")
     code, _, err = pruneonce("serve", packed["classes"], "--api-key-file", tmp_path / "keys")
     assert (code, "no key" in err) == (2, True)
+
+
+# Vectors and rankings
+
+
+@pytest.fixture(scope="session")
+def sentence_files(tiny_bert, sparse_tiny_bert, tmp_path_factory):
+    """Files of an encoder, whose texts are cut at 40 tokens and have a prompt, and of a reranker."""
+    from transformers import AutoModel, BertForSequenceClassification
+
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("vectors", "ranks")}
+    AutoModel.from_pretrained(tiny_bert).save_pretrained(folders["vectors"])
+    BertForSequenceClassification.from_pretrained(
+        sparse_tiny_bert, num_labels=1, ignore_mismatched_sizes=True
+    ).save_pretrained(folders["ranks"])
+    files = {name: folder / "m.pruneonce" for name, folder in folders.items()}
+    for name, folder in folders.items():
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(tiny_bert / file, folder / file)
+        export_packed(folder, files[name], embeddings="fp32")
+    plan = EmbeddingPlan(("mean",), prompts={"query": "the city : "}, max_tokens=40)
+    with_plan = folders["vectors"] / "p.pruneonce"
+    write_packed(with_plan, replace(read_packed(files["vectors"]), sentence=plan))
+    return {**files, "vectors": with_plan}
+
+
+@pytest.fixture(scope="module")
+def sentences(sentence_files):
+    """The application over these, and their models."""
+    models = {name: load_model(file, kernels="sparse") for name, file in sentence_files.items()}
+    app = Application(models)
+    yield app, models
+    app.close()
+
+
+def float32(rows):
+    return np.array(rows, np.float32)
+
+
+def test_vectors_are_those_of_the_pipeline(sentences):
+    app, models = sentences
+    embed = pipeline("embeddings", models["vectors"])
+    found = app.post("/embed", {"inputs": TEXTS}).json
+    assert np.array_equal(float32(found), embed(TEXTS, normalize=True))
+    for text, row in zip(TEXTS, found, strict=True):
+        assert app.post("/embed", {"inputs": text}).json == [row]
+    assert np.array_equal(
+        float32(app.post("/embed", {"inputs": TEXTS, "normalize": False, "dimensions": 5}).json),
+        embed(TEXTS, normalize=False, dimensions=5),
+    )
+    prompted = app.post("/embed", {"inputs": TEXTS, "prompt_name": "query"}).json
+    assert np.array_equal(float32(prompted), embed(TEXTS, normalize=True, prompt_name="query"))
+    assert app.post("/embed", {"inputs": "a", "prompt_name": "nobody"}).status == 422
+    assert app.post("/embed", {"inputs": "a", "dimensions": 33}).status == 422
+    cut = app.post("/embed", {"inputs": [LONG], "truncation_direction": "Left"})
+    assert np.array_equal(float32(cut.json), embed([LONG], normalize=True, truncation_side="left"))
+    assert cut.headers["x-truncated"] == "1"
+    assert cut.headers["x-compute-tokens"] == "40"
+    assert app.post("/embed", {"inputs": [LONG], "truncate": False}).status == 422
+
+
+def test_states_of_all_tokens_and_similarity_are_those_of_the_pipelines(sentences, app_of):
+    app, models = sentences
+    states = pipeline("feature-extraction", models["vectors"])(TEXTS[:2], return_tensors=True)
+    found = app.post("/embed_all", {"inputs": TEXTS[:2]}).json
+    assert all(np.array_equal(float32(a), b[0]) for a, b in zip(found, states, strict=True))
+    asked = {"inputs": {"source_sentence": TEXTS[0], "sentences": TEXTS}, "parameters": {"truncate": True}}
+    expected = pipeline("embeddings", models["vectors"]).similarity(TEXTS[0], TEXTS)
+    assert app.post("/similarity", asked).json == expected
+    small = Application({"vectors": models["vectors"]}, Limits(response_bytes=10_000))
+    assert small.post("/embed_all", {"inputs": TEXTS}).status == 413
+    small.close()
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/embeddings"])
+def test_openai_s_vectors_in_both_encodings(sentences, path):
+    app, models = sentences
+    expected = pipeline("embeddings", models["vectors"])(TEXTS, normalize=True)
+    told = app.post(path, {"input": TEXTS, "model": "text-embedding-3-small", "user": "u"}).json
+    assert told["object"] == "list"
+    assert [each["index"] for each in told["data"]] == list(range(len(TEXTS)))
+    assert np.array_equal(float32([each["embedding"] for each in told["data"]]), expected)
+    assert told["model"] == "vectors"
+    assert told["usage"]["prompt_tokens"] == told["usage"]["total_tokens"] > len(TEXTS)
+    packed_ = app.post(path, {"input": TEXTS, "model": "vectors", "encoding_format": "base64"}).json
+    for row, each in zip(expected, packed_["data"], strict=True):
+        assert np.array_equal(np.frombuffer(base64.b64decode(each["embedding"]), "<f4"), row)
+    assert len(app.post(path, {"input": "a", "model": "m", "dimensions": 4}).json["data"][0]["embedding"]) == 4
+
+
+def test_token_ids_stand_for_their_text_with_or_without_its_ends(sentences):
+    app, _ = sentences
+    text = TEXTS[1]
+    whole, bare = (
+        [each["id"] for each in app.post("/tokenize", {"inputs": text, "add_special_tokens": ends}).json[0]]
+        for ends in (True, False)
+    )
+    expected = app.post("/v1/embeddings", {"input": text}).json["data"][0]["embedding"]
+    for tokens in (whole, bare, [bare]):
+        assert app.post("/v1/embeddings", {"input": tokens}).json["data"][0]["embedding"] == expected
+        assert app.post("/embed", {"inputs": tokens}).json == [expected]
+    long = [each["id"] for each in app.post("/tokenize", {"inputs": LONG}).json[0]]
+    assert app.post("/embed", {"inputs": long}).json == app.post("/embed", {"inputs": LONG}).json
+    for tokens in ([], [[]], [-1], [10**6], [2**70]):
+        refused = app.post("/v1/embeddings", {"input": tokens})
+        assert 400 <= refused.status < 500
+        assert refused.json["error"]["message"]
+
+
+def test_errors_of_openai_s_routes_are_in_openai_s_form(sentences):
+    app, _ = sentences
+    told = app.post("/v1/embeddings", {"input": 5}).json
+    assert told["error"]["type"] == "invalid_request_error"
+    assert told["error"]["message"] == told["message"]
+    assert app.get("/v1/models/nobody").json["error"]["code"] == 404
+
+
+def test_models_are_listed_as_openai_does(sentences):
+    app, _ = sentences
+    told = app.get("/v1/models").json
+    assert [each["id"] for each in told["data"]] == ["vectors", "ranks"]
+    assert app.get("/v1/models/ranks").json == told["data"][1]
+
+
+def test_rankings_are_those_of_the_pipeline_in_each_contract_s_form(sentences):
+    app, models = sentences
+    rank = pipeline("text-ranking", models["ranks"])
+    expected = rank.rerank("the king", TEXTS, raw_scores=False)
+    assert app.post("/rerank", {"query": "the king", "texts": TEXTS}).json == expected
+    with_text = app.post("/rerank", {"query": "the king", "texts": TEXTS, "return_text": True, "raw_scores": True}).json
+    assert with_text == rank.rerank("the king", TEXTS, raw_scores=True, return_texts=True)
+    documents = [{"text": text} if number % 2 else text for number, text in enumerate(TEXTS)]
+    asked = {
+        "query": "the king",
+        "documents": documents,
+        "top_n": 2,
+        "return_documents": True,
+        "model": "jina-reranker",
+    }
+    for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
+        told = app.post(path, asked).json
+        assert told["results"] == [
+            {"index": each["index"], "relevance_score": each["score"], "document": {"text": TEXTS[each["index"]]}}
+            for each in expected[:2]
+        ]
+        assert told["model"] == "ranks"
+        assert told["usage"]["total_tokens"] > 0
+        assert "billed_units" in told["meta"]
+    plain = app.post("/v1/rerank", {"query": "q", "documents": ["a"]}).json["results"]
+    assert plain[0].keys() == {"index", "relevance_score"}
+
+
+def test_rankings_that_are_refused(sentences):
+    app, _ = sentences
+    for body in (
+        {"query": "q"},
+        {"query": "q", "texts": ["a"], "documents": ["a"]},
+        {"query": "q", "texts": []},
+        {"query": "q", "documents": [{"title": "t"}]},
+        {"query": "q", "documents": ["a"], "top_n": 0},
+        {"texts": ["a"]},
+    ):
+        assert 400 <= app.post("/rerank", body).status < 500, body
+    assert app.post("/v1/rerank", {"query": "q", "texts": ["a"]}).status == 422
+    long = app.post("/rerank", {"query": "the " * 10_000, "texts": ["a"] * 2000})
+    assert long.status == 413
+
+
+def test_a_reranker_classifies_too_and_kserve_has_vectors_and_scores(sentences):
+    app, models = sentences
+    assert app.post("/predict", {"inputs": "a", "model": "ranks"}).json[0]["label"] == "LABEL_0"
+    assert "reranker" in app.get("/info?model=ranks").json["model_type"]
+    assert app.get("/info").json["model_type"] == {"embedding": {"pooling": "mean"}}
+    told = app.post("/v2/models/vectors/infer", {"inputs": [bytes_tensor("text", TEXTS)]}).json["outputs"][0]
+    vectors = float32(told["data"]).reshape(told["shape"])
+    assert np.array_equal(vectors, pipeline("embeddings", models["vectors"])(TEXTS))
+    asked = [bytes_tensor("query", ["the king"] * 2), bytes_tensor("text", TEXTS[:2])]
+    (told,) = app.post("/v2/models/ranks/infer", {"inputs": asked}).json["outputs"]
+    scores = pipeline("text-ranking", models["ranks"])([("the king", text) for text in TEXTS[:2]])
+    assert np.array_equal(float32(told["data"]), scores)
+
+
+def test_a_request_that_asks_for_what_is_not_there_leaves_its_company_alone(sentences):
+    """Options are checked before they share a batch, and a refusal is no failure of the model."""
+    app, _ = sentences
+
+    async def both():
+        bad = [{"inputs": "a", "dimensions": 99}, {"inputs": [10**6]}, {"inputs": "a", "prompt_name": "x"}]
+        calls = [app.call("POST", "/embed", json.dumps(each).encode(), JSON) for each in [*bad, {"inputs": "a"}] * 5]
+        return [answer.status for answer in await asyncio.gather(*calls)]
+
+    assert asyncio.run(both()) == [422, 422, 422, 200] * 5
+    assert app.get("/v2/health/ready").json == {"ready": True}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 pytest.importorskip("uvicorn")  # the extra `serve`
 
 from serving import Application, running
-from test_serve import loaded, packed  # noqa: F401
+from test_serve import loaded, packed, sentence_files, sentences  # noqa: F401
 
 LIMITS = {"head_seconds": 1.0, "body_seconds": 1.0, "write_seconds": 1.0, "idle_seconds": 2, "connections": 60}
 ANSWER = re.compile(rb"HTTP/1\.1 (\d+) .*?\r\n\r\n([^\r\n]*?)(?=HTTP/1|$)", re.DOTALL)
@@ -27,12 +27,12 @@ def server(packed):  # noqa: F811
     with running({"classes": packed["classes"]}, {**LIMITS, "body_bytes": 200_000}, logs_requests=False) as process:
         yield process
         assert process.post("/predict", {"inputs": "good"}).status == 200  # it has lived through all of it
-        assert not any("Traceback" in line for line in process.lines), process.lines
+        assert not any("Traceback" in line for line in process.lines), "\n".join(process.lines)
 
 
 @pytest.fixture(scope="module")
-def served(loaded):  # noqa: F811
-    app = Application({name: (None, model) for name, model in loaded.items()})
+def served(loaded, sentences):  # noqa: F811
+    app = Application({**loaded, **sentences[1]})
     yield app
     app.close()
 
@@ -268,6 +268,13 @@ BODY_OF = {
             "doc_stride": 4, "handle_impossible_answer": True},
     "/fill": {"inputs": ["a [MASK]"], "top_k": 2, "targets": ["good"]},
     "/tag": {"inputs": ["a"], "aggregation_strategy": "first", "ignore_labels": ["O"], "stride": 4},
+    "/embed": {"inputs": ["a", "b"], "normalize": True, "dimensions": 4, "prompt_name": None, "truncate": False},
+    "/embed_all": {"inputs": [[1, 2]], "truncation_direction": "Left"},
+    "/similarity": {"inputs": {"source_sentence": "a", "sentences": ["b"]}, "parameters": {"truncate": True}},
+    "/rerank": {"query": "a", "texts": ["b", "c"], "raw_scores": True, "return_text": True, "model": "ranks"},
+    "/v1/rerank": {"query": "a", "documents": ["b", {"text": "c"}], "top_n": 1, "return_documents": True},
+    "/v1/embeddings": {"input": [[1, 2], [3]], "encoding_format": "base64", "dimensions": 3, "user": "u"},
+    "/v2/models/vectors/infer": {"inputs": [{"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": [["a"]]}]},
     "/v2/models/classes/infer": {
         "inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"], "parameters": {}}],
         "outputs": [{"name": "scores", "parameters": {"binary_data": False}}],
@@ -291,7 +298,7 @@ def bodies(draw):
         inside = inside[place]
 
 
-@settings(max_examples=300)
+@settings(max_examples=400)
 @given(bodies())
 def test_no_json_is_a_server_error(served, case):
     path, body = case

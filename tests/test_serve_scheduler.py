@@ -19,7 +19,7 @@ PATIENCE = 30
 
 @dataclass(frozen=True)
 class Text:
-    """Stands for an Encoding: a name, and so many tokens."""
+    """Stands for a sequence: a name, and so many tokens."""
 
     name: str
     tokens: int
@@ -39,7 +39,7 @@ class Held:
         self.fails = lambda names: None
 
     def compute(self, wanted, numbers):
-        names = [wanted.encodings[number].name for number in numbers]
+        names = [wanted.token_ids[number].name for number in numbers]
         self.batches.append(names)
         self._began.release()
         assert self._may.acquire(timeout=PATIENCE)
@@ -131,7 +131,7 @@ def test_a_batch_has_no_more_tokens_than_its_budget_but_for_one_text_alone(held)
     held.let(100)
     for waiter in [plug, *waiters]:
         waiter.wait()
-    sizes = {text.name: text.tokens for waiter in waiters for text in waiter.job.wanted.encodings} | {"plug": 1}
+    sizes = {text.name: text.tokens for waiter in waiters for text in waiter.job.wanted.token_ids} | {"plug": 1}
     totals = [(len(batch), sum(sizes[name] for name in batch)) for batch in held.batches]
     assert all(tokens <= 100 or count == 1 for count, tokens in totals), totals
     assert any(count > 1 for count, _ in totals)
@@ -149,14 +149,19 @@ def test_work_of_a_client_that_has_left_is_dropped(held):
     assert gone.calls == 0
 
 
-def test_a_failed_batch_fails_its_own_requests_alone_and_the_thread_lives(held):
+def test_a_request_that_fails_fails_alone_and_the_thread_lives(held):
+    """Also in company: what was in its batch is computed again."""
     held.fails = lambda names: ZeroDivisionError("kernel") if "bad" in names else None
-    bad = held.submit(Text("bad", 100))
-    good = held.submit(Text("good", 100))
-    held.let(2)
+    plug = held.submit(Text("plug", 100))
+    held.until_computing()
+    bad = held.submit(Text("bad", 10))
+    good = held.submit(Text("good", 10))
+    held.let(4)
+    plug.wait()
     assert isinstance(bad.wait().error, ZeroDivisionError)
     assert good.wait().error is None
     assert good.job.outputs[0] == answer_to("good")
+    assert held.batches == [["plug"], ["bad", "good"], ["bad"], ["good"]]
 
 
 def test_an_answer_that_is_no_number_fails_its_own_request_alone(held):
@@ -174,7 +179,7 @@ def test_an_answer_that_is_no_number_fails_its_own_request_alone(held):
 def test_hidden_states_and_logits_are_not_of_one_batch(held):
     plug = held.submit(Text("plug", 100))
     held.until_computing()
-    waiters = [held.submit(Text(f"{number}", 10), hidden_states=bool(number % 2)) for number in range(4)]
+    waiters = [held.submit(Text(f"{number}", 10), output=("logits", "states")[number % 2]) for number in range(4)]
     held.let(10)
     for waiter in [plug, *waiters]:
         waiter.wait()
@@ -214,6 +219,6 @@ def test_every_request_gets_the_answers_to_its_own_texts_in_their_order(jobs):
         job = waiter.wait()
         assert waiter.calls == 1
         assert job.error is None
-        expected = [answer_to(text.name) for text in job.wanted.encodings]
+        expected = [answer_to(text.name) for text in job.wanted.token_ids]
         assert [output.tolist() for output in job.outputs] == [each.tolist() for each in expected]
     model.scheduler.close()

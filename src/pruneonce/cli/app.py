@@ -75,6 +75,7 @@ for command in (
     run.predict,
     run.embed,
     serve.serve,
+    serve.loadtest,
     train.doctor,
     bench.bench,
     bench.bench_train,

@@ -75,7 +75,7 @@ def predict(
     from pruneonce.run.pipelines import pipeline
 
     given = [(text, text_pair) if text_pair else text for text in texts or []]
-    asked: list[str | tuple[str, str]] = [*given, *(_texts_of(file, columns) if file else [])]
+    asked: list[str | tuple[str, str]] = [*given, *(texts_of(file, columns) if file else [])]
     if not asked:
         raise UsageError("predict: no text: give texts, or --file FILE (- for standard input)")
     answer: Any = pipeline(task, model, threads=threads)
@@ -163,7 +163,7 @@ def _print_ranking(ranking: list[dict[str, Any]], as_json: bool) -> None:
             print(f"{each['score']:.3f}  {plain(each['text'])}")
 
 
-def _texts_of(file: Path, columns: str) -> list[str | tuple[str, str]]:
+def texts_of(file: Path, columns: str) -> list[str | tuple[str, str]]:
     """Texts or pairs of a file: its rows where its suffix is that of a table, else its lines that are not blank."""
     if file.suffix in (".tsv", ".csv", ".jsonl", ".json", ".parquet"):
         return _rows_of(file, columns)

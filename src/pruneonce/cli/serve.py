@@ -1,4 +1,4 @@
-"""`serve`: packed files behind HTTP."""
+"""`serve` and `loadtest`: packed files behind HTTP, and what a server bears."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
+from pruneonce.cli.run import texts_of
 from pruneonce.cli.show import plain
+from pruneonce.errors import UsageError
+from pruneonce.files import check_writable, write_json
 
 
 def serve(
@@ -55,3 +58,36 @@ def serve(
         limits=limits,
     )
     process.serve(settings, lambda line: print(plain(line), file=sys.stderr, flush=True))
+
+
+def loadtest(
+    url: Annotated[str, typer.Argument(help="http://HOST:PORT of any server with such a route.")],
+    texts: Annotated[Path, typer.Option("--texts", help="A text per line; they are sent in turn.")],
+    route: Annotated[str, typer.Option(help="/predict, /embed, /v1/embeddings, /rerank, /fill or /tag.")] = "/predict",
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Requests per second that arrive, whatever the server does.")
+    ] = None,
+    clients: Annotated[int, typer.Option(min=1, help="Connections; without --rate each waits for its answers.")] = 32,
+    per_request: Annotated[int, typer.Option(min=1, help="Texts of a request.")] = 1,
+    seconds: Annotated[float, typer.Option(min=0.1, help="After a second of warm-up.")] = 10.0,
+    api_key: Annotated[str, typer.Option(envvar="PRUNEONCE_API_KEY", help="Of the server.")] = "",
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Keep the numbers.")] = None,
+) -> None:
+    """Load a server and measure latency from when requests were due, throughput, errors and changed answers."""
+    import asyncio
+
+    from pruneonce.bench.serving import results
+    from pruneonce.bench.serving.client import Target
+    from pruneonce.bench.serving.load import LoadSettings, run_load
+
+    if json_file is not None:
+        check_writable(json_file)
+    given = [text for text in texts_of(texts, "") if isinstance(text, str)]
+    if not given:
+        raise UsageError(f"loadtest: {texts} has no text")
+    settings = LoadSettings(seconds, rate, clients, per_request)
+    found = results.record(asyncio.run(run_load(Target.of(url, route, api_key or None), given, settings)), settings)
+    for line in results.lines(found):
+        print(plain(line))
+    if json_file is not None:
+        write_json(json_file, found)

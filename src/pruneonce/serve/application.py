@@ -9,12 +9,12 @@ from starlette.routing import Route as PathRoute
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pruneonce.serve import kserve, questions, tei
+from pruneonce.serve import embeddings, kserve, questions, ranking, tei
 from pruneonce.serve.endpoint import Endpoint, Server
 from pruneonce.serve.openapi import document
 from pruneonce.serve.route import Exchange, Reply, Route, json_bytes
 
-ROUTES = [*tei.ROUTES, *questions.ROUTES, *kserve.ROUTES]
+ROUTES = [*tei.ROUTES, *embeddings.ROUTES, *ranking.ROUTES, *questions.ROUTES, *kserve.ROUTES]
 
 
 def application(server: Server, cors_origins: list[str]) -> ASGIApp:

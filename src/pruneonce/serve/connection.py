@@ -24,6 +24,7 @@ class Connection(HttpToolsProtocol):
         self.url = b""
         self._reading_head = True
         self._head_bytes = 0  # received, the last of them perhaps the body's
+        self._cycles: list[Any] = []  # requests that are not answered: more than one where they come in a pipeline
         self._weight = 0  # of the fields of the head
         self._too_large = f"the request line and headers have more than {self.limits.head_bytes:,} bytes"
         self._head_deadline: asyncio.TimerHandle | None = None
@@ -40,6 +41,7 @@ class Connection(HttpToolsProtocol):
         for deadline in (self._head_deadline, self._write_deadline):
             if deadline is not None:
                 deadline.cancel()
+        self._tell_all()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -69,11 +71,12 @@ class Connection(HttpToolsProtocol):
             self._head_deadline.cancel()
             self._head_deadline = None
         super().on_headers_complete()
+        self._cycles = [each for each in self._cycles if not each.response_complete] + [self.cycle]
 
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._write_deadline is None:
-            self._write_deadline = self.loop.call_later(self.limits.write_seconds, self.transport.abort)
+            self._write_deadline = self.loop.call_later(self.limits.write_seconds, self._drop)
 
     def resume_writing(self) -> None:
         if self._write_deadline is not None:
@@ -100,8 +103,8 @@ class Connection(HttpToolsProtocol):
         """To a client whose request there is none of yet."""
         if self.transport.is_closing():
             return
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.abort()  # an answer to an earlier request is being written: none may come into it
+        if any(not each.response_complete for each in self._cycles):
+            self._drop()  # an answer to an earlier request is being made: none may come into it
             return
         body = json_bytes(body_of(Refusal(message, status=status), self.url.decode("latin-1")))
         self.transport.write(
@@ -110,6 +113,18 @@ class Connection(HttpToolsProtocol):
             + body
         )
         self.transport.close()
+
+    def _drop(self) -> None:
+        """Ends it at once; what is still being answered learns it before it writes."""
+        self._tell_all()
+        self.transport.abort()
+
+    def _tell_all(self) -> None:
+        """uvicorn tells the last request alone."""
+        for each in self._cycles:
+            if not each.response_complete:
+                each.disconnected = True
+                each.message_event.set()
 
 
 def connection_class(limits: Limits) -> type[Connection]:

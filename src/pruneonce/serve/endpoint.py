@@ -89,7 +89,12 @@ class Endpoint:
                 gone.cancel()
         seconds = time.perf_counter() - begin
         if reply is not None:
-            await _send(send, reply, request_id, seconds, with_body=scope["method"] != "HEAD")
+            try:
+                await _send(send, reply, request_id, seconds, with_body=scope["method"] != "HEAD")
+            except RuntimeError:  # uvloop's, for a connection that has ended: that is told a moment later
+                reply = None
+                if not await body.ends():
+                    raise
         self._count(scope, reply, request_id, seconds)
 
     def _admitted(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> Route:
@@ -195,6 +200,12 @@ class _Body:
                 message = await self._receive()
                 size += len(message.get("body", b""))
                 self.complete = message["type"] == "http.disconnect" or not message.get("more_body", False)
+
+    async def ends(self) -> bool:
+        """Whether the client has left, or does so in the next second."""
+        with anyio.move_on_after(1.0) as waiting:
+            await self.disconnect()
+        return not waiting.cancelled_caught
 
     async def disconnect(self) -> None:
         """Returns when the client has left."""

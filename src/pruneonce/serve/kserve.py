@@ -57,13 +57,13 @@ class Signature:
     optional: tuple[str, ...]
     outputs: Mapping[str, tuple[str, list[int]]]  # datatype, shape
     ask: Callable[[ServedModel, Columns], Asking[Any]]
-    tensors: Callable[[ServedModel, list[Any]], Tensors]
+    tensors: Callable[[ServedModel, Any], Tensors]
 
 
 def _classify(model: ServedModel, columns: Columns) -> Asking[Any]:
     pairs = columns.get("text_pair") or [""] * len(columns["text"])
     rows = [{"text": text, "text_pair": pair} for text, pair in zip(columns["text"], pairs, strict=True)]
-    return asking(model.pipeline, rows, top_k=None, truncation=True)
+    return asking(model.pipelines["predict"].__call__, rows, top_k=None, truncation=True)
 
 
 def _classes(model: ServedModel, answers: list[Any]) -> Tensors:
@@ -89,7 +89,26 @@ def _spans(_: ServedModel, answers: list[Any]) -> Tensors:
     }
 
 
+def _embed(model: ServedModel, columns: Columns) -> Asking[Any]:
+    return asking(model.pipelines["embed"].__call__, columns["text"])
+
+
+def _vectors(_: ServedModel, vectors: Any) -> Tensors:
+    return {"embedding": vectors}
+
+
+def _rank(model: ServedModel, columns: Columns) -> Asking[Any]:
+    pairs = list(zip(columns["query"], columns["text"], strict=True))
+    return asking(model.pipelines["rerank"].__call__, pairs)
+
+
+def _scores(_: ServedModel, scores: Any) -> Tensors:
+    return {"score": scores}
+
+
 SIGNATURES = {
+    "embeddings": Signature(("text",), (), {"embedding": ("FP32", [-1, -1])}, _embed, _vectors),
+    "text-ranking": Signature(("query", "text"), (), {"score": ("FP32", [-1])}, _rank, _scores),
     "text-classification": Signature(
         ("text",), ("text_pair",), {"scores": ("FP32", [-1, -1]), "label": ("BYTES", [-1])}, _classify, _classes
     ),

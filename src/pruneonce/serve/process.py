@@ -18,7 +18,7 @@ import uvicorn
 
 from pruneonce import _native
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.run.pipelines import pipeline
+from pruneonce.run.model import load_model
 from pruneonce.run.weights import Kernels
 from pruneonce.serve import endpoint
 from pruneonce.serve.application import application
@@ -65,10 +65,11 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
         stack.callback(threads.close)
         models: list[ServedModel] = []
         for name, file in settings.files:
-            made = pipeline(None, file, kernels=settings.kernels)
-            models.append(ServedModel(name, made, settings.limits, metrics, threads))
+            models.append(
+                ServedModel(name, load_model(file, kernels=settings.kernels), settings.limits, metrics, threads)
+            )
             stack.callback(models[-1].close)
-            say(f"{name}: {made.task}, {'int8' if models[-1].quantized else 'float32'}, {file}")
+            say(f"{name}: {models[-1].task}, {'int8' if models[-1].quantized else 'float32'}, {file}")
         shared = Server(
             Models(models),
             settings.limits,

@@ -87,7 +87,7 @@ def ask_spans(
     stride = min(window // 2, DOC_STRIDE) if doc_stride is None else doc_stride
     require_few_windows(model, pairs, window, stride)
     rows = [{"question": question, "context": context} for question, context in pairs]
-    return asking(model.pipeline, rows, max_seq_len=max_seq_len, doc_stride=doc_stride, **options)
+    return asking(model.pipelines["qa"].__call__, rows, max_seq_len=max_seq_len, doc_stride=doc_stride, **options)
 
 
 async def fill(exchange: Exchange, body: FillBody) -> Reply:
@@ -107,12 +107,10 @@ async def fill(exchange: Exchange, body: FillBody) -> Reply:
     def respond(answers: Any, _: Wanted) -> bytes:
         return json_bytes([answers] if several and len(texts) == 1 else answers)
 
-    return await exchange.ask(
-        model,
-        Question(
-            lambda: asking(model.pipeline, texts, top_k=body.top_k, targets=body.targets), texts, respond, check=check
-        ),
-    )
+    def ask() -> Asking[Any]:
+        return asking(model.pipelines["fill"].__call__, texts, top_k=body.top_k, targets=body.targets)
+
+    return await exchange.ask(model, Question(ask, texts, respond, check=check))
 
 
 async def tag(exchange: Exchange, body: TagBody) -> Reply:
@@ -129,7 +127,7 @@ async def tag(exchange: Exchange, body: TagBody) -> Reply:
     def ask() -> Asking[Any]:
         if body.stride is not None:
             require_few_windows(model, [("", text) for text in texts], model.model.max_tokens, body.stride)
-        return asking(model.pipeline, texts, ignore_labels=body.ignore_labels, **options)
+        return asking(model.pipelines["tag"].__call__, texts, ignore_labels=body.ignore_labels, **options)
 
     return await exchange.ask(model, Question(ask, texts, respond, cuts=body.cuts and body.stride is None))
 

@@ -49,7 +49,7 @@ def refusal_of(error: BaseException) -> Refusal:
 
 def body_of(refusal: Refusal, path: str) -> dict[str, Any]:
     """The JSON of a refusal, by the contract that the path belongs to."""
-    if path.startswith("/v2"):
+    if path.startswith("/v2") and path != "/v2/rerank":
         return {"error": refusal.message}
     if path.startswith("/v1") or path == "/embeddings":
         kind = "invalid_request_error" if 400 <= refusal.status < 500 else "server_error"

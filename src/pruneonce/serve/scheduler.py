@@ -28,7 +28,7 @@ class Job:
 
     def __init__(self, wanted: Wanted, done: Callable[[Job], None]) -> None:
         self.wanted = wanted
-        self.lengths = [len(encoding) for encoding in wanted.encodings]
+        self.lengths = wanted.lengths
         self.tokens = sum(self.lengths)
         self.outputs: list[Array] = [np.empty(0, np.float32)] * len(self.lengths)
         self.error: BaseException | None = None
@@ -124,7 +124,7 @@ class Scheduler:
             job.fail(PruneonceError("the server is shutting down"))
 
     def _take(self) -> list[tuple[Job, list[int]]]:
-        """What the next batch computes: sequences of jobs, all of them hidden states or all of them logits."""
+        """What the next batch computes: sequences of jobs that want the same of the model."""
         batch: dict[int, tuple[Job, list[int]]] = {}
         tokens, first = 0, None
         while self._queue:
@@ -133,9 +133,7 @@ class Scheduler:
                 heapq.heappop(self._queue)
                 continue
             length = job.lengths[job._taken]
-            if first is not None and (
-                tokens + length > self._batch_tokens or job.wanted.hidden_states != first.wanted.hidden_states
-            ):
+            if first is not None and (tokens + length > self._batch_tokens or job.wanted.output != first.wanted.output):
                 break
             first = first or job
             tokens += length
@@ -153,13 +151,16 @@ class Scheduler:
         begin = time.perf_counter()
         wanted = joined([(job.wanted, numbers) for job, numbers in batch])
         try:
-            outputs: Any = self._compute(wanted, range(len(wanted.encodings)))
+            outputs: Any = self._compute(wanted, range(len(wanted.token_ids)))
         except BaseException as error:  # of whatever kind: the thread must live, and no client may wait for ever
-            for job, _ in batch:
-                job.fail(error)
+            if len(batch) == 1:
+                batch[0][0].fail(error)
+            else:  # the others have done nothing
+                for part in batch:
+                    self._run([part])
             return
         seconds = time.perf_counter() - begin
-        self._on_batch(len(wanted.encodings), wanted.tokens, seconds)
+        self._on_batch(len(wanted.token_ids), sum(wanted.lengths), seconds)
         results = iter(outputs)
         for job, numbers in batch:
             job.compute_seconds += seconds
@@ -171,10 +172,12 @@ class Scheduler:
 
 
 def joined(parts: Sequence[tuple[Wanted, Sequence[int]]]) -> Wanted:
-    """One wanted of some sequences of several, of which all have positions or none."""
-    positions = [wanted.positions[number] for wanted, numbers in parts if wanted.positions for number in numbers]
-    return Wanted(
-        [wanted.encodings[number] for wanted, numbers in parts for number in numbers],
-        positions=positions or None,
-        hidden_states=parts[0][0].hidden_states,
-    )
+    """One wanted of some sequences of several that want the same of the model."""
+    first = parts[0][0]
+
+    def of(name: str) -> list[Array] | None:
+        if getattr(first, name) is None:
+            return None
+        return [getattr(wanted, name)[number] for wanted, numbers in parts for number in numbers]
+
+    return Wanted(of("token_ids") or [], of("token_types"), positions=of("positions"), output=first.output)

@@ -13,19 +13,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruneonce import _native
-from pruneonce.run.pipelines import Pipeline
-from pruneonce.run.pipelines.text_model import Asking, Wanted, answered
+from pruneonce.errors import UsageError
+from pruneonce.run.model import Model
+from pruneonce.run.pipelines import PIPELINES
+from pruneonce.run.pipelines.text_model import Asking, TextModel, Wanted, answered
 from pruneonce.run.weights import Int8Weight
 from pruneonce.serve.limits import BATCH_TOKENS_PER_THREAD, Limits
 from pruneonce.serve.metrics import Metrics
 from pruneonce.serve.refusal import Refusal, refusal_of
 from pruneonce.serve.scheduler import Job, Scheduler
 
-ABILITIES = {  # of the routes -> the task of a model that has them
+ABILITIES = {  # what routes ask for -> the pipeline that does it
     "predict": "text-classification",
     "tag": "token-classification",
     "qa": "question-answering",
     "fill": "fill-mask",
+    "embed": "embeddings",
+    "rerank": "text-ranking",
 }
 CHARACTERS_PER_TOKEN = 3  # fewer than text has: what is not yet tokenised is rather taken for more
 RATE_MEMORY = 0.9  # of what tokens per second were, when a batch says what they are now
@@ -74,13 +78,17 @@ class Threads:
 
 
 class ServedModel:
-    """A pipeline with a queue; `answer` is for the event loop, and for it alone."""
+    """A model with its pipelines and a queue; `answer` is for the event loop, and for it alone."""
 
-    def __init__(self, name: str, pipeline: Pipeline, limits: Limits, metrics: Metrics, threads: Threads) -> None:
-        self.name, self.pipeline, self.limits = name, pipeline, limits
-        self.text_model = pipeline.text_model
-        self.model = pipeline.text_model.model
-        self.task = pipeline.task
+    def __init__(self, name: str, model: Model, limits: Limits, metrics: Metrics, threads: Threads) -> None:
+        self.name, self.model, self.limits = name, model, limits
+        self.text_model = TextModel(model)
+        tasks = _tasks_of(model)
+        self.task = tasks[0]
+        self.pipelines: dict[str, Any] = {  # by ability
+            ability: PIPELINES[task](self.text_model) for ability, task in ABILITIES.items() if task in tasks
+        }
+        self.created = int(time.time())
         self.requests = 0  # admitted and not answered
         self.tokens = 0  # of these: estimated until they are counted
         self.batch_tokens = BATCH_TOKENS_PER_THREAD * _native.num_threads()
@@ -96,7 +104,7 @@ class ServedModel:
         metrics.gauge("pruneonce_tokens", "Tokens of requests that are not answered yet", name, lambda: self.tokens)
 
     def can(self, ability: str) -> bool:
-        return ABILITIES[ability] == self.task
+        return ability in self.pipelines
 
     async def answer(self, question: Question, gone: asyncio.Future[Any] | None = None) -> Answer:
         """Refusal where there is no room, or the model refuses; Gone once `gone` is done, whose work is dropped."""
@@ -136,7 +144,7 @@ class ServedModel:
         """Refusal unless the model answers."""
 
         def ask() -> Asking[bytes]:
-            outputs = yield Wanted(self.text_model.encode(["ready?"], truncation=True, remedy=""))
+            outputs = yield Wanted.of(self.text_model.encode(["ready?"], truncation=True, remedy=""))
             return b"%d" % len(outputs)
 
         try:
@@ -176,6 +184,13 @@ class ServedModel:
         metrics.input_length.labels(name).observe(answer.tokens)
 
 
+def _tasks_of(model: Model) -> tuple[str, ...]:
+    """What a model is served for, its main use first: a bare encoder embeds, and a classifier of one label ranks."""
+    if model.ranks:
+        return "text-ranking", "text-classification"
+    return ("embeddings",) if model.use in ("embeddings", "feature-extraction") else (model.use,)
+
+
 class _Request:
     """One question on its way: a thread tokenises it, the scheduler computes it, a thread writes the answer."""
 
@@ -204,10 +219,11 @@ class _Request:
             self._parts = self._question.ask()
             wanted = next(self._parts)
             self._tokenization_seconds = time.perf_counter() - begin
-            if wanted.tokens > self._model.limits.tokens:
+            tokens = sum(wanted.lengths)
+            if tokens > self._model.limits.tokens:
                 most = f"{self._model.limits.tokens:,}"
-                raise Refusal(f"the request has {wanted.tokens:,} tokens, this server takes {most} at once", status=413)
-            self.recount(wanted.tokens)
+                raise Refusal(f"the request has {tokens:,} tokens, this server takes {most} at once", status=413)
+            self.recount(tokens)
             self._question.check(wanted)
             self._job = Job(wanted, self._computed)
             if self._abandoned:  # before there was a job to cancel
@@ -231,7 +247,7 @@ class _Request:
     def _computed(self, job: Job) -> None:
         """On the scheduler's thread."""
         if job.error is not None:
-            self._model.failed = True
+            self._model.failed = not isinstance(job.error, UsageError)
             self._fail(job.error)
         else:
             self._model._threads.after.submit(self._finish, job)

@@ -45,6 +45,7 @@ class TokenizeBody(Body):
     model: str | None = None
     inputs: Text | list[Text]
     add_special_tokens: bool = True
+    prompt_name: str | None = None
 
 
 class DecodeBody(Body):
@@ -81,7 +82,7 @@ async def predict(exchange: Exchange, body: PredictBody) -> Reply:
         if not 1 <= len(row) <= 2:
             raise Refusal(f"inputs {number} has {len(row)} texts: one, or a pair is expected")
     texts = [row[0] if len(row) == 1 else {"text": row[0], "text_pair": row[1]} for row in rows]
-    function = "none" if body.raw_scores else None
+    options = {**body.options, "top_k": None, "function_to_apply": "none" if body.raw_scores else None}
 
     def respond(answers: Any, _: Wanted) -> bytes:
         told = [[{"score": each["score"], "label": each["label"]} for each in answer] for answer in answers]
@@ -90,7 +91,7 @@ async def predict(exchange: Exchange, body: PredictBody) -> Reply:
     return await exchange.ask(
         model,
         Question(
-            lambda: asking(model.pipeline, texts, top_k=None, function_to_apply=function, **body.options),
+            lambda: asking(model.pipelines["predict"].__call__, texts, **options),
             [text for row in rows for text in row],
             respond,
             cuts=body.cuts,
@@ -112,17 +113,22 @@ async def tokenize(exchange: Exchange, body: TokenizeBody) -> Reply:
     def work() -> bytes:
         for number, text in enumerate(texts):
             require_unicode(text, f"inputs {number}")
-        tokenizer = model.text_model.tokenizer
-        encodings = encode_batch(tokenizer, texts, add_special_tokens=body.add_special_tokens)
+        before = ""
+        if body.prompt_name is not None:
+            if not model.can("embed"):
+                raise Refusal(f"{model.name} has no prompts")
+            before = model.pipelines["embed"].prompt(body.prompt_name)
+        whole = [before + text for text in texts]
+        encodings = encode_batch(model.text_model.tokenizer, whole, add_special_tokens=body.add_special_tokens)
         rows: list[list[dict[str, Any]]] = []
-        for encoding in encodings:
+        for text, encoding in zip(whole, encodings, strict=True):
             row: list[dict[str, Any]] = []
             columns = zip(encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
-            for token_id, text, special, (start, stop) in columns:
-                place = (None, None) if special else (start, stop)
-                row.append(
-                    {"id": token_id, "text": text, "special": bool(special), "start": place[0], "stop": place[1]}
-                )
+            for token_id, token, special, (start, stop) in columns:
+                if special:
+                    row.append({"id": token_id, "text": token, "special": True, "start": None, "stop": None})
+                    continue
+                row.append({"id": token_id, "text": text[start:stop], "special": False, "start": start, "stop": stop})
             rows.append(row)
         return json_bytes(rows)
 
@@ -158,6 +164,8 @@ async def info(exchange: Exchange, _: None) -> Reply:
     }
     kinds: dict[str, dict[str, Any]] = {"text-classification": {"classifier": classes}}
     kinds["token-classification"] = {"token_classifier": classes}
+    kinds["text-ranking"] = {"reranker": classes}
+    kinds["embeddings"] = {"embedding": {"pooling": _pooling(model)}}
     precision = "int8" if model.quantized else "float32"
     told = {
         "model_id": model.name,
@@ -178,6 +186,11 @@ async def info(exchange: Exchange, _: None) -> Reply:
         "models": list(exchange.models.by_name),
     }
     return Reply(json_bytes(told), model=model.name)
+
+
+def _pooling(model: ServedModel) -> str:
+    """TEI's name for it, where TEI has one."""
+    return "+".join({"lasttoken": "last_token"}.get(each, each) for each in model.model.embedding.pooling)
 
 
 async def health(exchange: Exchange, _: None) -> Reply:

@@ -13,7 +13,7 @@ from pruneonce.errors import UsageError
 from pruneonce.models.sentence import Pooling
 from pruneonce.models.tokenizer import encode_batch
 from pruneonce.run.model import Model, load_model
-from pruneonce.run.pipelines.text_model import Array, TextModel, in_batches
+from pruneonce.run.pipelines.text_model import Array, Asking, TextModel, Vectors, Wanted, asking, asks_its_model
 from pruneonce.run.sentence import unit
 
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the first that a model has goes before texts to be found
@@ -40,6 +40,7 @@ class Embeddings:
         chosen = self.text_model.max_length or self.plan.max_tokens or self.model.max_tokens
         return min(chosen, self.model.max_tokens)
 
+    @asks_its_model
     def __call__(
         self,
         inputs: Any,
@@ -51,29 +52,37 @@ class Embeddings:
         pooling: Pooling | Sequence[Pooling] | None = None,
         truncation: bool = True,
         max_length: int | None = None,
+        truncation_side: str = "right",
         batch_size: int = 32,
-    ) -> Array:
+    ) -> Asking[Array]:
         """Vectors: float32 [size] of a text, [texts, size] of a list.
 
         prompt_name: of the file's prompts, the one that goes before every text; prompt: a text that does. normalize: to
         length 1, or not, instead of what the file says. dimensions: keep the first so many (Matryoshka). pooling:
         instead of the file's. truncation: cut long texts, as sentence-transformers does; False: they are an error.
-        max_length: tokens to cut to, instead of the file's.
+        max_length: tokens to cut to, instead of the file's. truncation_side: which end is cut off, "right" or "left".
         """
         before = self.prompt(prompt_name, prompt)
         several = isinstance(inputs, list | tuple)
         encodings = self.encode(
-            list(inputs) if several else [inputs], prompt=before, truncation=truncation, max_length=max_length
+            list(inputs) if several else [inputs],
+            prompt=before,
+            truncation=truncation,
+            max_length=max_length,
+            truncation_side=truncation_side,
         )
-        vectors = self.vectors(
+        vectors = yield from asking(
+            self.vectors,
             [np.array(encoding.ids) for encoding in encodings],
+            encodings=encodings,
             normalize=normalize,
             dimensions=dimensions,
             pooling=pooling,
             skipped_tokens=self.skipped_tokens(before),
             batch_size=batch_size,
         )
-        return vectors if several else vectors[0]
+        found: Array = vectors if several else vectors[0]
+        return found
 
     def queries(self, inputs: Any, **options: Any) -> Array:
         """As a call, with the prompt that the file has for queries, if any."""
@@ -83,14 +92,15 @@ class Embeddings:
         """As a call, with the prompt that the file has for texts to be found, if any."""
         return self(inputs, **self._prompted(DOCUMENT_PROMPTS, options))
 
-    def similarity(self, source: str, sentences: Sequence[str], **options: Any) -> list[float]:
+    @asks_its_model
+    def similarity(self, source: str, sentences: Sequence[str], **options: Any) -> Asking[list[float]]:
         """How alike a text is to each of others, the higher the more; options: those of a call.
 
         By the measure that the model's file names: cosine, dot product, or a distance with its sign changed.
         """
         if not isinstance(source, str):
             raise UsageError(f"source is {type(source).__name__}: a string is expected")
-        vectors = self([source, *sentences], **options)
+        vectors = yield from asking(self.__call__, [source, *sentences], **options)
         first, others = vectors[0], vectors[1:]
         if self.plan.similarity in ("euclidean", "manhattan"):
             order = 2 if self.plan.similarity == "euclidean" else 1
@@ -113,7 +123,13 @@ class Embeddings:
         return _prompt_of(self.plan.prompts, self.plan.default_prompt, name)
 
     def encode(
-        self, texts: Sequence[str], *, prompt: str = "", truncation: bool = True, max_length: int | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        prompt: str = "",
+        truncation: bool = True,
+        max_length: int | None = None,
+        truncation_side: str = "right",
     ) -> list[Encoding]:
         """Tokens of each text behind the prompt, cut to `max_tokens` or `max_length`; UsageError for pairs."""
         for number, text in enumerate(texts):
@@ -125,6 +141,7 @@ class Embeddings:
             truncation=truncation,
             max_length=max_length,
             usual_length=self.plan.max_tokens,
+            truncation_side=truncation_side,
             remedy="cut it, or set truncation=True",
         )
 
@@ -134,6 +151,7 @@ class Embeddings:
             return 0
         return len(encode_batch(self.text_model.tokenizer, [prompt])[0].ids) - 1  # without [SEP]
 
+    @asks_its_model
     def vectors(
         self,
         token_ids: Sequence[Array],
@@ -143,21 +161,18 @@ class Embeddings:
         pooling: Pooling | Sequence[Pooling] | None = None,
         skipped_tokens: int = 0,
         batch_size: int = 32,
-    ) -> Array:
+        encodings: Sequence[Encoding] = (),
+    ) -> Asking[Array]:
         """From tokens to vectors: integers [tokens] each -> float32 [sequences, size], in order, nothing padded.
 
-        PruneonceError if a vector is not finite.
+        encodings: that the tokens come from. PruneonceError if a vector is not finite.
         """
-        run = self.model.embed
-        options: dict[str, Any] = {"pooling": pooling, "normalize": normalize, "dimensions": dimensions}
-        if not len(token_ids):
-            return run([], **options)
-        rows = in_batches(
-            lambda chosen: list(run([token_ids[index] for index in chosen], skipped_tokens=skipped_tokens, **options)),
-            [len(each) for each in token_ids],
-            batch_size,
-        )
-        return np.stack(rows)
+        modes: Any = tuple(pooling) if isinstance(pooling, list) else pooling
+        # Told before the model is asked: a server's model computes for others too.
+        none = self.model.embed([], pooling=modes, normalize=normalize, dimensions=dimensions)
+        wanted = Vectors(modes, normalize, dimensions, skipped_tokens)
+        rows = yield Wanted(token_ids, None, batch_size, output=wanted, encodings=encodings)
+        return np.stack(rows) if len(rows) else none
 
     def _prompted(self, names: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
         if options.get("prompt_name") is not None or options.get("prompt") is not None:

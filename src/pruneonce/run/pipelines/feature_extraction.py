@@ -46,7 +46,7 @@ class FeatureExtraction:
         encodings = self.text_model.encode(
             texts, truncation=truncation, max_length=max_length, remedy="cut it, or set truncation=True"
         )
-        states = yield Wanted(encodings, batch_size, hidden_states=True)
+        states = yield Wanted.of(encodings, batch_size, output="states")
         if pooling is None:
             answers = [each[None] if return_tensors else each[None].tolist() for each in states]
             return answers if several else answers[0]

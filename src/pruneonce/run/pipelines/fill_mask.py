@@ -41,7 +41,7 @@ class FillMask:
             if not len(each):
                 mask = self.text_model.tokenizer.id_to_token(self.text_model.special["mask"])
                 raise UsageError(f"text {number} has no {mask} to fill")
-        logits = yield Wanted(encodings, batch_size, positions=positions)
+        logits = yield Wanted.of(encodings, batch_size, positions=positions)
         answers = [
             self._answers(*each, top_k=top_k, wanted=wanted) for each in zip(ids, positions, logits, strict=True)
         ]

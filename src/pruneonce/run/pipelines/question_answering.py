@@ -72,7 +72,7 @@ class QuestionAnswering:
         stride = min(window // 2, DOC_STRIDE) if doc_stride is None else doc_stride
         windows = [self.text_model.windows(each, max_tokens=window, stride=stride, question=True) for each in examples]
         flat = [each for group in windows for each in group]
-        logits = iter((yield Wanted(flat, batch_size)))
+        logits = iter((yield Wanted.of(flat, batch_size)))
         candidates = 2 * top_k + 10 if align_to_words else top_k  # of each window; some become the same words
         answers: list[Any] = []
         for (_, text), group in zip(examples, windows, strict=True):

@@ -53,7 +53,7 @@ class TextClassification:
             usual_length=self.text_model.model.usual_tokens if truncation else None,
             remedy="cut it, or set truncation=True",
         )
-        scores = [function(logits) for logits in (yield Wanted(encodings, batch_size))]
+        scores = [function(logits) for logits in (yield Wanted.of(encodings, batch_size))]
         answers: list[Any] = [self._answers(each) for each in scores]
         answers = [each[0] for each in answers] if top_k == "" else [each[:top_k] for each in answers]
         if several or (isinstance(inputs, str) and top_k == ""):

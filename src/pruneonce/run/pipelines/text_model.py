@@ -6,12 +6,13 @@ import functools
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, cast
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.models.sentence import Pooling
 from pruneonce.models.tokenizer import (
     encode_batch,
     refused_as,
@@ -26,18 +27,39 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+@dataclass(frozen=True)
+class Vectors:
+    """What `Model.embed` is told beside tokens."""
+
+    pooling: Pooling | tuple[Pooling, ...] | None = None
+    normalize: bool | None = None
+    dimensions: int | None = None
+    skipped_tokens: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Wanted:
     """What a pipeline asks of its model between tokens and answers."""
 
-    encodings: Sequence[Encoding]  # sequences, 1 to the model's maximum of tokens each
+    token_ids: Sequence[Array]  # integers [tokens] of each sequence, 1 to the model's maximum
+    token_types: Sequence[Array] | None = None
     batch_size: int = 32
     positions: Sequence[Array] | None = None  # fill-mask: the tokens of each whose logits are wanted, rising
-    hidden_states: bool = False  # the last ones, instead of what the model's head makes of them
+    # What of the model: its head's logits, the last hidden states, or vectors
+    output: Literal["logits", "states"] | Vectors = "logits"
+    encodings: Sequence[Encoding] = ()  # that the sequences come from
+
+    @classmethod
+    def of(cls, encodings: Sequence[Encoding], batch_size: int = 32, **kwargs: Any) -> Wanted:
+        """Of texts and pairs."""
+        ids = [np.array(encoding.ids) for encoding in encodings]
+        types = [np.array(encoding.type_ids) for encoding in encodings]
+        return cls(ids, types, batch_size, encodings=encodings, **kwargs)
 
     @property
-    def tokens(self) -> int:
-        return sum(len(encoding) for encoding in self.encodings)
+    def lengths(self) -> list[int]:
+        """Tokens of each sequence."""
+        return [len(each) for each in self.token_ids]
 
 
 # A pipeline at work: it yields what it wants, is sent one array per sequence in their order, and returns its answers.
@@ -52,7 +74,7 @@ S = TypeVar("S", bound=HasTextModel)
 
 
 def asks_its_model(method: Callable[Concatenate[S, P], Asking[R]]) -> Callable[Concatenate[S, P], R]:
-    """The call of a pipeline that is written as `Asking`: whoever calls it waits for its model.
+    """A pipeline's method that is written as `Asking`: whoever calls it waits for its model.
 
     A server, whose model computes for many at once, takes the parts from `asking`.
     """
@@ -65,10 +87,10 @@ def asks_its_model(method: Callable[Concatenate[S, P], Asking[R]]) -> Callable[C
     return call
 
 
-def asking(pipeline: HasTextModel, *args: Any, **kwargs: Any) -> Asking[Any]:
-    """A pipeline's call before it has asked; the arguments are the call's."""
-    call: Any = type(pipeline).__call__
-    return cast(Asking[Any], call.__wrapped__(pipeline, *args, **kwargs))
+def asking(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Asking[Any]:
+    """A pipeline's method before it has asked; the arguments are the method's."""
+    bound: Any = method
+    return cast(Asking[Any], bound.__wrapped__(bound.__self__, *args, **kwargs))
 
 
 def answered(parts: Asking[R], outputs: Sequence[Array]) -> R:
@@ -98,15 +120,15 @@ class TextModel:
         truncation: bool,
         remedy: str,
         max_length: int | None = None,
-        truncation_side: str = "right",
         usual_length: int | None = None,
+        truncation_side: str = "right",
     ) -> list[Encoding]:
         """[CLS] text [SEP], or [CLS] text [SEP] pair [SEP] for a pair, of each text; an empty one is [CLS] [SEP].
 
         truncation: cut what is too long for the model; else that is a UsageError, which gives `remedy`.
-        max_length: cut to so many tokens, as transformers does with or without `truncation`. truncation_side: which
-        end is cut off, "right" or "left". usual_length: tokens that a text has at most where max_length says nothing;
-        None: as many as the model takes.
+        max_length: cut to so many tokens, as transformers does with or without `truncation`. usual_length: tokens that
+        a text has at most where max_length says nothing; None: as many as the model takes. truncation_side: which end
+        is cut off, "right" or "left".
         """
         if truncation_side not in ("right", "left"):
             raise UsageError(f"truncation_side is {truncation_side!r}: 'right' or 'left' is expected")
@@ -131,14 +153,14 @@ class TextModel:
                 raise UsageError(f"text {number} has {len(encoding.ids):,} tokens, the model takes {limit}: {remedy}")
         return encodings
 
-    def _cut(self, texts: Sequence[Any], limit: int, truncation_side: str) -> list[Encoding]:
+    def _cut(self, texts: Sequence[Any], limit: int, side: str) -> list[Encoding]:
         """Each in at most `limit` tokens. Only those that are too long wait for the one tokenizer that cuts."""
         encodings = encode_batch(self.tokenizer, texts)
         long = [number for number, encoding in enumerate(encodings) if len(encoding.ids) > limit]
         if long:
             with self._lock:
                 cutting = self._cutting_tokenizer()
-                cutting.enable_truncation(limit, direction=truncation_side)
+                cutting.enable_truncation(limit, direction=side)
                 cut = encode_batch(cutting, [texts[number] for number in long])
             for number, encoding in zip(long, cut, strict=True):
                 encodings[number] = encoding
@@ -174,17 +196,15 @@ class TextModel:
 
     def outputs(self, wanted: Wanted) -> list[Array]:
         """The model's output for each sequence, in order. Those of a batch have similar lengths, and none is padded."""
-        return in_batches(
-            lambda chosen: self.batch(wanted, chosen),
-            [len(encoding) for encoding in wanted.encodings],
-            wanted.batch_size,
-        )
+        return in_batches(lambda chosen: self.batch(wanted, chosen), wanted.lengths, wanted.batch_size)
 
     def batch(self, wanted: Wanted, chosen: Sequence[int] | Array) -> Sequence[Array]:
         """The model's output for the sequences of these numbers, in one call of it."""
-        ids = [np.array(wanted.encodings[number].ids) for number in chosen]
-        types = [np.array(wanted.encodings[number].type_ids) for number in chosen]
-        if wanted.hidden_states:
+        ids = [wanted.token_ids[number] for number in chosen]
+        types = None if wanted.token_types is None else [wanted.token_types[number] for number in chosen]
+        if isinstance(wanted.output, Vectors):
+            return list(self.model.embed(ids, types, **vars(wanted.output)))
+        if wanted.output == "states":
             return self.model.hidden_states(ids, types)
         positions = None if wanted.positions is None else [wanted.positions[number] for number in chosen]
         logits: Sequence[Array] = self.model(ids, types, positions=positions)

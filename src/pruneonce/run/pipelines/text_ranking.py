@@ -10,7 +10,7 @@ from tokenizers import Encoding
 
 from pruneonce.errors import UsageError
 from pruneonce.models.sentence import RankingPlan
-from pruneonce.run.pipelines.text_model import Array, Asking, TextModel, Wanted, asks_its_model, check_top_k
+from pruneonce.run.pipelines.text_model import Array, Asking, TextModel, Wanted, asking, asks_its_model, check_top_k
 
 
 class TextRanking:
@@ -37,22 +37,32 @@ class TextRanking:
         raw_scores: bool | None = None,
         truncation: bool = True,
         max_length: int | None = None,
+        truncation_side: str = "right",
         batch_size: int = 32,
     ) -> Asking[Array]:
         """Scores of (query, text) pairs, in order: float32 [pairs].
 
         raw_scores: the logit as it is (True), its sigmoid (False), or what the model's file says (None). truncation:
         cut long pairs, the longer text first, as the original does; False: they are an error. max_length: tokens to
-        cut to, instead of the file's.
+        cut to, instead of the file's. truncation_side: which end is cut off, "right" or "left".
         """
         before = "" if self.plan.default_prompt is None else self.plan.prompts[self.plan.default_prompt]
-        encodings = self.encode(pairs, prompt=before, truncation=truncation, max_length=max_length)
-        scores = np.array([logits[0] for logits in (yield Wanted(encodings, batch_size))], np.float32)
+        encodings = self.encode(
+            pairs, prompt=before, truncation=truncation, max_length=max_length, truncation_side=truncation_side
+        )
+        logits = yield Wanted.of(encodings, batch_size)
+        scores = np.array([each[0] for each in logits], np.float32)
         raw = self.plan.activation == "none" if raw_scores is None else raw_scores
         return scores if raw else sigmoid(scores)
 
     def encode(
-        self, pairs: Sequence[Any], *, prompt: str = "", truncation: bool = True, max_length: int | None = None
+        self,
+        pairs: Sequence[Any],
+        *,
+        prompt: str = "",
+        truncation: bool = True,
+        max_length: int | None = None,
+        truncation_side: str = "right",
     ) -> list[Encoding]:
         """Tokens of each pair, the prompt before its query, cut to `max_tokens` or `max_length`."""
         if isinstance(pairs, str | dict) or not isinstance(pairs, Sequence):
@@ -62,12 +72,14 @@ class TextRanking:
             truncation=truncation,
             max_length=max_length,
             usual_length=self.plan.max_tokens,
+            truncation_side=truncation_side,
             remedy="cut it, or set truncation=True",
         )
 
+    @asks_its_model
     def rerank(
         self, query: str, texts: Sequence[str], *, top_k: int | None = None, return_texts: bool = False, **options: Any
-    ) -> list[dict[str, Any]]:
+    ) -> Asking[list[dict[str, Any]]]:
         """The texts in order of their score: dicts of "index" and "score", with return_texts of "text" as well.
 
         top_k: the best so many (None: all). options: those of a call. Equal scores stay in the order of the texts.
@@ -76,7 +88,7 @@ class TextRanking:
             check_top_k(top_k)
         if isinstance(texts, str) or not isinstance(texts, Sequence):
             raise UsageError("texts: a list of strings is expected")
-        scores = self([(query, text) for text in texts], **options)
+        scores = yield from asking(self.__call__, [(query, text) for text in texts], **options)
         order = np.argsort(-scores, kind="stable")[:top_k]
         return [
             {"index": int(index), "score": float(scores[index])} | ({"text": texts[index]} if return_texts else {})

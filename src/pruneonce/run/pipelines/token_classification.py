@@ -76,7 +76,7 @@ class TokenClassification:
         if stride is not None:
             limit = self.text_model.model.max_tokens
             windows = [self.text_model.windows(text, max_tokens=limit, stride=stride, question=False) for text in texts]
-        logits = iter((yield Wanted([each for group in windows for each in group], batch_size)))
+        logits = iter((yield Wanted.of([each for group in windows for each in group], batch_size)))
         answers = []
         for text, group in zip(texts, windows, strict=True):
             entities: list[dict[str, Any]] = []
