@@ -18,7 +18,7 @@ from pruneonce.recipe import TaskData
 from pruneonce.sparsity.cpu_training import as_served
 from pruneonce.sparsity.quantizer import quantized
 from pruneonce.tasks import Task
-from pruneonce.tasks.recipe_data import task_of, with_labels_of
+from pruneonce.tasks.recipe_data import task_of, with_labels_of, with_pooling_of
 from pruneonce.train.task_model import load_task_model, torch_predict
 
 
@@ -49,7 +49,7 @@ def score_folder(model: str | Path, data: TaskData, on_progress: Advance | None 
     Class names of one's own task are read from the model's config.
     UsageError if the model has no head for the task, or one with other labels.
     """
-    data = with_labels_of(data, lambda: _labels_in_config(model))
+    data = with_pooling_of(with_labels_of(data, lambda: _labels_in_config(model)), model)
     task = task_of(data)
     loaded, _ = load_task_model(model, task, trained=True)
     with as_served(loaded, read_quantization(model)):
@@ -62,7 +62,7 @@ def score_packed_beside(
     """As `score_packed`, and the largest difference between the engine's logits and torch's of the file's folder."""
     model, task, data = packed_task(file, data)
     tokenizer = tokenizer_from_text(model.tokenizer)
-    engine = engine_predict(model)
+    engine = engine_predict(model, task)
     reference, _ = load_task_model(folder, task, trained=True)
     torch = torch_predict(reference, task, special_token_ids(tokenizer)["pad"], on_progress)
     differences = [0.0]
