@@ -8,7 +8,7 @@ ifneq ($(wildcard ../shared/data/glue),)
 export PRUNEONCE_TEST_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: quickstart test quick test-lowest lint check sanitize check-arm stub docs bench clean
+.PHONY: quickstart test quick test-lowest lint check campaign sanitize check-arm stub docs bench clean
 
 quickstart: .venv/train.done
 	$(BIN)/pruneonce quickstart
@@ -37,6 +37,11 @@ lint: .venv/dev.done
 
 # What CI runs.
 check: lint test
+
+# Fault campaigns for so many minutes; the next call goes on. Writes its table to docs/reliability.md.
+MINUTES ?= 60
+campaign: .venv/dev.done
+	PYTHONPATH=tests OMP_NUM_THREADS=1 nice $(BIN)/python -m campaign --minutes $(MINUTES) --page docs/reliability.md
 
 # The kernels alone, under AddressSanitizer with leak and undefined-behaviour checks, then under ThreadSanitizer.
 SANITIZERS := address,undefined thread

@@ -20,7 +20,7 @@ import torch
 
 from pruneonce.bench.inference.subject import SHAPES
 from pruneonce.models.hub import config_for, quiet_transformers, random_hub_model
-from pruneonce.quickstart.assets import fetch_assets
+from pruneonce.data.assets import fetch_assets
 from pruneonce.sparsity.cpu_training import CpuTraining
 from pruneonce.sparsity.pruner import Pruner
 from pruneonce.sparsity.schedules import PruningSchedule

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from pruneonce.quickstart.assets import Assets, find_assets
+from pruneonce.data.assets import Assets, find_assets
 
 # A deadline would measure the machine's other tenants.
 settings.register_profile("suite", deadline=None)

@@ -1,23 +1,17 @@
-"""Mutates packed files: `python tests/fuzz_format.py [--seconds 60] [--seed 0]`; tests/test_format.py runs a few.
+"""Mutates packed files: a few in tests/test_format.py, many in `make campaign`.
 
-A mutated file must be refused with PruneonceError, or read as a model whose every array can be used. Anything else
-(another exception, a crash, memory beyond 1 GiB) ends the run with the seed of the mutation, which repeats it.
+A mutated file must be refused with PruneonceError, or read as a model whose every array can be used.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import resource
-import tempfile
-import time
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pruneonce.errors import PruneonceError
 from pruneonce.formats.nonzero_codes import Positions, encode_bitmask, encode_deltas
-from pruneonce.formats.packed_file import PackedModel, read_packed, write_packed
+from pruneonce.formats.packed_file import PackedModel
 from pruneonce.formats.stored_tensors import (
     FLOAT_TYPES,
     Quantization,
@@ -29,7 +23,6 @@ from pruneonce.formats.stored_tensors import (
 )
 from pruneonce.models.sentence import EmbeddingPlan, Projection
 
-MEMORY_BYTES = 1 << 30
 NUMBERS = [-1, 0, 1, 2, 254, 255, 256, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**64, 10**30, 0.5, True, None, "7", [], {}]
 
 
@@ -73,7 +66,7 @@ def mutate(raw: bytes, generator: np.random.Generator) -> bytes:
         if choice == 0:
             raw = raw[: generator.integers(len(raw) + 1)]
         elif choice == 1:
-            raw = _flip_bits(raw, generator)
+            raw = flip_bits(raw, generator)
         elif choice == 2:
             raw = _copy_slice(raw, generator)
         else:
@@ -110,7 +103,7 @@ def same_model(model: PackedModel, other: PackedModel) -> bool:
     )
 
 
-def _flip_bits(raw: bytes, generator: np.random.Generator) -> bytes:
+def flip_bits(raw: bytes, generator: np.random.Generator) -> bytes:
     changed = bytearray(raw)
     for _ in range(generator.integers(1, 9) if raw else 0):
         changed[generator.integers(len(raw))] ^= 1 << generator.integers(8)
@@ -130,17 +123,18 @@ def _lie(raw: bytes, generator: np.random.Generator) -> bytes:
         header = json.loads(raw[8 : 8 + length])
         inner = generator.random() < 0.5
         target = json.loads(header["__metadata__"]["tensors"]) if inner else header
-        _change_something(target, generator)
+        change_something(target, generator)
         if inner:
             header["__metadata__"]["tensors"] = json.dumps(target)
     except (ValueError, KeyError, TypeError, RecursionError):
-        return _flip_bits(raw, generator)
+        return flip_bits(raw, generator)
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
     return len(encoded).to_bytes(8, "little") + encoded + raw[8 + length :]
 
 
-def _change_something(value: object, generator: np.random.Generator) -> None:
+def change_something(value: Any, generator: np.random.Generator) -> None:
+    """Somewhere in parsed JSON, another number or value, or one key less."""
     while isinstance(value, dict | list) and value:
         keys = list(value) if isinstance(value, dict) else list(range(len(value)))
         key = keys[generator.integers(len(keys))]
@@ -155,33 +149,3 @@ def _change_something(value: object, generator: np.random.Generator) -> None:
         else:
             value[key] = NUMBERS[generator.integers(len(NUMBERS))]
             return
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    end, seed, refused = time.monotonic() + arguments.seconds, arguments.seed, 0
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "m.pruneonce"
-        write_packed(file, sample_model())
-        raw = file.read_bytes()
-        while time.monotonic() < end:
-            file.unlink()
-            file.write_bytes(mutate(raw, np.random.default_rng(seed)))
-            try:
-                use(read_packed(file))
-            except PruneonceError:
-                refused += 1
-            except BaseException:
-                print(f"seed {seed} broke it")
-                raise
-            seed += 1
-    count = seed - arguments.seed
-    print(f"{count:,} files: {refused:,} refused, {count - refused:,} sound")
-
-
-if __name__ == "__main__":
-    main()

@@ -330,6 +330,22 @@ def test_a_tensor_of_the_wrong_shape_is_refused_before_native_code_sees_it(class
             Model(replace(packed, tensors=tensors))
 
 
+@pytest.mark.parametrize("table", ["word", "position", "token_type"])
+def test_an_empty_table_is_refused_when_the_file_is_loaded_not_at_every_call(table, classifier_file):
+    packed = read_packed(classifier_file)
+    name = f"bert.embeddings.{table}_embeddings.weight"
+    empty = dense(np.zeros((0, packed.tensors[name].shape[1]), np.float32))
+    with pytest.raises(ValueError, match="the embeddings are empty: words, positions and types need a row at least"):
+        Model(replace(packed, tensors={**packed.tensors, name: empty}))
+
+
+def test_dense_kernels_beyond_the_memory_of_the_machine_are_refused_in_a_line(classifier_file, monkeypatch):
+    monkeypatch.setattr("pruneonce.run.tensors.memory_bytes", lambda: 100_000)
+    load_model(classifier_file, kernels="sparse")
+    with pytest.raises(PruneonceError, match=r"its weights take .* GB, this machine has 0.0: leave out kernels="):
+        load_model(classifier_file, kernels="dense")
+
+
 @pytest.mark.parametrize("part", ["word", "position", "token_type"])
 def test_embeddings_that_few_bytes_make_huge_are_refused(part, classifier_file):
     packed = read_packed(classifier_file)

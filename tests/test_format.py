@@ -242,6 +242,16 @@ def test_a_few_rice_bytes_cannot_claim_a_huge_matrix():
         other.check(tail + MAX_RICE_TAIL + 1, len(positions))
 
 
+def test_nor_can_a_few_bytes_in_many_tensors(tmp_path):
+    """Each of them may end in 16 million zeros, 64 MB as floats; hundreds of them were read matrix by matrix."""
+    empty = lambda: SparseMatrix(  # noqa: E731
+        (1 << 12, 1 << 12), np.zeros(0, np.float32), FLOAT_TYPES["fp32"], Positions("rice", np.zeros(0, np.uint8), 8)
+    )
+    write_packed(tmp_path / "few.pruneonce", model_of(**{f"m{number}": empty() for number in range(64)}))
+    with pytest.raises(PruneonceError, match=r"many\.pruneonce: its matrices end in 1,090,519,040 zeros that take no"):
+        write_packed(tmp_path / "many.pruneonce", model_of(**{f"m{number}": empty() for number in range(65)}))
+
+
 def test_native_decoding_of_too_little_data_is_an_error_not_a_read_beyond_it():
     for data, bits in (([], 0), ([0], 3), ([0, 0], 3), ([0, 0, 0], 9)):
         with pytest.raises(ValueError, match=r"does not hold 1 positions"):
@@ -748,7 +758,7 @@ def test_what_is_no_file(tmp_path):
 @settings(max_examples=300, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_mutated_file_is_refused_or_sound(tmp_path_factory, sound, seed):
-    """Whatever is read must be usable: native code will trust it. `python tests/fuzz_format.py` runs for longer."""
+    """Whatever is read must be usable: native code will trust it. `make campaign` runs for longer."""
     mutated = mutate(with_header(*sound), np.random.default_rng(seed))
     file = tmp_path_factory.getbasetemp() / "mutated.pruneonce"
     file.unlink(missing_ok=True)  # not rewritten in place: an older mapping of it may still be alive

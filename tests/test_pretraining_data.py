@@ -511,3 +511,46 @@ def test_a_manifest_cannot_have_a_file_of_elsewhere_read(pair_corpus, tmp_path, 
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(PruneonceError, match=r"corpus/manifest\.json names the file .*without a folder is expected$"):
         Corpus(folder, "train")
+
+
+@pytest.fixture
+def damaged_corpus(pair_corpus, tmp_path):
+    """A corpus of one's own to damage."""
+    return shutil.copytree(pair_corpus, tmp_path / "damaged")
+
+
+@pytest.mark.parametrize("damage", ["header", "cut off", "objects", "longer", "gone"])
+def test_token_counts_that_are_none_are_one_line(damaged_corpus, damage):
+    file = damaged_corpus / "token_counts.npy"
+    whole = file.read_bytes()
+    if damage == "objects":
+        np.save(file, np.array([{"a": 1}], object), allow_pickle=True)
+    elif damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes({"header": whole[:20] + b"(" + whole[21:], "cut off": whole[:-9], "longer": whole * 2}[damage])
+    with pytest.raises(PruneonceError, match=r"token_counts\.npy does not hold [\d,]+ counts: delete") as caught:
+        Corpus(damaged_corpus, "train").token_counts  # noqa: B018 - reading is the test
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "parameters", "shards.bytes", "shards.examples", "shards.split"])
+def test_a_manifest_that_lacks_a_part_is_one_line(damaged_corpus, key):
+    file = damaged_corpus / "manifest.json"
+    manifest = json.loads(file.read_text())
+    if key.startswith("shards."):
+        for shard in manifest["shards"]:
+            del shard[key.partition(".")[2]]
+    else:
+        manifest[key] = None
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(PruneonceError) as caught:
+        Corpus(damaged_corpus, "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_shard_whose_columns_have_names_of_other_bytes_is_one_line(damaged_corpus):
+    file = next(damaged_corpus.glob("train-*.arrow"))
+    file.write_bytes(file.read_bytes().replace(b"input_ids", b"input_\xff\xff\xff"))
+    with pytest.raises(PruneonceError, match="cannot be read"):
+        Corpus(damaged_corpus, "train")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -12,13 +14,17 @@ from pruneonce.convert.to_packed import export_packed
 from pruneonce.errors import UsageError
 from pruneonce.evaluation import scoring
 from pruneonce.evaluation.packed import score_packed
-from pruneonce.evaluation.scoring import score, score_folder
+from pruneonce.evaluation.scoring import embeddings_as_exported, score, score_folder
+from pruneonce.formats.packed_file import read_packed, write_packed
+from pruneonce.formats.record import Provenance
 from pruneonce.models.tokenizer import load_tokenizer
 from pruneonce.recipe import TaskData
+from pruneonce.run.model import Model
+from pruneonce.run.pipelines import pipeline
 from pruneonce.sparsity import cpu_training
 from pruneonce.sparsity.cpu_training import as_served
 from pruneonce.sparsity.layers import Sparse
-from pruneonce.tasks.recipe_data import task_of
+from pruneonce.tasks.recipe_data import recorded_tokens, task_of
 from pruneonce.train.task_model import load_task_model, torch_predict
 
 
@@ -144,3 +150,63 @@ def test_evaluate_takes_a_packed_file(models, sentences, monkeypatch, capsys):
         main()
     assert exit_code.value.code == 0
     assert 0 <= json.loads(capsys.readouterr().out)["metrics"]["accuracy"] <= 1
+
+
+def trained_with(max_tokens, task="classification"):
+    """A record of a run whose texts were cut to so many tokens."""
+    recipe = {"task": {"name": task, "max_tokens": max_tokens}}
+    return Provenance("finetune", recipe, {}, 42, 1, {})
+
+
+def test_the_length_a_model_was_trained_with_goes_with_its_file(models, sentences, tmp_path):
+    """Scored at 128 and served at 512 tokens, one model gave two answers."""
+    folder, packed = models["classification"]
+    recorded = replace(read_packed(packed), provenance=asdict(trained_with(8)))
+    write_packed(tmp_path / "m.pruneonce", recorded)
+    short = TaskData("classification", "", str(sentences), "text", "", "label", max_tokens=8)
+    unsaid = replace(short, max_tokens=None)
+    assert score_packed(tmp_path / "m.pruneonce", unsaid) == score_packed(packed, short)
+    assert score_packed(packed, unsaid) == score_packed(packed, replace(short, max_tokens=128))
+    own = shutil.copytree(folder, tmp_path / "own")
+    trained_with(8).write(own)
+    assert score_folder(own, unsaid) == score_folder(folder, short)
+    text = "good film and a bad story of the old city on the river"
+    ask, plain = pipeline(None, Model(recorded)), pipeline(None, packed)
+    assert ask(text, truncation=True) == plain(text, max_length=8) != plain(text, truncation=True)
+    assert ask(text) == plain(text)  # uncut, as transformers does
+    assert ask(text, truncation=True, max_length=10) == plain(text, max_length=10)
+
+
+@pytest.mark.parametrize(
+    ("record", "tokens"),
+    [
+        (asdict(trained_with(64)), 64),
+        (asdict(trained_with(None)), 128),
+        (asdict(trained_with(None, "squad")), 384),
+        (asdict(trained_with(None, "one of their own")), 128),
+        (asdict(trained_with("x")), None),
+        (asdict(trained_with(3)), None),
+        (asdict(trained_with(True)), None),
+        ({"recipe": []}, None),
+        (None, None),
+    ],
+)
+def test_a_record_of_anyones_is_believed_only_where_it_gives_a_length(record, tokens):
+    assert recorded_tokens(record) == tokens
+
+
+def test_embeddings_are_scored_as_they_are_exported_and_come_back_as_they_were(models, tmp_path):
+    folder, _ = models["classification"]
+    export_packed(folder, tmp_path / "m.pruneonce")
+    stored = read_packed(tmp_path / "m.pruneonce").tensors
+    model, _ = load_task_model(
+        folder, task_of(TaskData("classification", labels=("bad", "good", "so-so"))), trained=True
+    )
+    names = [name for name in stored if "_embeddings.weight" in name]
+    assert len(names) == 3
+    before = {name: model.get_parameter(name).detach().clone() for name in names}
+    with embeddings_as_exported(model):
+        for name in names:
+            assert np.array_equal(model.get_parameter(name).detach().numpy(), stored[name].to_dense())
+            assert not np.array_equal(before[name].numpy(), stored[name].to_dense())
+    assert all((model.get_parameter(name) == before[name]).all() for name in names)

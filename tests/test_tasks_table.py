@@ -87,7 +87,7 @@ def test_parquet_equals_jsonl(write, tmp_path):
     rows = [{"text": "x", "label": 1}, {"text": "y", "label": None}]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     assert read_table(tmp_path / "a.parquet").rows == rows
-    with pytest.raises(PruneonceError, match=r"broken\.parquet cannot be read as parquet") as caught:
+    with pytest.raises(PruneonceError, match=r"broken\.parquet cannot be read as Parquet") as caught:
         read_table(write("broken.parquet", "PAR1"))
     assert "\n" not in str(caught.value)
 
@@ -98,7 +98,7 @@ def test_parquet_strings_that_are_not_utf_8_name_the_file(tmp_path):
     offsets = pyarrow.array([0, 1, 2], pyarrow.int32()).buffers()[1]
     text = pyarrow.StringArray.from_buffers(2, offsets, pyarrow.py_buffer(b"\xffa"))
     parquet.write_table(pyarrow.table({"text": text}), tmp_path / "a.parquet")
-    with pytest.raises(PruneonceError, match=r"a\.parquet cannot be read as parquet: .*utf-8"):
+    with pytest.raises(PruneonceError, match=r"a\.parquet cannot be read as Parquet: .*utf-8"):
         read_table(tmp_path / "a.parquet")
 
 

@@ -15,6 +15,7 @@ from pruneonce.privacy import silence_dependencies
 if TYPE_CHECKING:  # for type checkers and editors: the names of _NAMES once more
     from pruneonce.adapters.sentence_transformers import CrossEncoder as CrossEncoder
     from pruneonce.adapters.sentence_transformers import SentenceEncoder as SentenceEncoder
+    from pruneonce.compression.run import compress as compress
     from pruneonce.convert.from_memory import export as export
     from pruneonce.convert.from_sparse_bitmask import import_checkpoint as import_checkpoint
     from pruneonce.convert.inspect import inspect as inspect
@@ -26,8 +27,10 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _NAMES once mor
     from pruneonce.errors import UsageError as UsageError
     from pruneonce.evaluation.packed import score_packed as score_packed
     from pruneonce.evaluation.scoring import score_folder as score_folder
+    from pruneonce.recipe import CompressRecipe as CompressRecipe
     from pruneonce.recipe import Distillation as Distillation
     from pruneonce.recipe import FinetuneRecipe as FinetuneRecipe
+    from pruneonce.recipe import Matching as Matching
     from pruneonce.recipe import PruneRecipe as PruneRecipe
     from pruneonce.recipe import Pruning as Pruning
     from pruneonce.recipe import QuantizeRecipe as QuantizeRecipe
@@ -50,6 +53,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _NAMES once mor
     from pruneonce.sparsity.schedules import cubic_sparsity as cubic_sparsity
     from pruneonce.sparsity.schedules import rewinding_factor as rewinding_factor
     from pruneonce.stages import StageOptions as StageOptions
+    from pruneonce.stages import run_compress as run_compress
     from pruneonce.stages import run_finetune as run_finetune
     from pruneonce.stages import run_prune as run_prune
     from pruneonce.stages import run_quantize as run_quantize
@@ -61,6 +65,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the names of _NAMES once mor
 # Module -> its public names.
 _NAMES = {
     "adapters.sentence_transformers": "CrossEncoder SentenceEncoder",
+    "compression.run": "compress",
     "convert.from_memory": "export",
     "convert.from_sparse_bitmask": "import_checkpoint",
     "convert.inspect": "inspect",
@@ -71,8 +76,8 @@ _NAMES = {
     "errors": "PruneonceError UsageError",
     "evaluation.packed": "score_packed",
     "evaluation.scoring": "score_folder",
-    "recipe": "Distillation FinetuneRecipe PruneRecipe Pruning QuantizeRecipe TaskData TeacherRecipe Training "
-    "load_recipe load_recipes parse_recipe",
+    "recipe": "CompressRecipe Distillation FinetuneRecipe Matching PruneRecipe Pruning QuantizeRecipe "
+    "TaskData TeacherRecipe Training load_recipe load_recipes parse_recipe",
     "run.model": "load_model",
     "run.pipelines": "pipeline",
     "run.pipelines.embeddings": "embed",
@@ -81,7 +86,7 @@ _NAMES = {
     "sparsity.masks": "magnitude_mask",
     "sparsity.pruner": "Pruner",
     "sparsity.schedules": "PruningSchedule cubic_sparsity rewinding_factor",
-    "stages": "StageOptions run_finetune run_prune run_quantize run_teacher",
+    "stages": "StageOptions run_compress run_finetune run_prune run_quantize run_teacher",
     "tasks": "get_task",
     "train.callbacks": "PruneCallback",
     "train.distillation": "distillation_loss",

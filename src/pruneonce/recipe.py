@@ -78,11 +78,13 @@ class Pruning:
 
     sparsity: float = 0.9  # of every pruned matrix
     pattern: Literal["unstructured", "1x4"] = "unstructured"  # 1x4: blocks of four neighbouring inputs (ours)
-    # What a weight is worth: its magnitude, as in the paper; or sensitivity, that times the mean squares of its input and
-    # of what reaches its output (ours, sparsity/sensitivity.py; of `compress`, where hidden states are matched).
+    # What a weight is worth: its magnitude, as in the paper; or its sensitivity, which is that times what comes in and
+    # what depends on the output (ours, sparsity/sensitivity.py; of `compress`, where hidden states are matched).
     criterion: Literal["magnitude", "sensitivity"] = "magnitude"
     allocation: Literal["uniform", "global"] = "uniform"  # of the zeros: alike in every matrix; or as if all were one
-    targets: dict[str, float] = field(default_factory=dict)  # by role ("query", "down", …) another sparsity than the rest
+    targets: dict[str, float] = field(
+        default_factory=dict
+    )  # by role ("query", "down", …) another sparsity than the rest
     initial_sparsity: float = 0.0  # where the schedule starts; above 0 the first update goes straight there
     schedule: Literal["cubic", "one-shot"] = "cubic"  # one-shot: all at once before the first step, then locked
     pooler: bool = True  # prune BERT's pooler as the original does; False: the encoder only
@@ -105,7 +107,9 @@ class Pruning:
             if not 0.0 <= target < 1.0:
                 raise UsageError(f"pruning.targets.{role} must be at least 0 and below 1, got {target}")
         if self.targets and self.allocation == "global":
-            raise UsageError('pruning.targets says how many zeros matrices get, and so does allocation = "global": drop one')
+            raise UsageError(
+                'pruning.targets says how many zeros matrices get, and so does allocation = "global": drop one'
+            )
 
 
 @dataclass(frozen=True)
@@ -176,20 +180,13 @@ class Matching:
 
     hidden_weight: float = 1.0  # of the relative squared error of hidden states, as in [distillation]
     hidden_layers: tuple[int, ...] = ()  # as in [distillation]
-    logits_weight: float = 0.0  # of the divergence of what the model's own head answers, in the last part
-    temperature: float = 2.0
     lengths: tuple[int, ...] = (32, 64, 128, 192)  # tokens of a window, special tokens included
     late_lengths: tuple[int, ...] = (128, 384)  # in the last part: as long as texts will be in use
     late_share: float = 0.33  # of the steps
     pairs: float = 0.5  # share of windows of two texts, a sentence and a passage, as questions and answers come
 
     def __post_init__(self) -> None:
-        _positive(self, "temperature")
-        if self.hidden_weight <= 0 or self.logits_weight < 0:
-            raise UsageError(
-                "matching.hidden_weight must be above 0 and logits_weight not below, got "
-                f"{self.hidden_weight} and {self.logits_weight}"
-            )
+        _positive(self, "hidden_weight")
         if not self.lengths or not self.late_lengths or min(*self.lengths, *self.late_lengths) < SHORTEST_WINDOW:
             raise UsageError(
                 f"matching.lengths and late_lengths must be lists of numbers from {SHORTEST_WINDOW} on, got "
@@ -321,6 +318,8 @@ def load_recipe(path: str | Path, stage: Literal["teacher"], overrides: Sequence
 @overload
 def load_recipe(path: str | Path, stage: Literal["prune"], overrides: Sequence[str] = ...) -> PruneRecipe: ...
 @overload
+def load_recipe(path: str | Path, stage: Literal["compress"], overrides: Sequence[str] = ...) -> CompressRecipe: ...
+@overload
 def load_recipe(path: str | Path, stage: Literal["finetune"], overrides: Sequence[str] = ...) -> FinetuneRecipe: ...
 @overload
 def load_recipe(path: str | Path, stage: Literal["quantize"], overrides: Sequence[str] = ...) -> QuantizeRecipe: ...
@@ -378,6 +377,10 @@ def parse_recipe(
 def parse_recipe(
     values: Mapping[str, Any], stage: Literal["prune"], overrides: Sequence[str] = ..., *, where: str = ...
 ) -> PruneRecipe: ...
+@overload
+def parse_recipe(
+    values: Mapping[str, Any], stage: Literal["compress"], overrides: Sequence[str] = ..., *, where: str = ...
+) -> CompressRecipe: ...
 @overload
 def parse_recipe(
     values: Mapping[str, Any], stage: Literal["finetune"], overrides: Sequence[str] = ..., *, where: str = ...

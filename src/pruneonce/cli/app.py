@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from pruneonce import __version__
-from pruneonce.cli import bench, convert, data, report, run, serve, study, train
+from pruneonce.cli import bench, compress, convert, data, report, run, serve, study, train
 from pruneonce.cli.show import plain
 from pruneonce.errors import PruneonceError, UsageError
 
@@ -29,7 +29,16 @@ EXTRA_OF = {
     **dict.fromkeys(("starlette", "uvicorn", "httptools", "pydantic", "orjson", "prometheus_client", "anyio"), "serve"),
 }
 
-RESUMING = ("teacher", "prune", "finetune", "quantize", "study", "quickstart", "data")  # begun again, they go on
+RESUMING = (
+    "compress",
+    "teacher",
+    "prune",
+    "finetune",
+    "quantize",
+    "study",
+    "quickstart",
+    "data",
+)  # begun again, they go on
 
 
 class _Commands(TyperGroup):
@@ -52,6 +61,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
+    compress.compress,
     train.teacher,
     train.prune,
     train.finetune,

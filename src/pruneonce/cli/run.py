@@ -24,7 +24,10 @@ def evaluate(
     text_pair: str = "",
     label: str = "",
     max_tokens: Annotated[
-        int | None, typer.Option(help="Per example or window; default 384 for squad, else 128.")
+        int | None,
+        typer.Option(
+            help="Per example or window; default as the model was trained; else 384 for squad, 128 for others."
+        ),
     ] = None,
     as_json: JSON = False,
 ) -> None:

@@ -56,7 +56,7 @@ def quickstart(
 ) -> None:
     """Run the whole chain on a small real model and real text, and show what came out."""
     if assets_only:
-        from pruneonce.quickstart.assets import assets_folder, fetch_assets
+        from pruneonce.data.assets import assets_folder, fetch_assets
 
         fetch_assets()
         print(f"assets: {assets_folder()}")

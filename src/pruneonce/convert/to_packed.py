@@ -22,10 +22,13 @@ from pruneonce.models import Family
 from pruneonce.models.tokenizer import load_tokenizer
 
 VALUES = ("fp32", "fp16", "bf16")  # what the encoder's matrices may be stored as
+DEFAULT_EMBEDDINGS = "fp16"
 EMBEDDINGS = (*VALUES, "int8")  # what the embeddings may be stored as
 
 
-def export_packed(model: str | Path, out: str | Path, *, embeddings: str = "fp16", values: str = "fp32") -> PackedModel:
+def export_packed(
+    model: str | Path, out: str | Path, *, embeddings: str = DEFAULT_EMBEDDINGS, values: str = "fp32"
+) -> PackedModel:
     """Pack a model folder, its tokenizer and its record into the one file `out` (docs/format.md).
 
     embeddings: type of the embedding matrices, of EMBEDDINGS. values: type of the encoder's matrices, of VALUES.

@@ -78,7 +78,7 @@ def estimate(
     found = probe(recipe, tokens, locked)
     seconds = _seconds_per_step(training, found)
     if pruning is not None:
-        late = _late_share(pruning, steps)
+        late = late_share(pruning, steps)
         pruned = probe(recipe, tokens, pruned=pruning.sparsity)
         seconds = (1 - late) * seconds + late * _seconds_per_step(training, pruned)
     trained_on = steps * training.batch_size
@@ -119,7 +119,7 @@ def _hidden_bytes(recipe: Recipe, tokens: int) -> int:
     return hidden_states_bytes(tokens, layers, config.hidden_size)
 
 
-def _late_share(pruning: Pruning, steps: int) -> float:
+def late_share(pruning: Pruning, steps: int) -> float:
     """Share of the steps in which so few weights are left that layers may multiply them alone."""
     schedule = schedule_of(pruning, steps)
     size = 1_000_000  # of a matrix whose zeros are counted, as its mask's are

@@ -22,6 +22,7 @@ from pruneonce.data import building
 from pruneonce.data.building import Built
 from pruneonce.errors import OtherInputsError, PruneonceError, UsageError
 from pruneonce.folder_lock import filling
+from pruneonce.formats.parquet_file import parquet_rows
 
 FORMAT = "pruneonce-articles"
 VERSION = 1
@@ -195,10 +196,11 @@ def read(folder: str | Path) -> Iterator[tuple[str, str]]:
 def read_shard(path: Path) -> Iterator[tuple[str, str]]:
     """Every (title, text) of one shard, one row group in memory at a time."""
     try:
-        with pq.ParquetFile(path) as shard:
-            for batch in shard.iter_batches(columns=_SCHEMA.names):
-                yield from zip(batch["title"].to_pylist(), batch["text"].to_pylist(), strict=True)
-    except (OSError, pa.ArrowException, KeyError, UnicodeDecodeError) as error:
+        for row in parquet_rows(path, _SCHEMA.names):
+            yield row["title"], row["text"]
+    except PruneonceError as error:
+        raise PruneonceError(f"{error}: delete the articles folder and make it again") from error
+    except KeyError as error:
         raise PruneonceError(
-            f"{path} cannot be read ({error}): delete the articles folder and make it again"
+            f"{path} cannot be read (it has no column {error}): delete the articles folder and make it again"
         ) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import tokenize
 from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +50,7 @@ class Corpus:
         self.manifest = _manifest_of(self.folder)
         if split not in SPLITS:
             raise UsageError(f"split must be one of {', '.join(SPLITS)}; got '{split}'")
-        entries = [entry for entry in self.manifest["shards"] if entry["split"] == split]
+        entries = [entry for entry in self.manifest["shards"] if entry.get("split") == split]
         self._blocks = [block for entry in entries for block in _checked_blocks(self.folder, entry)]
         self._starts = list(itertools.accumulate((len(block.labels) for block in self._blocks), initial=0))
         if not len(self):
@@ -63,7 +64,8 @@ class Corpus:
     @property
     def vocab_size(self) -> int:
         """Every id is below this."""
-        return int(self.manifest["vocab_size"])
+        vocab_size: int = self.manifest["vocab_size"]
+        return vocab_size
 
     @property
     def digest(self) -> str:
@@ -78,8 +80,7 @@ class Corpus:
     @functools.cached_property
     def token_counts(self) -> NDArray[np.int64]:
         """Occurrences of each token in the train split, whatever this split: int64 [vocab_size]."""
-        counts: NDArray[np.int64] = np.load(self.folder / TOKEN_COUNTS)
-        return counts
+        return _token_counts(self.folder / TOKEN_COUNTS, self.vocab_size)
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -109,20 +110,42 @@ def _manifest_of(folder: Path) -> dict[str, Any]:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    return check_manifest(files.read_json(path), path, format_name=FORMAT, version=VERSION, keys=_KEYS)
+    manifest = check_manifest(files.read_json(path), path, format_name=FORMAT, version=VERSION, keys=_KEYS)
+    words, parameters = manifest["vocab_size"], manifest["parameters"]
+    if type(words) is not int or words < 1 or not isinstance(parameters, dict) or "layout" not in parameters:
+        raise PruneonceError(f"{path} does not say vocab_size or layout: delete the corpus folder and build it again")
+    return manifest
 
 
 def _checked_blocks(folder: Path, entry: dict[str, Any]) -> list[Block]:
     """A shard's blocks, once its size and number of examples are what the manifest says."""
     path = folder / entry["file"]
     size = path.stat().st_size if path.exists() else 0
-    if size != entry["bytes"]:
-        raise PruneonceError(f"{path} has {size} bytes, its manifest says {entry['bytes']}: copy or build it again")
+    if size != entry.get("bytes"):
+        raise PruneonceError(f"{path} has {size} bytes, its manifest says {entry.get('bytes')}: copy or build it again")
     blocks, _ = read_blocks(path)
     examples = sum(len(block.labels) for block in blocks)
-    if examples != entry["examples"]:
-        raise PruneonceError(f"{path} has {examples} examples, its manifest says {entry['examples']}: build it again")
+    if examples != entry.get("examples"):
+        raise PruneonceError(
+            f"{path} has {examples} examples, its manifest says {entry.get('examples')}: build it again"
+        )
     return blocks
+
+
+def _token_counts(path: Path, vocab_size: int) -> NDArray[np.int64]:
+    """int64 [vocab_size], as `build` wrote them; PruneonceError for a file of anything else."""
+    damaged = f"{path} does not hold {vocab_size:,} counts: delete the corpus folder and build it again"
+    try:
+        with open(path, "rb") as stream:
+            size = path.stat().st_size
+            if np.lib.format.read_magic(stream) != (1, 0):
+                raise PruneonceError(damaged)
+            shape, _, kind = np.lib.format.read_array_header_1_0(stream)
+            if shape != (vocab_size,) or kind != np.int64 or size != stream.tell() + 8 * vocab_size:
+                raise PruneonceError(damaged)
+            return np.frombuffer(stream.read(), np.int64)
+    except (OSError, ValueError, SyntaxError, tokenize.TokenError) as error:  # numpy parses the header as Python
+        raise PruneonceError(damaged) from error
 
 
 # --------------------------------------------------------------------------------------------------------- Arrow files
@@ -173,7 +196,7 @@ def read_blocks(path: Path) -> tuple[list[Block], dict[bytes, bytes]]:
         batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         for batch in batches:
             batch.validate(full=True)  # lengths and offsets in the file are believed by everything else
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # the last: names in the file that are not UTF-8
         raise PruneonceError(f"{path} cannot be read ({error}): delete the corpus folder and build it again") from error
     return [_block(batch) for batch in batches], reader.schema.metadata
 

@@ -14,10 +14,10 @@ from pruneonce.data import articles
 from pruneonce.data.building import Built
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import parse_json
+from pruneonce.formats.parquet_file import parquet_rows
 from pruneonce.progress import Advance, no_progress
 
 DOCUMENTS = ("blank-line", "line", "file")
-PARQUET_ROWS = 256  # read at a time; documents may be whole books
 
 
 def collect(
@@ -143,21 +143,17 @@ def _read_jsonl(path: Path, text_column: str, title_column: str | None) -> Itera
 
 
 def _read_parquet(path: Path, text_column: str, title_column: str | None) -> Iterator[tuple[int, Any, str]]:
-    columns = [text_column, *([title_column] if title_column else [])]
+    columns = list(dict.fromkeys([text_column, *([title_column] if title_column else [])]))
     try:
-        with pq.ParquetFile(path) as table:
-            _require_columns(str(path), table.schema_arrow.names, text_column, title_column)
-            kind = table.schema_arrow.field(text_column).type
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-                raise PruneonceError(f"{path}: column '{text_column}' holds {kind}, not strings")
-            number = 0
-            for batch in table.iter_batches(PARQUET_ROWS, columns=columns):
-                titles = batch[title_column].to_pylist() if title_column else [None] * len(batch)
-                for title, text in zip(titles, batch[text_column].to_pylist(), strict=True):
-                    number += 1
-                    yield number, title, text or ""
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowException) as error:
         raise PruneonceError(f"{path} cannot be read as Parquet: {error}") from error
+    _require_columns(str(path), schema.names, text_column, title_column)
+    kind = schema.field(text_column).type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise PruneonceError(f"{path}: column '{text_column}' holds {kind}, not strings")
+    for number, row in enumerate(parquet_rows(path, columns), start=1):
+        yield number, row[title_column] if title_column else None, row[text_column] or ""
 
 
 def _require_columns(where: str, present: Iterable[str], text_column: str, title_column: str | None) -> None:

@@ -110,9 +110,7 @@ def _piece(rng: np.random.Generator, sentences: list[NDArray[np.int64]], room: i
     return text[start : start + room]
 
 
-def _around(
-    rng: np.random.Generator, sentences: list[NDArray[np.int64]], place: int, room: int
-) -> NDArray[np.int64]:
+def _around(rng: np.random.Generator, sentences: list[NDArray[np.int64]], place: int, room: int) -> NDArray[np.int64]:
     """Up to `room` tokens that hold the sentence at `place`, or its neighbours; where in them is random."""
     text = np.concatenate(sentences)
     if len(text) <= room:

@@ -16,7 +16,7 @@ from pruneonce.progress import Advance
 from pruneonce.recipe import TaskData
 from pruneonce.run.model import Model, load_model
 from pruneonce.tasks import ClassificationTask, EmbeddingTask, RankingTask, Task, class_of
-from pruneonce.tasks.recipe_data import max_tokens_of, task_of, validation_examples, with_labels_of
+from pruneonce.tasks.recipe_data import max_tokens_of, task_of, validation_examples, with_labels_of, with_length_of
 
 Predict = Callable[[Sequence[Any]], list[np.ndarray]]
 
@@ -111,7 +111,7 @@ def packed_task(file: str | Path, data: TaskData) -> tuple[Model, Task, TaskData
     fits = {EmbeddingTask.pipeline: True, RankingTask.pipeline: model.ranks}.get(wanted, model.task == wanted)
     if not fits:
         raise UsageError(f"{file} is a model for {model.task}; task '{data.name}' needs one for {wanted}")
-    data = with_labels_of(data, lambda: model.labels)
+    data = with_length_of(with_labels_of(data, lambda: model.labels), model.provenance)
     task = task_of(data)
     if task.labels and list(task.labels) != model.labels:
         raise UsageError(f"{file} answers {', '.join(model.labels)}; task '{task.name}' has {', '.join(task.labels)}")

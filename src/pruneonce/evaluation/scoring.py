@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tokenizers import Tokenizer
 
+from pruneonce.convert.to_packed import DEFAULT_EMBEDDINGS
 from pruneonce.evaluation.packed import engine_predict, packed_task, score_predictions
+from pruneonce.formats.record import read_provenance
 from pruneonce.formats.scales_file import read_quantization
+from pruneonce.formats.stored_tensors import FLOAT_TYPES, decode_floats, encode_floats
+from pruneonce.models import family_of
 from pruneonce.models.hub import load_config
 from pruneonce.models.tokenizer import load_tokenizer, special_token_ids, tokenizer_from_text
 from pruneonce.progress import Advance
@@ -18,7 +25,7 @@ from pruneonce.recipe import TaskData
 from pruneonce.sparsity.cpu_training import as_served
 from pruneonce.sparsity.quantizer import quantized
 from pruneonce.tasks import Task
-from pruneonce.tasks.recipe_data import task_of, with_labels_of, with_pooling_of
+from pruneonce.tasks.recipe_data import task_of, with_labels_of, with_length_of, with_pooling_of
 from pruneonce.train.task_model import load_task_model, torch_predict
 
 
@@ -41,6 +48,31 @@ def score(
     return score_predictions(predict, task, data, tokenizer, examples=examples, keep_in=keep_in)
 
 
+@contextlib.contextmanager
+def embeddings_as_exported(model: Any) -> Iterator[None]:
+    """Within it a quantised model's embeddings are those of the file that `export` makes by default, float16.
+
+    Int8 layers make whole steps of such differences: without this, the score is that of a file which nobody has.
+    """
+    family = family_of(model.config.model_type)
+    tables = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if family.encoder_name(name) in family.embedding_tables and parameter.dim() == 2
+    ]
+    before = [table.detach().clone() for table in tables]
+    try:
+        with torch.no_grad():
+            for table in tables:
+                stored = encode_floats(table.detach().float().cpu().numpy(), DEFAULT_EMBEDDINGS)
+                table.copy_(torch.from_numpy(decode_floats(stored, FLOAT_TYPES[DEFAULT_EMBEDDINGS])))
+        yield
+    finally:
+        with torch.no_grad():
+            for table, old in zip(tables, before, strict=True):
+                table.copy_(old)
+
+
 def score_folder(model: str | Path, data: TaskData, on_progress: Advance | None = None) -> dict[str, float]:
     """Load a fine-tuned model and `score` it, rounding as its quantisation says if it has one.
 
@@ -49,10 +81,13 @@ def score_folder(model: str | Path, data: TaskData, on_progress: Advance | None 
     Class names of one's own task are read from the model's config.
     UsageError if the model has no head for the task, or one with other labels.
     """
-    data = with_pooling_of(with_labels_of(data, lambda: _labels_in_config(model)), model)
+    record = read_provenance(model)
+    data = with_length_of(with_labels_of(data, lambda: _labels_in_config(model)), asdict(record) if record else None)
+    data = with_pooling_of(data, model)
     task = task_of(data)
     loaded, _ = load_task_model(model, task, trained=True)
-    with as_served(loaded, read_quantization(model)):
+    layers = read_quantization(model)
+    with embeddings_as_exported(loaded) if layers else contextlib.nullcontext(), as_served(loaded, layers):
         return score(loaded, task, data, load_tokenizer(model), on_progress=on_progress)
 
 

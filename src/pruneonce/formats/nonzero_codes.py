@@ -42,6 +42,12 @@ class Positions:
             return decode_deltas(self.data)
         return decode_rice(self.data, count, self.bits)
 
+    def tail(self, size: int, count: int) -> int:
+        """How many of `size` elements come after the last position and take no byte; the other codings spell them."""
+        if self.encoding != "rice":
+            return 0
+        return size - int(_native.rice_extent(np.ascontiguousarray(self.data), self.bits, count))
+
     def check(self, size: int, count: int) -> None:
         """ValueError unless they are `count` positions below `size`, coded as docs/format.md says."""
         if self.encoding == "rice":

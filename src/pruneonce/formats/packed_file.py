@@ -45,6 +45,9 @@ PROVENANCE = "pruneonce.json"
 SENTENCE = "sentence.json"
 TENSORS = "tensors"
 REQUIRED = {VERSION, CONFIG, TOKENIZER, TENSORS}
+# Of all matrices, zeros after their last weights: they take no byte, and readers that write matrices out would have to
+# believe any number of them. BERT-large has 300 million weights.
+MAX_TAILS = 1 << 30
 FLOAT_OF_CONTAINER = {kind.container: kind for kind in FLOAT_TYPES.values()}
 
 Parts = dict[str, tuple[str, Array]]  # name in the container -> (its dtype there, array)
@@ -204,9 +207,18 @@ def _read_tensors(container: Container) -> dict[str, Tensor]:
             tensors[name].check()
         except ValueError as error:
             _refuse(container, f"tensor {name}: {error}")
+    _check_tails(container, [each for each in tensors.values() if isinstance(each, SparseMatrix)])
     if unclaimed:
         _refuse(container, f"tensor {min(unclaimed)} is not part of anything in the metadata's list")
     return tensors
+
+
+def _check_tails(container: Container, matrices: list[SparseMatrix]) -> None:
+    if sum(each.size for each in matrices) <= MAX_TAILS:
+        return  # the usual case, in which nothing need be decoded
+    tails = sum(each.tail for each in matrices)
+    if tails > MAX_TAILS:
+        _refuse(container, f"its matrices end in {tails:,} zeros that take no byte; at most {MAX_TAILS:,} are allowed")
 
 
 def _check_description(container: Container, name: str, description: Any) -> tuple[str, tuple[int, int], int]:

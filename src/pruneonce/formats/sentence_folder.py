@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.files import read_json, write_json
+from pruneonce.files import read_json, write_bytes, write_json
 from pruneonce.formats.safetensors_file import open_container
 from pruneonce.formats.stored_tensors import FLOAT_TYPES, Array, decode_floats
 from pruneonce.models.sentence import (
@@ -30,6 +30,7 @@ SETTINGS = "config_sentence_transformers.json"
 POOLING_FOLDER = "1_Pooling"
 # Of the Transformer module; older releases named it after the family.
 TRANSFORMER_FILES = tuple(f"sentence_{name}_config.json" for name in ("bert", "distilbert", "roberta", "xlm-roberta"))
+MODULE_FILES = ("config.json", "model.safetensors")
 NOTHING_TO_COMPUTE = ("Dropout",)  # in training alone
 
 # How its first releases said which pooling there is: a switch for each.
@@ -145,6 +146,25 @@ def write_sentence_folder(folder: Path, plan: EmbeddingPlan, hidden_size: int) -
         for index, (path, kind) in enumerate(kinds)
     ]
     write_json(folder / MODULES, modules)  # last: without it the folder is a plain encoder
+
+
+def copy_sentence_files(source: str | Path, folder: Path) -> None:
+    """What sentence-transformers keeps beside the model in `source`, into `folder`; nothing where there is none.
+
+    Modules beside the Transformer come with their weights. UsageError and PruneonceError as of `read_sentence_folder`.
+    """
+    source = Path(source)
+    if not (source / MODULES).is_file():
+        return
+    for _, path in _modules(source / MODULES):
+        if path and (source / path).is_dir():
+            (folder / path).mkdir(exist_ok=True)
+            for name in MODULE_FILES:
+                if (source / path / name).is_file():
+                    write_bytes(folder / path / name, (source / path / name).read_bytes())
+    for name in (SETTINGS, *TRANSFORMER_FILES, MODULES):  # the last: without it the folder is a plain encoder
+        if (source / name).is_file():
+            write_bytes(folder / name, (source / name).read_bytes())
 
 
 def _embedding(folder: Path, modules: list[tuple[str, str]], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -167,6 +167,11 @@ class SparseMatrix:
         return self.positions.encoding
 
     @property
+    def tail(self) -> int:
+        """Elements after the last non-zero, where the coding spends no bytes on them; for a checked matrix."""
+        return self.positions.tail(self.size, len(self.values))
+
+    @property
     def nbytes(self) -> int:
         return self.values.nbytes + self.positions.nbytes + (self.quantization.nbytes if self.quantization else 0)
 

@@ -49,7 +49,19 @@ def load_hub_model(auto_class: str, path: str | Path, **options: Any) -> Any:
     _check_indices(Path(path))
     for file in sorted(Path(path).glob("model*.safetensors")):
         check_safetensors_length(file)
-    return getattr(transformers, auto_class).from_pretrained(path, trust_remote_code=False, **options)
+    try:
+        return getattr(transformers, auto_class).from_pretrained(path, trust_remote_code=False, **options)
+    except Exception as error:
+        pickled = sorted(Path(path).glob("pytorch_model*.bin"))
+        if not pickled or any(Path(path).glob("model*.safetensors")):
+            raise
+        # torch reads pickles without running what is in them, and refuses what it does not know with all kinds of
+        # errors.
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+        raise PruneonceError(
+            f"{pickled[0]} is no pickle of plain weights ({reason}): nothing in it was run; ask for the model as "
+            "safetensors"
+        ) from error
 
 
 def random_hub_model(auto_class: str, config: Any) -> Any:

@@ -22,6 +22,7 @@ from pruneonce.convert.inspect_folder import inspect_folder
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.cost.doctor import describe_machine
 from pruneonce.data import text
+from pruneonce.data.assets import Assets, fetch_assets
 from pruneonce.data.build import build
 from pruneonce.errors import OtherInputsError
 from pruneonce.evaluation.scoring import score_packed_beside
@@ -30,7 +31,6 @@ from pruneonce.formats.model_folder import WEIGHTS_FILE
 from pruneonce.formats.record import Provenance
 from pruneonce.machine import available_cores
 from pruneonce.progress import Advance, progress_bar
-from pruneonce.quickstart.assets import Assets, fetch_assets
 from pruneonce.recipe import FinetuneRecipe, Recipe, load_recipe, recipes_folder, stage_of
 from pruneonce.stages import RUNNERS, StageOptions
 from pruneonce.tasks import get_task

@@ -19,6 +19,7 @@ from pruneonce.run.sentence import pooled, projection_layers, tokens_read, unit
 from pruneonce.run.tensors import Tensors
 from pruneonce.run.weights import KERNELS, Int8Weight, Kernels
 from pruneonce.run.workspace import Workspaces
+from pruneonce.tasks.recipe_data import recorded_tokens
 
 # Of one pass, per thread: activations then stay in the caches, and weights are read seldom enough. docs/kernels.md has
 # the figures.
@@ -59,6 +60,9 @@ class Model:
         quantized = all(isinstance(layer.down.weight, Int8Weight) for layer in self.encoder.layers)
         self._pass_tokens = INT8_PASS_TOKENS if quantized else PASS_TOKENS
         self.max_tokens = len(self.encoder.embeddings.positions) - (self.encoder.plan.first_position or 0)
+        trained = recorded_tokens(packed.provenance)
+        # What texts are cut to where nobody says; by the record, the length that the model was trained and scored with.
+        self.usual_tokens = self.max_tokens if trained is None else min(trained, self.max_tokens)
         self.vocabulary_size = self.encoder.embeddings.words.shape[0]
         self._head = head_of(self.task, tensors)
         self._projections = projection_layers(self.embedding, tensors)
@@ -290,8 +294,9 @@ def _encoder(tensors: Tensors) -> Encoder:
         types=tensors.table(types, hidden).to_dense() if types is not None and tensors.has(types) else None,
         norm=tensors.norm(name(tables.norm), plan.norm_epsilon),
     )
-    if not min(embeddings.words.shape[0], len(embeddings.positions)):
-        raise ValueError("the embeddings are empty")
+    tables_of_rows = (embeddings.words.shape[0], len(embeddings.positions))
+    if not min(*tables_of_rows, 1 if embeddings.types is None else len(embeddings.types)):
+        raise ValueError("the embeddings are empty: words, positions and types need a row at least")
     layers = []
     for number in range(plan.layers):
         layer = name(f"{family.layers}.{number}.")

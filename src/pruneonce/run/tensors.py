@@ -9,6 +9,7 @@ import numpy as np
 from pruneonce.errors import UsageError
 from pruneonce.formats.packed_file import PackedModel
 from pruneonce.formats.stored_tensors import Array, DenseTensor, Int8Matrix, SparseMatrix, Tensor
+from pruneonce.machine import memory_bytes
 from pruneonce.models import Family, family_of
 from pruneonce.run.encoder import LayerNorm, Linear
 from pruneonce.run.weights import Kernels, Weight, weight_of
@@ -26,6 +27,8 @@ class Tensors:
         self.plan = self.family.encoder_plan(packed.config)
         self.isa, self._kernels = isa, kernels
         self._all: Mapping[str, Tensor] = packed.tensors
+        if kernels == "dense":
+            _require_memory([each for each in packed.tensors.values() if isinstance(each, SparseMatrix)])
         has_base = any(name.startswith(self.family.base + ".") for name in packed.tensors)
         self._prefix = self.family.base + "." if has_base else ""
 
@@ -71,3 +74,13 @@ class Tensors:
         """A layer norm over hidden states."""
         size = self.plan.hidden_size
         return LayerNorm(self.vector(f"{name}.weight", size), self.vector(f"{name}.bias", size), epsilon)
+
+
+def _require_memory(matrices: Sequence[SparseMatrix]) -> None:
+    """ValueError for matrices that this machine cannot hold with their zeros: few bytes can stand for any number."""
+    wanted, there = sum(4 * each.size for each in matrices), memory_bytes()
+    if there and wanted > there:
+        raise ValueError(
+            f"as dense matrices its weights take {wanted / 1e9:.1f} GB, this machine has {there / 1e9:.1f}: leave out "
+            'kernels="dense"'
+        )

@@ -40,9 +40,9 @@ class CpuTraining:
 
     pruner: the model's masks; None if it has none. autocast: the lower precision of the training, if any. agree: what
     all processes of a run do, from what this one has measured. attention: by our kernels beside sparse layers; or from
-    the first step on, which is faster than torch's in bfloat16 too, and takes other roundings. Layers of a lower precision stay as they are.
-    UsageError for the kernel "sparse" beside them, beside an accelerator or without masks; and from the first step of
-    an optimizer that holds weights which have been replaced.
+    the first step on, which is faster than torch's in bfloat16 too, and takes other roundings. Layers of a lower
+    precision stay as they are. UsageError for the kernel "sparse" beside them, beside an accelerator or without masks;
+    and from the first step of an optimizer that holds weights which have been replaced.
     """
 
     def __init__(

@@ -30,9 +30,10 @@ class Pruner:
     """Masks for the named linear layers of `model`.
 
     With a schedule, `update(step)` recomputes them: what weights are worth says the criterion, how many zeros each
-    matrix gets the allocation, which weights stay the pattern. Without one they are locked at construction to the zeros that the weights have. `compute_sparse` lets
-    layers compute their non-zeros alone. `bake()` ends it: zeros are written into the weights, the layers are plain
-    again, and the pruner has none. TypeError for a layer that is not linear, or has a mask already.
+    matrix gets the allocation, which weights stay the pattern. Without one they are locked at construction to the zeros
+    that the weights have. `compute_sparse` lets layers compute their non-zeros alone. `bake()` ends it: zeros are
+    written into the weights, the layers are plain again, and the pruner has none. TypeError for a layer that is not
+    linear, or has a mask already.
     """
 
     def __init__(

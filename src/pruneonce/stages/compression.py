@@ -51,7 +51,8 @@ class TextInputs:
 
     def score(self, work: WorkingModel, options: StageOptions) -> dict[str, float]:
         """How far the model is from the original on the documents held out."""
-        assert isinstance(work, TrainingRun) and isinstance(work.objective, MatchingObjective)
+        assert isinstance(work, TrainingRun)
+        assert isinstance(work.objective, MatchingObjective)
         windows = replace(work.objective.windows, corpus=self.held_out)
         return held_out_error(work.model, replace(work.objective, windows=windows), self.recipe.validation_examples)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from pruneonce.convert.model_card import write_model_card
 from pruneonce.errors import OtherInputsError, UsageError
+from pruneonce.evaluation.scoring import embeddings_as_exported
 from pruneonce.files import read_json, write_json
 from pruneonce.formats.model_folder import STAGING, save_model_folder
 from pruneonce.formats.record import Provenance, read_provenance
@@ -120,7 +121,8 @@ def complete_stage(inputs: Inputs, work: WorkingModel, options: StageOptions, sp
         layers, record.rounded_to_zero = work.quantizer.bake()
     if work.pruner is not None:
         _bake(work.pruner, work.hub_model, record)
-    with as_served(work.hub_model, layers):
+    exported = embeddings_as_exported(work.hub_model) if layers else contextlib.nullcontext()
+    with exported, as_served(work.hub_model, layers):
         record.metrics = inputs.score(work, options)
     record.timings["evaluation"] = time.monotonic() - begun
     if layers:

@@ -146,7 +146,9 @@ class TaskInputs:
         return score(work.hub_model, self.task, data, self.tokenizer, examples=examples, keep_in=options.out)
 
 
-def open_inputs(stage: str, recipe: TeacherRecipe | PruneRecipe | FinetuneRecipe | QuantizeRecipe) -> CorpusInputs | TaskInputs:
+def open_inputs(
+    stage: str, recipe: TeacherRecipe | PruneRecipe | FinetuneRecipe | QuantizeRecipe
+) -> CorpusInputs | TaskInputs:
     """Find what the recipe of a stage names, and read what it is scored on; UsageError or PruneonceError if it cannot.
 
     Before anything else: hours later is late for a wrong name.
@@ -416,9 +418,7 @@ def _check_vectors(config: Any, task: Task, distillation: Distillation | None) -
         )
 
 
-def _check_losses(
-    task: Task, features: Sequence[Any], training: Training, distillation: Distillation | None
-) -> None:
+def _check_losses(task: Task, features: Sequence[Any], training: Training, distillation: Distillation | None) -> None:
     """UsageError for texts without a loss, and for parts of a batch that would not see each other's texts."""
     if not isinstance(task, EmbeddingTask) or (distillation is not None and distillation.hard_weight == 0):
         return

@@ -72,6 +72,28 @@ def max_tokens_of(data: TaskData) -> int:
     return data.max_tokens or class_of(data.name).usual_tokens
 
 
+def recorded_tokens(record: Any) -> int | None:
+    """Longest example or window of the run that a record (`pruneonce.json`) tells of; None if it tells of none.
+
+    record: anyone's. A number of 4 (a token beside [CLS] and [SEP] twice) or more is a length, all else is not.
+    """
+    recipe = record.get("recipe") if isinstance(record, dict) else None
+    task = recipe.get("task") if isinstance(recipe, dict) else None
+    if not isinstance(task, dict):
+        return None
+    tokens = task.get("max_tokens")
+    if tokens is None:
+        tokens = class_of(str(task.get("name"))).usual_tokens
+    return tokens if type(tokens) is int and tokens >= 4 else None
+
+
+def with_length_of(data: TaskData, record: Any) -> TaskData:
+    """The data with the length that a model was trained for, where it says none."""
+    if data.max_tokens is not None:
+        return data
+    return replace(data, max_tokens=recorded_tokens(record))
+
+
 def with_labels_of(data: TaskData, labels: Callable[[], Sequence[str]]) -> TaskData:
     """The data with a model's labels where a task of one's own does not name its classes."""
     if data.name != "classification" or data.labels:

@@ -14,8 +14,11 @@ from typing import Any
 
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import parse_json
+from pruneonce.formats.parquet_file import parquet_rows
 
 Row = dict[str, Any]
+
+LARGEST_TABLE = 4 << 30  # characters; the other formats hold what their file holds
 
 _log = logging.getLogger(__name__)
 
@@ -243,13 +246,15 @@ def _parse_line(path: Path, number: int, line: str) -> Any:
 
 def _parquet_table(path: Path) -> Table:
     try:
-        from pyarrow import ArrowException, parquet
+        import pyarrow  # noqa: F401 - the import that may fail
     except ImportError as error:
         raise UsageError(f"reading {path} needs `pip install pruneonce[train]`; .csv and .jsonl do not") from error
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except (OSError, ArrowException, UnicodeDecodeError) as error:  # the last: a string column that is not UTF-8
-        raise PruneonceError(f"{path} cannot be read as parquet: {_first_line(error)}") from error
+    rows, size = [], 0
+    for row in parquet_rows(path):
+        size += sum(len(value) for value in row.values() if isinstance(value, str))
+        if size > LARGEST_TABLE:
+            raise PruneonceError(f"{path} decodes to more than {LARGEST_TABLE:,} characters, too many to hold")
+        rows.append(row)
     return _ordinal_table(str(path), rows, unit="row")
 
 

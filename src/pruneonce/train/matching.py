@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -73,10 +73,15 @@ class MatchingObjective:
         """
         tokens = self.tokens_of(keys[0].step)
         filled = [key for key in keys if key.example < self.windows_of(tokens)] or keys[:1]
-        drawn = [
-            self.windows.draw(np.random.default_rng([self.seed, key.step, key.example]), tokens) for key in filled
-        ]
-        return padded(drawn, self.pad_id)
+        return self._drawn(keys[0].step, [key.example for key in filled], tokens)
+
+    def batch_of(self, step: int, tokens: int) -> Batch:
+        """As the batch of a step whose windows have that length."""
+        return self._drawn(step, range(self.windows_of(tokens)), tokens)
+
+    def _drawn(self, step: int, places: Sequence[int], tokens: int) -> Batch:
+        draws = (np.random.default_rng([self.seed, step, place]) for place in places)
+        return padded([self.windows.draw(rng, tokens) for rng in draws], self.pad_id)
 
     @torch.no_grad()
     def taught(self, batch: Batch) -> Batch:
@@ -121,22 +126,20 @@ class MatchingObjective:
 def held_out_error(model: nn.Module, objective: MatchingObjective, windows: int) -> dict[str, float]:
     """Relative squared error of the states that are matched, and that of each layer, on windows of every length.
 
-    objective: over the validation split. windows: how many, about; as many tokens of each of the lengths.
+    objective: over the validation split. windows: how many, about; alike many of each of the lengths.
     """
     model.eval()
     (term,) = objective.terms
     device = next(model.parameters()).device
     lengths = sorted({*objective.matching.lengths, *objective.matching.late_lengths})
     squares, norms = torch.zeros(0), torch.zeros(0)
-    for index, tokens in enumerate(lengths):
-        one = replace(objective, matching=replace(objective.matching, lengths=(tokens,), late_lengths=(tokens,)))
-        one = replace(one, places=max(1, objective.windows_of(tokens)))
-        for step in range(math.ceil(windows / len(lengths) / one.places)):
-            keys = [ExampleKey(place, index * windows + step, 0) for place in range(one.places)]
-            batch = one.taught({name: value.to(device) for name, value in one.collate(keys).items()})
-            found = term.squares(one.answer(model, batch), batch["answer"]).double().cpu()
+    for tokens in lengths:
+        for step in range(math.ceil(windows / len(lengths) / objective.windows_of(tokens))):
+            drawn = objective.batch_of(step, tokens)
+            batch = objective.taught({name: value.to(device) for name, value in drawn.items()})
+            found = term.squares(objective.answer(model, batch), batch["answer"]).double().cpu()
             squares = squares + found if len(squares) else found
-            norms = norms + one.counts(batch) if len(norms) else one.counts(batch)
+            norms = norms + objective.counts(batch) if len(norms) else objective.counts(batch)
     errors = squares / norms.clamp(min=torch.finfo(torch.float32).tiny)
     layers = objective.layers or range(1, len(errors) + 1)
     return {"hidden_error": float(errors.mean())} | {

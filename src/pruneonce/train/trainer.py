@@ -6,6 +6,7 @@ weights, latents, masks and optimizer moments, and nothing about where the data 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_pt_utils import get_parameter_names
 
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.files import cannot_write
+from pruneonce.files import cannot_write, read_json
 from pruneonce.progress import Advance
 from pruneonce.recipe import Training
 from pruneonce.sparsity.cpu_training import CpuTraining
@@ -98,6 +99,8 @@ def _train(run: TrainingRun, arguments: TrainingArguments, checkpoints: Path) ->
         remove_incomplete(checkpoints)
     trainer.accelerator.wait_for_everyone()
     resume_from = latest_complete(checkpoints)
+    if resume_from:
+        read_json(resume_from / "trainer_state.json")  # which transformers does too, without a word of which it is
     try:
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     except KeyboardInterrupt as stop:
@@ -232,8 +235,19 @@ class StageTrainer(Trainer):
             save_file(self.run.quantizer.state(), folder / QUANTIZER_FILE)
         model.save_pretrained(folder, state_dict=state)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _reading(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _reading(checkpoint):
+            super()._load_rng_state(checkpoint)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        folder = Path(resume_from_checkpoint)
+        with _reading(resume_from_checkpoint):
+            self._load_weights(Path(resume_from_checkpoint))
+
+    def _load_weights(self, folder: Path) -> None:
         if self.run.pruner is not None:
             self.run.pruner.compute_dense()
         result = self.run.hub_model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
@@ -308,6 +322,20 @@ def _check_same_masks(digests: dict[str, str]) -> None:
             raise PruneonceError(
                 f"processes ended with different masks of {different[0]}.weight: their weights have drifted apart"
             )
+
+
+@contextlib.contextmanager
+def _reading(checkpoint: str | None) -> Iterator[None]:
+    """PruneonceError for a checkpoint with other bytes in it. torch runs nothing of its pickles."""
+    try:
+        yield
+    except PruneonceError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+        raise PruneonceError(
+            f"{checkpoint} cannot be read ({reason}): delete it, and the same command goes on from the one before"
+        ) from error
 
 
 def _arguments(run: TrainingRun, checkpoints: Path) -> TrainingArguments:

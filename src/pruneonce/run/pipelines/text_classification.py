@@ -36,8 +36,9 @@ class TextClassification:
         """Classify a text, a pair {"text": ..., "text_pair": ...}, or a list of these.
 
         top_k: how many labels, best first (None: all); the answer to one text is then a list. function_to_apply:
-        "softmax", "sigmoid" or "none" instead of what the config's problem_type asks for. truncation: cut long texts.
-        max_length: cut texts to so many tokens. truncation_side: which end is cut off, "right" or "left".
+        "softmax", "sigmoid" or "none" instead of what the config's problem_type asks for. truncation: cut long texts,
+        to what the model was trained with if its file says that. max_length: cut texts to so many tokens.
+        truncation_side: which end is cut off, "right" or "left".
         """
         if top_k not in ("", None):
             check_top_k(top_k)
@@ -49,6 +50,7 @@ class TextClassification:
             truncation=truncation,
             max_length=max_length,
             truncation_side=truncation_side,
+            usual_length=self.text_model.model.usual_tokens if truncation else None,
             remedy="cut it, or set truncation=True",
         )
         scores = [function(logits) for logits in (yield Wanted(encodings, batch_size))]

@@ -1,0 +1,142 @@
+"""How many steps a budget allows on this machine: the stage's own passes, timed, before the first real one."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pruneonce.cost.estimate import late_share
+from pruneonce.errors import UsageError
+from pruneonce.models import family_of
+from pruneonce.models.hub import load_config
+from pruneonce.recipe import CompressRecipe, Matching, Pruning, Training
+from pruneonce.stages.compression import build_matching, open_texts
+from pruneonce.stages.options import StageOptions
+from pruneonce.train.matching import MatchingObjective
+from pruneonce.train.trainer import TrainingRun, computing
+
+TOKENS_PER_STEP = 2048
+FEWEST_STEPS = 50  # fewer have no time to make up for a mask
+TRAINED_SHARE = 0.9  # of the budget; the rest is for measuring, scoring and checkpoints
+TIMED = 2  # passes of each kind, the faster of which counts
+# The peak rate that serves MiniLM's hidden size of 384 (docs/fidelity.md); wider models take less, inversely.
+RATE, RATE_HIDDEN_SIZE = 1e-3, 384
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done, and what was measured to say so."""
+
+    recipe: CompressRecipe
+    seconds_per_step: dict[str, float]  # "<tokens> dense", "<tokens> sparse" -> of a step of such windows
+    training_seconds: float  # expected
+    tokens: int  # that will be read, about
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.training_seconds if self.training_seconds else 0.0
+
+
+def recipe_for(
+    model: str, corpus: Path, *, sparsity: float, pattern: str, seed: int, precision: str, steps: int
+) -> CompressRecipe:
+    """The recipe of `steps`; windows are no longer than the model takes."""
+    config = load_config(model)
+    positions = getattr(config, family_of(config.model_type).config.max_positions, 512)
+    usual, matching = Matching(), Matching
+    lengths, late = (
+        tuple(sorted({min(length, positions) for length in each})) for each in (usual.lengths, usual.late_lengths)
+    )
+    return CompressRecipe(
+        model=model,
+        corpus=str(corpus),
+        seed=seed,
+        training=Training(
+            learning_rate=RATE * min(1.0, RATE_HIDDEN_SIZE / config.hidden_size),
+            steps=steps,
+            batch_size=max(1, TOKENS_PER_STEP // min(lengths)),
+            weight_decay=0.0,
+            adam_beta2=0.98,
+            warmup_ratio=0.03,
+            dropout=0.0,
+            precision=precision,  # type: ignore[arg-type]
+        ),
+        pruning=Pruning(
+            sparsity=sparsity,
+            pattern=pattern,  # type: ignore[arg-type]
+            criterion="sensitivity",
+            allocation="global",
+            pooler=False,
+            rewind="off",
+        ),
+        matching=matching(lengths=lengths, late_lengths=late),
+    )
+
+
+def plan_for(recipe: CompressRecipe, budget_seconds: float, out: Path) -> Plan:
+    """The recipe with as many steps as fit the budget. UsageError for one that is too small for any use."""
+    seconds = measure(recipe, out)
+    dense, sparse = (_mean_of(recipe.matching, seconds, form) for form in ("dense", "sparse"))
+    late = late_share(recipe.pruning, 1000)
+    per_step = (1 - late) * dense + late * sparse
+    steps = math.floor(TRAINED_SHARE * budget_seconds / per_step)
+    if steps < FEWEST_STEPS:
+        needed = math.ceil(FEWEST_STEPS * per_step / TRAINED_SHARE)
+        raise UsageError(
+            f"a budget of {budget_seconds:.0f} s allows {steps} steps here, at {per_step:.2f} s each; at least "
+            f"{FEWEST_STEPS} are needed: set --budget to {needed} s or more"
+        )
+    tokens = steps * recipe.training.batch_size * min(recipe.matching.lengths)
+    return Plan(replace(recipe, training=replace(recipe.training, steps=steps)), seconds, steps * per_step, tokens)
+
+
+def measure(recipe: CompressRecipe, out: Path) -> dict[str, float]:
+    """Seconds of a step by the length of its windows, before there are zeros and when all are there."""
+    inputs = open_texts(recipe)
+    found = {}
+    forms: Mapping[str, Pruning] = {
+        "dense": recipe.pruning,
+        "sparse": replace(recipe.pruning, schedule="one-shot"),
+    }
+    for form, pruning in forms.items():
+        run = build_matching(replace(inputs, recipe=replace(recipe, pruning=pruning)), StageOptions(out))
+        with computing(run):
+            assert run.pruner is not None
+            if form == "sparse":
+                if run.measure is not None:
+                    run.measure()
+                run.pruner.update(0)
+            optimizer = torch.optim.AdamW([p for p in run.model.parameters() if p.requires_grad], lr=0.0, fused=True)
+            for tokens in sorted({*recipe.matching.lengths, *recipe.matching.late_lengths}):
+                found[f"{tokens} {form}"] = min(_seconds(run, optimizer, tokens, attempt) for attempt in range(TIMED))
+        run.pruner.bake()
+    return found
+
+
+def _seconds(run: TrainingRun, optimizer: torch.optim.Optimizer, tokens: int, step: int) -> float:
+    objective: Any = run.objective
+    assert isinstance(objective, MatchingObjective)
+    autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(run.training.precision)
+    begun = time.perf_counter()
+    batch = objective.taught(objective.batch_of(step, tokens))
+    with torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
+        loss = objective.loss(run.model, batch, objective.counts(batch))
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return time.perf_counter() - begun
+
+
+def _mean_of(matching: Matching, seconds: dict[str, float], form: str) -> float:
+    """Of a step, as lengths are drawn in the whole of a run."""
+    early, late = (
+        sum(seconds[f"{tokens} {form}"] for tokens in lengths) / len(lengths)
+        for lengths in (matching.lengths, matching.late_lengths)
+    )
+    return (1 - matching.late_share) * early + matching.late_share * late

@@ -1,0 +1,245 @@
+"""The steps of a compression in one folder, each skipped where it is done: begin again, and it goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pruneonce.bench.inference.record import read_bench
+from pruneonce.bench.inference.run import BenchSettings, run_on_folder
+from pruneonce.bench.measure import paired_ratio
+from pruneonce.compression.comparison import compare
+from pruneonce.compression.plan import Plan, plan_for, recipe_for
+from pruneonce.compression.report import CompressionReport, Timing, markdown
+from pruneonce.compression.rounding import round_to_int8
+from pruneonce.compression.texts import build_corpus, default_texts, warnings_about
+from pruneonce.convert.to_packed import export_packed
+from pruneonce.cost.doctor import describe_machine
+from pruneonce.errors import OtherInputsError, UsageError
+from pruneonce.evaluation.packed import score_packed
+from pruneonce.evaluation.scoring import score_folder
+from pruneonce.files import read_json, sha256_file, write_json, write_text
+from pruneonce.folder_lock import filling
+from pruneonce.formats.model_folder import WEIGHTS_FILE, folder_digest, read_family, read_matrices
+from pruneonce.formats.record import Provenance, read_provenance
+from pruneonce.formats.sentence_folder import copy_sentence_files
+from pruneonce.machine import available_cores, instruction_sets
+from pruneonce.models.hub import load_config, quiet_transformers
+from pruneonce.progress import Advance, progress_bar
+from pruneonce.recipe import TaskData, parse_recipe
+from pruneonce.stages import run_compress
+from pruneonce.stages.options import StageOptions
+
+PLAN = "plan.json"
+TIMED_CASE, TIMED_ROUNDS = "1x128", 10
+FASTER_IN_BF16 = "amx_int8"  # such processors multiply bfloat16 in tiles too
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressOptions:
+    """What the caller decides. Paths of texts, and of the model, may move between a start and the next."""
+
+    sparsity: float = 0.9
+    pattern: str = "unstructured"
+    budget_minutes: float = 60.0  # of pruning; packing and the report come on top, some minutes
+    int8: bool = False
+    seed: int = 42
+    text_column: str = "text"  # of .jsonl and .parquet
+    documents: str = "line"  # what is one text in a .txt: "line", "blank-line" or "file"
+    steps: int | None = None  # instead of what fits the budget
+    task: TaskData | None = None  # labelled examples to score both models on; never trained on
+    speed: bool = True  # measure it, beside what is installed of PyTorch and ONNX Runtime
+
+
+def compress(
+    model: str | Path, texts: Sequence[str | Path] = (), *, out: str | Path, **options: Any
+) -> CompressionReport:
+    """Prune a model by matching the model itself on plain text, pack it, and report what changed.
+
+    model: a folder or Hub id of a supported family, bare, of sentence-transformers, or with a task's head. texts:
+    .txt, .jsonl or .parquet files; none: the leads of 10,000 Wikipedia articles, downloaded once. out: gets `model`
+    (a Hugging Face folder), `model.pruneonce`, with int8 `model-int8` and `model-int8.pruneonce`, `report.md` and
+    `report.json`. options: the fields of `CompressOptions`. The same call goes on where it was stopped, bit for bit.
+
+    UsageError for texts or a budget too small for any use, and for an `out` that holds another compression.
+    """
+    given = CompressOptions(**options)
+    folder = Path(out)
+    quiet_transformers()
+    load_config(model)  # first of all: is this a model we know?
+    if not 0.0 < given.budget_minutes < float("inf"):
+        raise UsageError(f"a budget of {given.budget_minutes} minutes is none: give a number above 0")
+    folder.mkdir(parents=True, exist_ok=True)
+    with filling(folder):
+        return _compress(str(model), [Path(file) for file in texts] or [default_texts()], given, folder)
+
+
+def _compress(model: str, texts: Sequence[Path], given: CompressOptions, out: Path) -> CompressionReport:
+    seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def timed(name: str) -> Iterator[Advance]:
+        begun = time.monotonic()
+        with progress_bar(name) as advance:
+            yield advance
+        seconds[name] = time.monotonic() - begun
+
+    with timed("texts") as advance:
+        corpus = build_corpus(
+            texts,
+            model,
+            out,
+            column=given.text_column,
+            documents=given.documents,
+            seed=given.seed,
+            on_progress=advance,
+        )
+    scored_on = [given.task.validation] if given.task else []
+    warnings = warnings_about(corpus, model, texts, scored_on)
+    for warning in warnings:
+        _log.warning("%s", warning)
+    with timed("plan"):
+        plan = _plan(model, corpus, given, out)
+    _log.warning("%s", _said(plan, given))
+    with timed("prune") as advance:
+        record = run_compress(plan.recipe, StageOptions(out / "model", on_progress=advance))
+    seconds["prune"] = sum(record.timings.values())  # whenever that was
+    copy_sentence_files(model, out / "model")
+    files = {"sparse": out / "model.pruneonce"}
+    with timed("pack"):
+        export_packed(out / "model", files["sparse"])
+        export_packed(model, original := out / "original.pruneonce", embeddings="fp32")
+        if given.int8:
+            if read_provenance(out / "model-int8") is None:
+                round_to_int8(out / "model", plan.recipe, out / "model-int8")
+            files["sparse, int8"] = out / "model-int8.pruneonce"
+            export_packed(out / "model-int8", files["sparse, int8"], embeddings="int8")
+    figures, scores = {}, {}
+    for name, file in files.items():
+        with timed(f"compare {name}") as advance:
+            figures[name] = compare(original, file, corpus, seed=given.seed, on_progress=advance)
+    if given.task is not None:
+        with timed("score") as advance:
+            scores["original"] = score_folder(model, given.task, advance)
+            scores |= {name: score_packed(file, given.task, advance) for name, file in files.items()}
+    original.unlink()
+    timings = []
+    if given.speed:
+        with timed("speed") as advance:
+            timings = _timings(out / ("model-int8" if given.int8 else "model"), given.int8, out, advance)
+    report = CompressionReport(
+        model=model,
+        sparsity=_zeros(out / "model", record),
+        pattern=given.pattern,
+        steps=record.steps,
+        tokens=plan.tokens,
+        training_seconds=record.timings.get("training", 0.0),
+        hidden_error=record.metrics["hidden_error"],
+        figures=figures,
+        scores=scores,
+        file_bytes={"original": _weights_bytes(model)} | {name: file.stat().st_size for name, file in files.items()},
+        timings=timings,
+        warnings=warnings,
+        seconds=seconds,
+        machine=asdict(describe_machine(out)),
+    )
+    write_json(out / "report.json", asdict(report))
+    write_text(out / "report.md", markdown(report))
+    return report
+
+
+def _plan(model: str, corpus: Path, given: CompressOptions, out: Path) -> Plan:
+    """What a start before this has planned, if it was of the same wishes; else measured now, and written down."""
+    wishes = {
+        "model": folder_digest(model),
+        "corpus": read_json(corpus / "manifest.json")["parameters"]["articles"],
+        **{name: getattr(given, name) for name in ("sparsity", "pattern", "budget_minutes", "seed", "steps")},
+    }
+    file = out / PLAN
+    if file.is_file():
+        found = read_json(file)
+        for name, wish in wishes.items():
+            if found["wishes"].get(name) != wish:
+                was = "" if name in ("model", "corpus") else f" ({found['wishes'].get(name)}, here {wish})"
+                raise OtherInputsError(
+                    f"{out} holds a compression of another {name}{was}: choose another --out, or delete it"
+                )
+        recipe = parse_recipe(found["recipe"], "compress", where=str(file))
+        recipe = replace(recipe, model=model, corpus=str(corpus))  # wherever they are now
+        return Plan(recipe, found["seconds_per_step"], found["training_seconds"], found["tokens"])
+    precision = "bf16" if FASTER_IN_BF16 in instruction_sets() else "fp32"
+    recipe = recipe_for(
+        model,
+        corpus,
+        sparsity=given.sparsity,
+        pattern=given.pattern,
+        seed=given.seed,
+        precision=precision,
+        steps=given.steps or 1000,
+    )
+    if given.steps is not None:
+        tokens = given.steps * recipe.training.batch_size * min(recipe.matching.lengths)
+        plan = Plan(recipe, {}, 0.0, tokens)
+    else:
+        plan = plan_for(recipe, 60 * given.budget_minutes, out / "model")
+    write_json(file, {"wishes": wishes, **asdict(plan)})
+    return plan
+
+
+def _said(plan: Plan, given: CompressOptions) -> str:
+    training = plan.recipe.training
+    lengths = sorted({*plan.recipe.matching.lengths, *plan.recipe.matching.late_lengths})
+    said = (
+        f"{training.steps:,} steps of {training.batch_size * min(plan.recipe.matching.lengths):,} tokens in "
+        f"{training.precision}, in windows of {lengths[0]} to {lengths[-1]}: {plan.tokens / 1e6:.1f} million tokens"
+    )
+    if not plan.training_seconds:
+        return said
+    return (
+        f"{said} in about {plan.training_seconds / 60:.0f} of {given.budget_minutes:g} minutes, as measured "
+        f"({plan.tokens_per_second:,.0f} tokens/s)"
+    )
+
+
+def _zeros(folder: Path, record: Provenance) -> float:
+    """Share of zeros in the matrices that were pruned, counted in the saved file."""
+    family = read_family(folder)
+    pruned = [
+        matrix
+        for matrix in read_matrices(folder)
+        if family.encoder_name(matrix.name.removesuffix(".weight")) in record.masks
+    ]
+    return sum(matrix.zeros for matrix in pruned) / sum(matrix.size for matrix in pruned)
+
+
+def _weights_bytes(model: str) -> int:
+    """Of the original's weights; 0 where it is on the Hub alone."""
+    return sum(file.stat().st_size for file in Path(model).glob("model*.safetensors"))
+
+
+def _timings(folder: Path, int8: bool, out: Path, on_progress: Advance) -> list[Timing]:
+    """Ours beside what is installed; a record of the same model is not measured again."""
+    rivals = ["torch"]
+    if all(importlib.util.find_spec(package) is not None for package in ("onnx", "onnxruntime")):
+        rivals.append("onnxruntime")
+    file, key = out / "speed.json", sha256_file(folder / WEIGHTS_FILE)
+    kept = read_json(file) if file.is_file() else {}
+    if kept.get("weights") != key:
+        settings = BenchSettings(tuple(rivals), TIMED_CASE, available_cores(), rounds=TIMED_ROUNDS, int8=int8)
+        kept = {"weights": key, "bench": run_on_folder(folder, settings, on_progress).as_json()}
+        write_json(file, kept)
+        kept = read_json(file)
+    seconds = read_bench(kept["bench"], str(file)).cases[0].seconds
+    return [
+        Timing(engine, statistics.median(taken) * 1e3, paired_ratio(seconds["torch"], taken).median)
+        for engine, taken in seconds.items()
+    ]

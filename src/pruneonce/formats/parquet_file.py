@@ -1,0 +1,55 @@
+"""Rows of a Parquet file, in memory that its bytes bound: a few kilobytes can decode to as many gigabytes.
+
+pyarrow is imported by the call: whoever reads no Parquet need not have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pruneonce.errors import PruneonceError
+
+ROWS_AT_ONCE = 256  # at most; documents may be whole books
+BYTES_AT_ONCE = 256 << 20  # of decoded rows: one text of a dictionary may be that of every row
+LARGE_BYTES, SUSPICIOUS_RATIO = 1 << 30, 100  # text is compressed five times, hardly ever a hundred
+
+
+def parquet_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Each row as a dictionary of these columns (None: all).
+
+    PruneonceError for what is no Parquet, and for columns whose few bytes stand for more than LARGE_BYTES.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            for number in range(file.num_row_groups):
+                largest = max(_decoded_bytes(path, file.metadata.row_group(number), columns), 1)
+                rows = min(max(BYTES_AT_ONCE // largest, 1), ROWS_AT_ONCE)
+                for batch in file.iter_batches(rows, row_groups=[number], columns=columns):
+                    yield from batch.to_pylist()
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # the last: strings that are not UTF-8
+        lines = str(error).strip().splitlines()
+        raise PruneonceError(
+            f"{path} cannot be read as Parquet: {lines[0] if lines else type(error).__name__}"
+        ) from error
+
+
+def _decoded_bytes(path: Path, group: Any, columns: Sequence[str] | None) -> int:
+    """Of the largest column that is read, pages unpacked."""
+    largest = 0
+    for index in range(group.num_columns):
+        column = group.column(index)
+        if columns is not None and column.path_in_schema.partition(".")[0] not in columns:
+            continue
+        stored, decoded = column.total_compressed_size, column.total_uncompressed_size
+        if decoded > LARGE_BYTES and decoded > SUSPICIOUS_RATIO * stored:
+            raise PruneonceError(
+                f"{path}: {stored:,} bytes of column '{column.path_in_schema}' would become {decoded:,}: "
+                "that is no text; write the file in smaller row groups if it is"
+            )
+        largest = max(largest, decoded)
+    return largest

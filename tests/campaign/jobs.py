@@ -1,0 +1,190 @@
+"""Commands that write, small enough to be repeated: on tiny models, and on the real MiniLM where it is here."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import itertools
+import json
+import os
+import pkgutil
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tiny_stages import finetune_values, prune_values, run
+
+import pruneonce
+from campaign.models import made, make_tiny
+from pruneonce.convert.to_packed import export_packed
+from pruneonce.data import text as text_files
+from pruneonce.data.build import build
+from pruneonce.errors import PruneonceError
+from pruneonce.files import read_json, sha256_file, sha256_json
+from pruneonce.quickstart.assets import find_assets
+
+for _module in pkgutil.walk_packages(pruneonce.__path__, "pruneonce."):
+    if ".bench" not in _module.name and "__main__" not in _module.name:
+        importlib.import_module(_module.name)  # now: what is edited meanwhile is of the next campaign
+
+DONE, REFUSED, FAILED = 0, 3, 7  # exit codes of a child
+TIMED = {"README.md", "training_log.json", "made"}  # files that say how long something took
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command and what it makes when nobody disturbs it."""
+
+    name: str
+    start: Callable[[Path], object]  # fills this folder
+    seconds: float
+    bytes: int
+    files: dict[str, str]  # name -> digest
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """What must be equal of two folders: names of all files, digests of those that do not depend on the clock."""
+    found = {}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = str(file.relative_to(folder))
+        if file.name == "pruneonce.json":
+            record = read_json(file)
+            found[name] = sha256_json({key: value for key, value in record.items() if key != "timings"})
+        else:
+            found[name] = "" if file.name in TIMED else sha256_file(file)
+    return found
+
+
+def fork(action: Callable[[], object], note: Path) -> int:
+    """The process that runs `action`; its exit code is DONE, REFUSED for an error of one line, or FAILED."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        with note.open("w") as stream:
+            os.dup2(stream.fileno(), 2)
+            os.dup2(stream.fileno(), 1)
+            try:
+                action()
+                os._exit(DONE)
+            except PruneonceError as error:
+                stream.write(f"{error}")
+                stream.flush()
+                os._exit(FAILED if "\n" in str(error) else REFUSED)
+            except BaseException as error:
+                stream.write(f"{type(error).__name__}: {error}")
+                stream.flush()
+    finally:
+        os._exit(FAILED)
+
+
+def ended(child: int) -> int:
+    """Its exit code, or minus its signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _jobs(scratch: Path, starts: dict[str, Callable[[Path], object]]) -> list[Job]:
+    """Each is run once, undisturbed; what it made is kept for other processes."""
+    jobs = []
+    for name, start in starts.items():
+        whole, known = scratch / "whole" / name, scratch / f"{name}.json"
+        if not known.exists():
+            shutil.rmtree(whole, ignore_errors=True)
+            whole.mkdir(parents=True)
+            begun = time.monotonic()
+            assert ended(fork(functools.partial(start, whole), scratch / "note")) == DONE, (
+                scratch / "note"
+            ).read_text()
+            size = sum(file.stat().st_size for file in whole.rglob("*") if file.is_file())
+            found = {"seconds": time.monotonic() - begun, "bytes": size, "files": contents(whole)}
+            known.write_text(json.dumps(found))
+        jobs.append(Job(name, start, **read_json(known)))
+    return jobs
+
+
+def tiny_jobs(scratch: Path) -> list[Job]:
+    """Every writer: texts to a corpus, the stages, the exports."""
+    import torch
+
+    torch.set_num_threads(1)
+    tiny, scratch = made(scratch.parent / "tiny", make_tiny), scratch.parent / "tiny-jobs"
+    inputs = scratch / "inputs"
+    inputs.mkdir(parents=True, exist_ok=True)
+    notes, reviews = inputs / "notes.txt", inputs / "reviews.jsonl"
+    words = itertools.cycle(["The old city was great. ", "A good film. ", "Water is in the house. ", "One of many. "])
+    if not reviews.exists():
+        notes.write_text("\n\n".join("".join(itertools.islice(words, 5 + number % 7)) for number in range(60)))
+        rows = [{"text": f"a {word} film", "label": word} for word in ("good", "bad") * 20]
+        reviews.write_text("\n".join(map(json.dumps, rows)))
+
+    def corpus(out: Path) -> object:
+        text_files.collect([notes], out / "articles")
+        return build(
+            out / "articles", out / "corpus", tokenizer=tiny / "classes", layout="segment_pair_nsp", max_tokens=32
+        )
+
+    teacher = {"steps": 6, "checkpoint_steps": 2}
+    task = finetune_values(tiny / "classes", reviews, epochs=None, steps=6, checkpoint_steps=2)
+    jobs = _jobs(scratch, {"corpus": corpus})
+    made_corpus = scratch / "whole" / "corpus" / "corpus"
+    pretraining = prune_values(tiny / "pretraining", made_corpus, **teacher)
+    return jobs + _jobs(
+        scratch,
+        {
+            "prune": lambda out: run("prune", {**pretraining, "validation_examples": 4}, out / "run"),
+            "finetune": lambda out: run("finetune", task, out / "run"),
+            "quantize": lambda out: run("quantize", task, out / "run"),
+            "export": lambda out: export_packed(tiny / "int8", out / "m.pruneonce"),
+            "onnx": lambda out: _export_onnx(tiny / "classes", out / "m.onnx"),
+        },
+    )
+
+
+def _export_onnx(model: Path, out: Path) -> None:
+    from pruneonce.convert.to_onnx import export_onnx
+
+    export_onnx(model, out)
+
+
+def minilm_jobs(scratch: Path) -> list[Job]:
+    """Stages of a few steps, and the export, of 23 million parameters. SystemExit where they are not there."""
+    import torch
+
+    torch.set_num_threads(1)
+    assets = find_assets()
+    if assets is None:
+        raise SystemExit("the real MiniLM is not here: `pruneonce quickstart --assets-only` fetches it")
+    scratch = scratch.parent / "minilm-jobs"
+    training = {"steps": 4, "checkpoint_steps": 2, "batch_size": 4}
+    task: dict[str, Any] = finetune_values(assets.model, assets.reviews_train, epochs=None, **training)
+    task["task"] |= {
+        "validation": str(assets.reviews_held_out),
+        "max_tokens": 16,
+        "train_examples": 64,
+        "validation_examples": 8,
+    }
+    corpus = scratch / "inputs" / "corpus"
+    if not (corpus / "manifest.json").exists():
+        lines = assets.wikipedia.read_text().splitlines()[:40]
+        (scratch / "inputs").mkdir(parents=True, exist_ok=True)
+        (scratch / "inputs" / "some.jsonl").write_text("\n".join(lines))
+        text_files.collect([scratch / "inputs" / "some.jsonl"], scratch / "inputs" / "articles")
+        build(scratch / "inputs" / "articles", corpus, tokenizer=assets.model, layout="segment_pair_nsp", max_tokens=32)
+    teacher = {**prune_values(assets.model, corpus, **training), "validation_examples": 4}
+    sparse = {**task, "model": str(scratch / "whole" / "prune" / "run")}
+    int8 = {"model": str(scratch / "whole" / "finetune" / "run"), "task": task["task"], "calibration_examples": 8}
+    return _jobs(
+        scratch,
+        {
+            "teacher": lambda out: run("teacher", teacher, out / "run"),
+            "prune": lambda out: run(
+                "prune", {**teacher, "model": str(scratch / "whole" / "teacher" / "run")}, out / "run"
+            ),
+            "finetune": lambda out: run("finetune", sparse, out / "run"),
+            "quantize": lambda out: run("quantize", {**int8, "method": "ptq"}, out / "run"),
+            "export": lambda out: export_packed(scratch / "whole" / "quantize" / "run", out / "m.pruneonce"),
+        },
+    )

@@ -1,0 +1,26 @@
+"""The campaigns' table, between two comments of a Markdown page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from campaign.case import Case
+from campaign.worker import Tally
+
+BEGIN, END = "<!-- campaigns: written by `make campaign` -->", "<!-- end of campaigns -->"
+
+
+def write_table(page: Path, found: Sequence[tuple[Case, Tally]]) -> None:
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n{table(found)}\n{END}{after}", encoding="utf-8")
+
+
+def table(found: Sequence[tuple[Case, Tally]]) -> str:
+    lines = ["| what | promise | tries | of these | wrong |", "|---|---|---|---|---|"]
+    for case, tally in found:
+        ends = ", ".join(f"{count:,} {outcome}" for outcome, count in tally.outcomes.items() if count)
+        lines.append(f"| {case.name} | {case.promise} | {tally.tries:,} | {ends} | {len(tally.wrong):,} |")
+    return "\n".join(lines)
