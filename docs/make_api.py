@@ -22,9 +22,9 @@ SUBJECTS = {
     "Schedules and losses": "PruningSchedule cubic_sparsity rewinding_factor distillation_loss",
     "Quantise, pack, measure": "quantize_ export export_packed inspect inspect_folder inspect_packed import_checkpoint",
     "Answers": "pipeline embed load_model SentenceEncoder CrossEncoder",
-    "Stages": "run_teacher run_prune run_finetune run_quantize StageOptions",
-    "Recipes": "load_recipe load_recipes parse_recipe TeacherRecipe PruneRecipe FinetuneRecipe QuantizeRecipe "
-    "Training Pruning Distillation TaskData",
+    "Stages": "compress run_teacher run_prune run_compress run_finetune run_quantize StageOptions",
+    "Recipes": "load_recipe load_recipes parse_recipe TeacherRecipe PruneRecipe CompressRecipe FinetuneRecipe "
+    "QuantizeRecipe Training Pruning Matching Distillation TaskData",
     "Data and scores": "Corpus get_task score_folder score_packed",
     "Errors": "PruneonceError UsageError",
 }

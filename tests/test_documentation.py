@@ -163,7 +163,16 @@ def stand_in(name, folder, models, reviews):
     if there.exists():
         return
     there.parent.mkdir(parents=True, exist_ok=True)
-    if there.suffix == ".pruneonce":
+    if there.name == "reranker.pruneonce":
+        folder = there.with_suffix(".folder")
+        task = models["task"]
+        one = transformers.AutoModelForSequenceClassification.from_pretrained(
+            task, num_labels=1, ignore_mismatched_sizes=True
+        )
+        one.save_pretrained(folder)
+        shutil.copy(task / "tokenizer.json", folder)
+        export_packed(folder, there)
+    elif there.suffix == ".pruneonce":
         export_packed(models["task"], there)
     elif there.suffix == ".csv":
         there.write_text(reviews, encoding="utf-8")

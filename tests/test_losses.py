@@ -21,7 +21,7 @@ from pruneonce.errors import UsageError
 from pruneonce.formats.record import read_provenance
 from pruneonce.recipe import Distillation
 from pruneonce.stages import setup
-from pruneonce.tasks import ClassificationTask, QuestionAnsweringTask
+from pruneonce.tasks import ClassificationTask, EmbeddingTask, QuestionAnsweringTask, RankingTask
 from pruneonce.train.batching import ExampleKey
 from pruneonce.train.encoder_model import EncoderModel, load_encoder_model
 from pruneonce.train.heads import HEADS
@@ -305,7 +305,7 @@ def test_config_that_names_no_class_of_its_family_is_read_as_a_bare_body(body, t
 def test_every_kind_of_task_has_a_head_and_no_code_compares_a_kind():
     assert set(HEADS) == {
         *(ClassificationTask("", labels, (), ()).kind for labels in (None, ("a",))),
-        QuestionAnsweringTask.kind,
+        *(task.kind for task in (QuestionAnsweringTask, EmbeddingTask, RankingTask)),
     }
     compared = re.compile(rf"""kind\b *(==|!=|in) *[("'{{\[]+({"|".join(HEADS)})["']""")
     assert compared.search('if task.kind == "regression":')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -175,6 +176,27 @@ def test_a_file_of_the_other_kind_and_pairs_for_an_encoder_are_refused(encoders,
         encoders[1].encode([("a", "b")])
     with pytest.raises(UsageError, match="kernels is 'fast'"):
         pruneonce.SentenceEncoder(encoders[2], kernels="fast")
+
+
+EXAMPLES = re.findall(
+    r"(?ms)^<!-- not run: needs ([\w.]+) -->\n```python\n(.*?)^```$",
+    (Path(__file__).parents[1] / "docs" / "embeddings.md").read_text(encoding="utf-8"),
+)
+
+
+@pytest.mark.parametrize(("package", "code"), EXAMPLES, ids=[package for package, _ in EXAMPLES])
+def test_examples_of_the_page_run_where_their_library_is(encoders, rankers, tmp_path, monkeypatch, package, code):
+    pytest.importorskip(package)
+    shutil.copy(encoders[2], tmp_path / "vectors.pruneonce")
+    shutil.copy(rankers[2], tmp_path / "reranker.pruneonce")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(code, f"embeddings.md, {package}", "exec"), names)
+    if "found" in names:
+        assert len(names["found"]) >= 1
+    else:
+        assert names["vectors"].shape == (2, 32)
+        assert names["scores"][0]["corpus_id"] == 0
 
 
 @pytest.mark.slow

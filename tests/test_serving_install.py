@@ -17,7 +17,7 @@ from pruneonce.cli.app import EXTRA_OF, main
 
 class Missing:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in EXTRA_OF:
+        if name.partition(".")[0] in EXTRA_OF.keys() - {"pydantic"}:  # newer typers bring that one
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Missing())

@@ -153,13 +153,18 @@ class Distillation:
 class TaskData:
     """Which task, and where its examples are."""
 
-    name: str  # a GLUE task, "squad", or for your own files "classification", "regression", "question_answering"
+    # A GLUE task, "squad"; or for your own files "classification", "regression", "question_answering", "embedding",
+    # "ranking".
+    name: str
     train: str = ""  # file; empty: the task's split on the Hub
     validation: str = ""
     text: str = ""  # column names of your own files
     text_pair: str = ""
     label: str = ""
     labels: tuple[str, ...] = ()  # in the order of their ids; empty: found in the training file
+    negative: str = ""  # embedding: column of texts that do not belong to the first of a pair
+    label_max: float | None = None  # embedding, ranking: the largest label there is (5 for STS-B); None: 1
+    pooling: tuple[str, ...] = ()  # embedding: as "mean", "cls"; empty: as the model's folder says, else the mean
     max_tokens: int | None = None  # per example or window; None: 384 for question answering, else 128
     stride_tokens: int | None = None  # overlap of question answering windows; None: 128
     train_examples: int | None = None  # use this many, drawn with the seed; None: all

@@ -31,6 +31,8 @@ KNOWN_BASES = dict.fromkeys(
     ),
     ("en", "apache-2.0"),
 )
+SENTENCE_PIPELINES = ("sentence-similarity", "text-ranking")
+
 # Metric -> its id on the Hub; the others (losses) are in the text alone.
 HUB_METRICS = {
     "accuracy": "accuracy",
@@ -56,7 +58,7 @@ def metadata(name: str, records: Sequence[Provenance]) -> dict[str, Any]:
     entries: dict[str, Any] = {
         "language": language,
         "license": licence,
-        "library_name": "transformers",
+        "library_name": "transformers" if pipeline_of(record) not in SENTENCE_PIPELINES else "sentence-transformers",
         "pipeline_tag": pipeline_of(record),
         "tags": _tags(records),
         "base_model": base,

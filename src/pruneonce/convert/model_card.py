@@ -189,6 +189,8 @@ def _use(name: str, record: Provenance) -> list[str]:
         "fill-mask": "To be fine-tuned for a task, its zeros locked if it has them; also to fill in masked words.",
         "text-classification": "To answer texts like those of its training data, in their language.",
         "question-answering": "To find the answer to a question in a given text, of the kind it was trained on.",
+        "sentence-similarity": "To turn texts like those of its training data into vectors that can be compared.",
+        "text-ranking": "To rank texts by how well they answer a query, of the kind it was trained on.",
     }[task]
     load = f'from transformers import pipeline\n\nanswer = pipeline("{task}", model={folder})'
     if task == "question-answering":  # transformers 5 has no pipeline for it
@@ -197,6 +199,9 @@ def _use(name: str, record: Provenance) -> list[str]:
             f"model = AutoModelForQuestionAnswering.from_pretrained({folder})\n"
             f"tokenizer = AutoTokenizer.from_pretrained({folder})"
         )
+    if task in ("sentence-similarity", "text-ranking"):
+        made = "SentenceTransformer" if task == "sentence-similarity" else "CrossEncoder"
+        load = f"from sentence_transformers import {made}\n\nmodel = {made}({folder})"
     quantised = record.stage == "quantize"
     note = "transformers loads the de-quantised weights; only pruneonce computes with 8 bits." if quantised else ""
     ours = 'import pruneonce\n\nanswer = pruneonce.pipeline(model="model.pruneonce")'

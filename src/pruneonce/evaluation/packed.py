@@ -15,7 +15,7 @@ from pruneonce.models.tokenizer import tokenizer_from_text
 from pruneonce.progress import Advance
 from pruneonce.recipe import TaskData
 from pruneonce.run.model import Model, load_model
-from pruneonce.tasks import QuestionAnsweringTask, Task, class_of
+from pruneonce.tasks import ClassificationTask, EmbeddingTask, RankingTask, Task, class_of
 from pruneonce.tasks.recipe_data import max_tokens_of, task_of, validation_examples, with_labels_of, with_length_of
 
 Predict = Callable[[Sequence[Any]], list[np.ndarray]]
@@ -29,7 +29,7 @@ def score_packed(file: str | Path, data: TaskData, on_progress: Advance | None =
     UsageError if the model has no head for the task, or one with other labels.
     """
     model, task, data = packed_task(file, data)
-    return score_predictions(engine_predict(model, on_progress), task, data, tokenizer_from_text(model.tokenizer))
+    return score_predictions(engine_predict(model, task, on_progress), task, data, tokenizer_from_text(model.tokenizer))
 
 
 def score_predictions(
@@ -63,13 +63,18 @@ def evaluate_task(task: Task, examples: Sequence[Any], features: Sequence[Any], 
     predict: features -> one float32 array per feature, logits [labels], or [tokens, 2] (start, end) for spans.
     """
     logits = predict(features)
-    if isinstance(task, QuestionAnsweringTask):
-        return make_split(task, examples, task.outcomes(examples, features, logits))
-    return make_split(task, examples, task.outcomes(examples, features, np.stack(logits)))
+    if isinstance(task, ClassificationTask):
+        return make_split(task, examples, task.outcomes(examples, features, np.stack(logits)))
+    return make_split(task, examples, task.outcomes(examples, features, logits))
 
 
-def engine_predict(model: Model, on_progress: Advance | None = None) -> Predict:
-    """`predict(features)` -> one float32 array per feature: logits [labels], or [tokens, 2] for spans."""
+def engine_predict(model: Model, task: Task | None = None, on_progress: Advance | None = None) -> Predict:
+    """`predict(features)` -> one float32 array per feature: logits [labels], or [tokens, 2] for spans.
+
+    Of tasks whose features have several sequences: vectors [texts, size], or logits [texts].
+    """
+    if isinstance(task, EmbeddingTask | RankingTask):
+        return _sequences_predict(model, task, on_progress)
 
     def predict(features: Sequence[Any]) -> list[np.ndarray]:
         results: list[np.ndarray] = []
@@ -83,11 +88,28 @@ def engine_predict(model: Model, on_progress: Advance | None = None) -> Predict:
     return predict
 
 
+def _sequences_predict(model: Model, task: EmbeddingTask | RankingTask, on_progress: Advance | None = None) -> Predict:
+    def predict(features: Sequence[Any]) -> list[np.ndarray]:
+        results: list[np.ndarray] = []
+        for begin in range(0, len(features), EVALUATION_BATCH):
+            batch = features[begin : begin + EVALUATION_BATCH]
+            sequences = [each for feature in batch for each in feature.sequences]
+            tokens = [each.input_ids for each in sequences], [each.token_type_ids for each in sequences]
+            rows = model.embed(*tokens, normalize=False) if isinstance(task, EmbeddingTask) else model(*tokens)[:, 0]
+            results += np.split(rows, np.cumsum([len(feature.sequences) for feature in batch])[:-1])
+            if on_progress is not None:
+                on_progress(len(results), len(features))
+        return results
+
+    return predict
+
+
 def packed_task(file: str | Path, data: TaskData) -> tuple[Model, Task, TaskData]:
     """The model of a packed file, its task, and the task's data with the model's labels where they are one's own."""
     model = load_model(file)
     wanted = class_of(data.name).pipeline
-    if model.task != wanted:
+    fits = {EmbeddingTask.pipeline: True, RankingTask.pipeline: model.ranks}.get(wanted, model.task == wanted)
+    if not fits:
         raise UsageError(f"{file} is a model for {model.task}; task '{data.name}' needs one for {wanted}")
     data = with_length_of(with_labels_of(data, lambda: model.labels), model.provenance)
     task = task_of(data)

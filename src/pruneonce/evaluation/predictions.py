@@ -42,7 +42,8 @@ class Split:
     def per_example(self, metric: str) -> np.ndarray:
         """The values whose mean the metric is: float64 [examples]."""
         if metric in self.columns:
-            return 100 * np.asarray(self.columns[metric], dtype=np.float64)  # SQuAD's scores are percentages
+            scale = 100 if metric in QuestionAnsweringTask.metrics else 1  # SQuAD's scores are percentages
+            return scale * np.asarray(self.columns[metric], dtype=np.float64)
         predictions, labels = self._answers()
         return (predictions == labels).astype(np.float64)
 

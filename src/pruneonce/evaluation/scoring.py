@@ -25,7 +25,7 @@ from pruneonce.recipe import TaskData
 from pruneonce.sparsity.cpu_training import as_served
 from pruneonce.sparsity.quantizer import quantized
 from pruneonce.tasks import Task
-from pruneonce.tasks.recipe_data import task_of, with_labels_of, with_length_of
+from pruneonce.tasks.recipe_data import task_of, with_labels_of, with_length_of, with_pooling_of
 from pruneonce.train.task_model import load_task_model, torch_predict
 
 
@@ -83,6 +83,7 @@ def score_folder(model: str | Path, data: TaskData, on_progress: Advance | None 
     """
     record = read_provenance(model)
     data = with_length_of(with_labels_of(data, lambda: _labels_in_config(model)), asdict(record) if record else None)
+    data = with_pooling_of(data, model)
     task = task_of(data)
     loaded, _ = load_task_model(model, task, trained=True)
     layers = read_quantization(model)
@@ -96,7 +97,7 @@ def score_packed_beside(
     """As `score_packed`, and the largest difference between the engine's logits and torch's of the file's folder."""
     model, task, data = packed_task(file, data)
     tokenizer = tokenizer_from_text(model.tokenizer)
-    engine = engine_predict(model)
+    engine = engine_predict(model, task)
     reference, _ = load_task_model(folder, task, trained=True)
     torch = torch_predict(reference, task, special_token_ids(tokenizer)["pad"], on_progress)
     differences = [0.0]

@@ -128,6 +128,8 @@ def complete_stage(inputs: Inputs, work: WorkingModel, options: StageOptions, sp
     if layers:
         write_quantization(options.out, layers)
     save_model_folder(work.hub_model, inputs.recipe.model, options.out)
+    if isinstance(inputs, TaskInputs):
+        inputs.save_use(options.out)
     write_json(options.out / LOG_FILE, log)
     write_model_card(options.out, record)
     record.write(options.out)

@@ -22,8 +22,10 @@ from pruneonce.evaluation.evaluate import evaluate_hidden_states, evaluate_langu
 from pruneonce.evaluation.scoring import score
 from pruneonce.files import sha256_file
 from pruneonce.formats.model_folder import folder_digest
+from pruneonce.formats.sentence_folder import read_sentence_folder, write_sentence_folder
 from pruneonce.models import family_of
 from pruneonce.models.hub import load_config
+from pruneonce.models.sentence import EmbeddingPlan
 from pruneonce.models.tokenizer import load_tokenizer, special_token_ids
 from pruneonce.recipe import (
     Distillation,
@@ -31,6 +33,7 @@ from pruneonce.recipe import (
     PruneRecipe,
     Pruning,
     QuantizeRecipe,
+    TaskData,
     TeacherRecipe,
     Training,
 )
@@ -39,7 +42,7 @@ from pruneonce.sparsity.pruner import Pruner
 from pruneonce.sparsity.quantizer import Quantizer, observing, quantizable_linears, quantize_layers
 from pruneonce.stages.options import StageOptions
 from pruneonce.stages.pruning import learning_rate_factor, lock_zeros, scheduled_pruner
-from pruneonce.tasks import Task
+from pruneonce.tasks import EmbeddingTask, Task
 from pruneonce.tasks.recipe_data import (
     max_tokens_of,
     sample,
@@ -47,6 +50,7 @@ from pruneonce.tasks.recipe_data import (
     train_source,
     validation_examples,
     validation_sources,
+    with_pooling_of,
 )
 from pruneonce.train.dropout import set_dropout
 from pruneonce.train.encoder_model import load_encoder_model
@@ -58,7 +62,7 @@ from pruneonce.train.processes import world_size
 from pruneonce.train.task_model import load_task_model, match_vocabulary, takes_token_types, torch_predict
 from pruneonce.train.teacher import Teacher
 from pruneonce.train.teacher_answers import HIDDEN_BYTES_KEPT, answers_pay, hidden_states_bytes, teacher_answers
-from pruneonce.train.trainer import TrainingRun, WorkingModel, autocast_of, checkpoints_folder
+from pruneonce.train.trainer import TrainingRun, WorkingModel, accumulation_for, autocast_of, checkpoints_folder
 
 _log = logging.getLogger(__name__)
 
@@ -127,6 +131,15 @@ class TaskInputs:
     def pad_id(self) -> int:
         return special_token_ids(self.tokenizer)["pad"]
 
+    def save_use(self, folder: Path) -> None:
+        """Beside a model of vectors, what sentence-transformers loads it by: pooling, length, the prompts it had."""
+        if not isinstance(self.task, EmbeddingTask):
+            return
+        before = read_sentence_folder(Path(self.recipe.model)) if Path(self.recipe.model).is_dir() else None
+        had = before.plan if before is not None and isinstance(before.plan, EmbeddingPlan) else EmbeddingPlan()
+        plan = replace(had, pooling=self.task.pooling, normalize=True, max_tokens=max_tokens_of(self.recipe.task))
+        write_sentence_folder(folder, plan, self.config.hidden_size)
+
     def score(self, work: WorkingModel, options: StageOptions) -> dict[str, float]:
         """Metrics on the validation data; the answers are kept in the run's folder."""
         data, examples = self.recipe.task, self.validation
@@ -142,11 +155,12 @@ def open_inputs(
     """
     if isinstance(recipe, (TeacherRecipe, PruneRecipe)):
         return _open_corpus(stage, recipe)
-    task = task_of(recipe.task)
+    task = task_of(with_pooling_of(recipe.task, recipe.model))
     validation = validation_examples(recipe.task, task)
     digests = _task_digests(recipe, task)
     config = load_config(recipe.model)
     _check_teacher(config, recipe.distillation)
+    _check_vectors(config, task, recipe.distillation)
     return TaskInputs(stage, recipe, config, task, validation, digests)
 
 
@@ -280,6 +294,7 @@ def _build_task(inputs: TaskInputs, training: Training, options: StageOptions) -
     """Everything that training on a task needs: zeros locked, or pruned on the way."""
     recipe, task, pad_id = inputs.recipe, inputs.task, inputs.pad_id
     features = inputs.features(recipe.task.train_examples)
+    _check_losses(task, features, training, recipe.distillation)
     torch.manual_seed(recipe.seed)
     model, new_parameters = load_task_model(recipe.model, task)
     steps = training.total_steps(len(features))
@@ -376,11 +391,47 @@ def _task_digests(recipe: FinetuneRecipe | QuantizeRecipe, task: Task) -> dict[s
         name: sha256_file(Path(source)) if Path(source).is_file() else source for name, source in sources.items()
     }
     digests["model"] = folder_digest(recipe.model)
+    if isinstance(task, EmbeddingTask):
+        digests["pooling"] = "+".join(task.pooling)  # may be the model folder's, in a file that no digest covers
     if recipe.distillation is not None:
         if not recipe.distillation.teacher:
             raise UsageError("distillation.teacher is missing: a model folder that was fine-tuned for this task")
         digests["teacher"] = folder_digest(recipe.distillation.teacher)
     return digests
+
+
+def _check_vectors(config: Any, task: Task, distillation: Distillation | None) -> None:
+    """UsageError for a teacher whose vectors cannot be compared with the student's."""
+    if not isinstance(task, EmbeddingTask) or distillation is None or distillation.kd_weight == 0:
+        return
+    theirs = load_config(distillation.teacher).hidden_size
+    if theirs != config.hidden_size:
+        raise UsageError(
+            f"teacher {distillation.teacher} has vectors of {theirs}, the model of {config.hidden_size}: take a "
+            "teacher of the same size, or set distillation.kd_weight = 0"
+        )
+    data = with_pooling_of(TaskData("embedding"), distillation.teacher)
+    if data.pooling and data.pooling != task.pooling:
+        raise UsageError(
+            f"teacher {distillation.teacher} pools {' + '.join(data.pooling)}, the model {' + '.join(task.pooling)}: "
+            f"set task.pooling = {list(data.pooling)}"
+        )
+
+
+def _check_losses(task: Task, features: Sequence[Any], training: Training, distillation: Distillation | None) -> None:
+    """UsageError for texts without a loss, and for parts of a batch that would not see each other's texts."""
+    if not isinstance(task, EmbeddingTask) or (distillation is not None and distillation.hard_weight == 0):
+        return
+    if len(features) and len(features[0].sequences) == 1:
+        raise UsageError(
+            f"{task.text} alone says nothing of which texts belong together: add a column {task.text_pair}, or give a "
+            "teacher, and set distillation.hard_weight = 0"
+        )
+    if not task.label and (world_size() > 1 or accumulation_for(training, 1) > 1):
+        raise UsageError(
+            "pairs are told from the others of their batch, which must be in one place: train in one process, and "
+            "without training.micro_batch_size"
+        )
 
 
 def _check_teacher(config: Any, distillation: Distillation | None) -> None:

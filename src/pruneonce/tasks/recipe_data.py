@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pruneonce.errors import UsageError
+from pruneonce.formats.sentence_folder import read_sentence_folder
+from pruneonce.models.sentence import EmbeddingPlan
 from pruneonce.recipe import TaskData
 from pruneonce.tasks import Task, class_of, get_task
 
 VALIDATION_SEED = 42  # draws task.validation_examples; not the run's seed, so that runs are scored on the same examples
-OWN_TASKS = ("classification", "regression", "question_answering")  # no data of their own on the Hub
+OWN_TASKS = (
+    "classification",
+    "regression",
+    "question_answering",
+    "embedding",
+    "ranking",
+)  # without data on the Hub
 
 
 def task_of(data: TaskData) -> Task:
@@ -26,6 +35,9 @@ def task_of(data: TaskData) -> Task:
         labels=data.labels,
         train_file=data.train,
         stride_tokens=data.stride_tokens,
+        negative=data.negative,
+        label_max=data.label_max,
+        pooling=data.pooling,
     )
 
 
@@ -87,6 +99,21 @@ def with_labels_of(data: TaskData, labels: Callable[[], Sequence[str]]) -> TaskD
     if data.name != "classification" or data.labels:
         return data
     return replace(data, labels=tuple(labels()))
+
+
+def with_pooling_of(data: TaskData, model: str | Path) -> TaskData:
+    """The data with the pooling that a model folder of sentence-transformers says, where the task says none.
+
+    UsageError for a folder whose vectors go through more than pooling, which training would leave out.
+    """
+    if data.name != "embedding" or not Path(model, "config.json").is_file():
+        return data
+    found = read_sentence_folder(Path(model))
+    if found is None or not isinstance(found.plan, EmbeddingPlan):
+        return data
+    if found.plan.projections:
+        raise UsageError(f"{model} projects its vectors ({found.plan.projections[0].name}), which is not trained here")
+    return data if data.pooling else replace(data, pooling=found.plan.pooling)
 
 
 def sample(examples: Sequence[Any], count: int | None, seed: int) -> list[Any]:

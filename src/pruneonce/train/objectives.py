@@ -244,7 +244,7 @@ class TaskObjective:
         `answer`, where the teacher has answered before: what it said, as `task_answer` gives it.
         """
         chosen = [self.features[key.example] for key in keys]
-        batch = pad_features(chosen, self.pad_id) | self.head.labels(chosen)
+        batch = pad_examples(chosen, self.pad_id, self.head) | self.head.labels(chosen)
         if self.stored is not None:
             said = {name: [answers[key.example] for key in keys] for name, answers in self.stored.items()}
             logits = self.head.collated(said["logits"], batch["input_ids"].shape[1])
@@ -259,7 +259,7 @@ class TaskObjective:
 
     def counts(self, batch: Batch) -> Tensor:
         """Examples, and the norms: float64 [1 + layers]."""
-        examples = torch.tensor([len(batch["input_ids"])], dtype=torch.float64)
+        examples = torch.tensor([len(batch["sizes" if "sizes" in batch else "input_ids"])], dtype=torch.float64)
         return torch.cat([examples, _norms(self.terms, batch)])
 
     def loss(self, model: nn.Module, batch: Batch, totals: Tensor) -> Tensor:
@@ -283,10 +283,19 @@ def task_answer(
     names = ("input_ids", "attention_mask", "token_type_ids") if token_types else ("input_ids", "attention_mask")
     inputs = {name: batch[name] for name in names}
     output = model(**inputs, **({"output_hidden_states": True} if hidden is not None else {}))
-    logits = {"task": head.logits(output, batch["attention_mask"])}
+    logits = {"task": head.logits(output, batch)}
     if hidden is None:
         return Answer(logits)
     return Answer(logits, hidden.matched(output.hidden_states, batch["attention_mask"]))
+
+
+def pad_examples(features: Sequence[Any], pad_id: int, head: Head) -> Batch:
+    """As `pad_features` of what the head makes of them; `sizes`, int64 [features]: rows of each that has several."""
+    sequences = head.sequences(features)
+    batch = pad_features(sequences, pad_id)
+    if sequences is features:
+        return batch
+    return batch | {"sizes": torch.tensor([len(feature.sequences) for feature in features])}
 
 
 def pad_features(features: Sequence[Any], pad_id: int) -> Batch:

@@ -17,7 +17,7 @@ from pruneonce.progress import Advance
 from pruneonce.tasks import Task
 from pruneonce.train.heads import head_of
 from pruneonce.train.losses import HiddenStatesLoss
-from pruneonce.train.objectives import pad_features, task_answer
+from pruneonce.train.objectives import pad_examples, task_answer
 
 PREDICTION_TOKENS = 4096  # per forward pass, padding included: large enough for full speed on two cores
 
@@ -33,9 +33,12 @@ def load_task_model(path: str | Path, task: Task, *, trained: bool = False) -> t
     outputs = head.outputs(task)
     if trained and outputs is not None and config.num_labels != len(outputs):
         raise UsageError(f"{path} has {config.num_labels} labels, the task has {len(outputs)} ({', '.join(outputs)})")
-    model, info = load_hub_model(
-        head.loader, path, **head.settings(outputs or ()), dtype=torch.float32, output_loading_info=True
-    )
+    settings = head.settings(outputs or ())
+    if head.loader == "AutoModel" and family_of(config.model_type).pooler is not None:
+        settings["add_pooling_layer"] = False  # nothing reads it
+    model, info = load_hub_model(head.loader, path, **settings, dtype=torch.float32, output_loading_info=True)
+    for key, value in head.config_entries().items():
+        setattr(model.config, key, value)
     missing = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
     if trained and missing:
         raise UsageError(f"{path} was not fine-tuned for {task.kind.replace('_', ' ')}: it has no {missing[0]}")
@@ -72,7 +75,7 @@ def torch_answers(
         results = [(nothing, nothing)] * len(features)
         done = 0
         for chosen in _similar_lengths([len(feature.input_ids) for feature in features]):
-            batch = pad_features([features[index] for index in chosen], pad_id)
+            batch = pad_examples([features[index] for index in chosen], pad_id, head)
             batch = {name: value.to(device) for name, value in batch.items()}
             answer = task_answer(model, batch, head, token_types, hidden)
             lengths = [len(features[index].input_ids) for index in chosen]
@@ -81,8 +84,8 @@ def torch_answers(
                 stacked = torch.stack(list(answer.hidden_states)).float().cpu().numpy()
                 states = np.split(stacked, np.cumsum(lengths)[:-1], axis=1)
             logits = answer.logits["task"].float().cpu().numpy()
-            for index, row, length, layers in zip(chosen, logits, lengths, states, strict=True):
-                results[index] = head.answer(row, length), layers
+            for index, row, layers in zip(chosen, logits, states, strict=True):
+                results[index] = head.answer(row, features[index]), layers
             done += len(chosen)
             if on_progress is not None:
                 on_progress(done, len(features))

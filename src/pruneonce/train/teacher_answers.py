@@ -76,7 +76,7 @@ def teacher_answers(
     return found
 
 
-def _read(file: Path, features: Sequence[Any], columns: int, hidden: bool) -> dict[str, list[np.ndarray]]:
+def _read(file: Path, features: Sequence[Any], columns: int | None, hidden: bool) -> dict[str, list[np.ndarray]]:
     try:
         tensors = load_file(file)
         found = {"logits": _read_logits(tensors["logits"], tensors["sizes"], len(features), columns)}
@@ -92,10 +92,12 @@ def _read(file: Path, features: Sequence[Any], columns: int, hidden: bool) -> di
     return found
 
 
-def _read_logits(logits: np.ndarray, sizes: np.ndarray, examples: int, columns: int) -> list[np.ndarray]:
+def _read_logits(logits: np.ndarray, sizes: np.ndarray, examples: int, columns: int | None) -> list[np.ndarray]:
     if len(sizes) != examples or logits.ndim != 1 or logits.dtype != np.float32 or (sizes <= 0).any():
         raise ValueError(f"{len(sizes)} answers for {examples} examples")
+    flat = columns == 1
+    columns = columns or len(logits) // max(1, int(sizes.sum()))
     if len(logits) != columns * int(sizes.sum()):
         raise ValueError(f"{len(logits)} logits for {int(sizes.sum())} places")
     parts = np.split(logits, (np.cumsum(sizes) * columns)[:-1])
-    return [part.reshape(-1, columns) if columns > 1 else part for part in parts]
+    return [part if flat else part.reshape(-1, columns) for part in parts]

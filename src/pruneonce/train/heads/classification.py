@@ -27,13 +27,19 @@ class Classification:
     def settings(self, outputs: Sequence[str]) -> dict[str, Any]:
         return named_outputs(outputs) | {"problem_type": "single_label_classification"}
 
+    def config_entries(self) -> dict[str, Any]:
+        return {}
+
+    def sequences(self, features: Sequence[Any]) -> Sequence[Any]:
+        return features
+
     def labels(self, features: Sequence[Any]) -> dict[str, Tensor]:
         return {"labels": torch.tensor([feature.label for feature in features], dtype=torch.int64)}
 
     def random_labels(self, random: np.random.Generator, rows: int, tokens: int, classes: int) -> dict[str, np.ndarray]:
         return {"labels": random.integers(0, classes, rows)}
 
-    def logits(self, output: Any, attention_mask: Tensor) -> Tensor:
+    def logits(self, output: Any, batch: dict[str, Any]) -> Tensor:
         logits: Tensor = output.logits
         return logits
 
@@ -43,7 +49,7 @@ class Classification:
     def soft_loss(self, logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
         return distillation_loss(logits, taught, temperature)
 
-    def answer(self, logits: np.ndarray, tokens: int) -> np.ndarray:
+    def answer(self, logits: np.ndarray, feature: Any) -> np.ndarray:
         return logits
 
     def collated(self, answers: Sequence[np.ndarray], width: int) -> Tensor:

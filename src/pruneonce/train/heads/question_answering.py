@@ -30,6 +30,12 @@ class QuestionAnswering:
     def settings(self, outputs: Sequence[str]) -> dict[str, Any]:
         return {}
 
+    def config_entries(self) -> dict[str, Any]:
+        return {}
+
+    def sequences(self, features: Sequence[Any]) -> Sequence[Any]:
+        return features
+
     def labels(self, features: Sequence[Any]) -> dict[str, Tensor]:
         return {
             "start": torch.tensor([feature.start_position for feature in features]),
@@ -39,9 +45,9 @@ class QuestionAnswering:
     def random_labels(self, random: np.random.Generator, rows: int, tokens: int, classes: int) -> dict[str, np.ndarray]:
         return {name: random.integers(0, tokens, rows) for name in ("start", "end")}
 
-    def logits(self, output: Any, attention_mask: Tensor) -> Tensor:
+    def logits(self, output: Any, batch: dict[str, Any]) -> Tensor:
         spans = torch.stack([output.start_logits, output.end_logits], dim=1)
-        return spans.masked_fill(attention_mask[:, None, :] == 0, NOT_A_POSITION)
+        return spans.masked_fill(batch["attention_mask"][:, None, :] == 0, NOT_A_POSITION)
 
     def hard_loss(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
         start, end = logits.unbind(dim=1)
@@ -51,8 +57,8 @@ class QuestionAnswering:
     def soft_loss(self, logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
         return distillation_loss(logits.flatten(0, 1), taught.flatten(0, 1), temperature) / 2
 
-    def answer(self, logits: np.ndarray, tokens: int) -> np.ndarray:
-        return logits[:, :tokens].T
+    def answer(self, logits: np.ndarray, feature: Any) -> np.ndarray:
+        return logits[:, : len(feature.input_ids)].T
 
     def collated(self, answers: Sequence[np.ndarray], width: int) -> Tensor:
         padded = np.full((len(answers), 2, width), NOT_A_POSITION, dtype=np.float32)
