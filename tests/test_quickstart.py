@@ -10,9 +10,9 @@ import statistics
 import pytest
 
 from pruneonce.convert.inspect_folder import inspect_folder
+from pruneonce.data.assets import Assets, split_reviews
 from pruneonce.formats.record import read_provenance
 from pruneonce.quickstart import run as quickstart
-from pruneonce.data.assets import Assets, split_reviews
 from pruneonce.recipe import recipes_folder
 
 pytestmark = pytest.mark.slow

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pruneonce.quickstart.assets import find_assets
 from tiny_stages import finetune_values, prune_values, run
 
 import pruneonce
@@ -24,7 +25,6 @@ from pruneonce.data import text as text_files
 from pruneonce.data.build import build
 from pruneonce.errors import PruneonceError
 from pruneonce.files import read_json, sha256_file, sha256_json
-from pruneonce.quickstart.assets import find_assets
 
 for _module in pkgutil.walk_packages(pruneonce.__path__, "pruneonce."):
     if ".bench" not in _module.name and "__main__" not in _module.name:
