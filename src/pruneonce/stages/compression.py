@@ -88,7 +88,7 @@ def build_matching(inputs: TextInputs, options: StageOptions) -> TrainingRun:
         if not bool(parameter.isfinite().all()):
             raise PruneonceError(f"{recipe.model}: {name} is not finite, so there is nothing to match: get it again")
     original = load_encoder_model(recipe.model)
-    NativeAttention(original.model).switch(True)
+    NativeAttention(original.model).switch(not torch.accelerator.is_available())
     steps = recipe.training.total_steps(_windows_in(inputs))
     objective = MatchingObjective(
         windows=windows,
