@@ -13,7 +13,9 @@ from torch.nn import functional
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
 from pruneonce import _native
-from pruneonce.sparsity.native_attention import NAME, NativeAttention, _Attend
+from pruneonce.sparsity.cpu_training import CpuTraining
+from pruneonce.sparsity.in_place import prune_
+from pruneonce.sparsity.native_attention import NAME, NativeAttention, _Attend, _attention
 
 ISAS = _native.available_isas()
 pytestmark = pytest.mark.usefixtures("two_threads")
@@ -197,3 +199,106 @@ def test_a_saved_folder_does_not_show_it(tiny_bert, tmp_path):
     NativeAttention(model).switch(True)
     model.save_pretrained(tmp_path)
     assert NAME not in json.dumps(json.loads((tmp_path / "config.json").read_text()))
+
+
+# --------------------------------------------------------------------------------------------------------- bfloat16
+
+
+@pytest.mark.parametrize("family", ["tiny_bert", "tiny_distilbert"])
+def test_in_bfloat16_values_and_gradients_are_those_of_float32_within_its_rounding(family, request, monkeypatch):
+    """Beside torch's attention in float32; nearer to it than torch's own in bfloat16 is, or about as near."""
+    model = AutoModelForSequenceClassification.from_pretrained(request.getfixturevalue(family)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(4)  # so that attention is not the mean of all tokens
+    batch = batch_of(PADDED_AT_THE_END) | {"labels": torch.tensor([0, 1, 1])}
+    calls = []
+    original = _native.attend
+    monkeypatch.setattr(_native, "attend", lambda *args, **options: calls.append(1) or original(*args, **options))
+    attention = NativeAttention(model)
+
+    def found(native, autocast):
+        attention.switch(native)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            return loss_and_gradients(model, batch)
+
+    exact, theirs, ours = found(False, False), found(False, True), found(True, True)
+    assert len(calls) == 2, "one call per layer"
+    torch.testing.assert_close(ours[0].float(), exact[0], atol=0.02, rtol=0.02)
+    assert ours[1].keys() == exact[1].keys()
+    largest = max(float(gradient.norm()) for gradient in exact[1].values())
+    for name, gradient in exact[1].items():
+        if float(gradient.norm()) < 1e-3 * largest:
+            continue  # keys' biases: 0 but for rounding
+        error, rival = (float((each[1][name] - gradient).norm() / gradient.norm()) for each in (ours, theirs))
+        assert error < max(0.03, 1.5 * rival), name
+    attention.switch(False)
+
+
+def test_what_comes_in_bfloat16_leaves_in_bfloat16_and_is_rounded_once():
+    """The kernels' float32 answer to the rounded inputs, rounded; gradients alike."""
+    generator = torch.Generator().manual_seed(3)
+    shape = (2, 3, 20, 16)  # sequences, heads, tokens, head size
+    q, k, v = (torch.randn(shape, generator=generator).bfloat16().requires_grad_() for _ in range(3))
+    lengths, dout = torch.tensor([20, 7]), torch.randn(2, 20, 3, 16, generator=generator).bfloat16()
+    out, _ = _attention(torch.nn.Identity(), q, k, v, lengths, scaling=0.25)
+    gradients = torch.autograd.grad(out, (q, k, v), dout)
+    plain = [each.detach().float().transpose(1, 2).requires_grad_() for each in (q, k, v)]
+    expected = _Attend.apply(*plain, lengths, 0.25)
+    expected_gradients = torch.autograd.grad(expected, plain, dout.float())
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out, expected.bfloat16())
+    for found, wanted in zip(gradients, expected_gradients, strict=True):
+        assert found.dtype == torch.bfloat16
+        assert torch.equal(found, wanted.transpose(1, 2).bfloat16())
+
+
+def test_half_precision_is_left_to_torch(monkeypatch):
+    q = torch.randn(1, 2, 5, 16).half()
+    monkeypatch.setattr(_native, "attend", lambda *args, **options: pytest.fail("called"))
+    out, _ = _attention(torch.nn.Identity(), q, q, q, None, scaling=0.25)
+    assert out.dtype == torch.float16
+
+
+# ------------------------------------------------------------------------------------------------ from the first step
+
+
+@pytest.mark.parametrize(("attention", "dense"), [("always", NAME), ("sparse", "sdpa")])
+def test_attention_is_ours_from_the_first_step_or_beside_sparse_layers_and_then_as_before(
+    attention, dense, tiny_bert, monkeypatch
+):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_bert)
+    pruner = prune_(model, 0.9, steps=10)
+    before = model.config._attn_implementation
+    assert before == "sdpa"
+    with CpuTraining(model, pruner, "sparse", attention=attention):
+        assert model.config._attn_implementation == dense, "nothing is pruned yet"
+        pruner.update(0)
+        assert model.config._attn_implementation == dense
+        pruner.update(8)
+        assert pruner.computes_sparse
+        assert model.config._attn_implementation == NAME
+        pruner.compute_dense()
+        assert model.config._attn_implementation == dense
+    assert model.config._attn_implementation == before
+    with CpuTraining(model, pruner, "dense", attention=attention):
+        assert model.config._attn_implementation == dense, "whatever the kernel of the layers is"
+    assert model.config._attn_implementation == before
+
+
+def test_without_masks_there_is_attention_of_ours_all_the_same_if_it_is_asked_for(tiny_bert, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_bert)
+    with CpuTraining(model, None, attention="always"):
+        assert model.config._attn_implementation == NAME
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_beside_an_accelerator_attention_stays_torchs(tiny_bert, monkeypatch):
+    """Tensors are there: our kernels would not be called, and lengths would have to be made masks again."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_bert)
+    with CpuTraining(model, prune_(model, 0.9, steps=10), attention="always"):
+        assert model.config._attn_implementation == "sdpa"

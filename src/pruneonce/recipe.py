@@ -135,11 +135,7 @@ class Distillation:
         if min(weights.values()) < 0 or not any(weights.values()):
             given = ", ".join(f"{name} {weight}" for name, weight in weights.items())
             raise UsageError(f"distillation weights must not be negative, nor all 0; got {given}")
-        if min(self.hidden_layers, default=0) < 0 or len(set(self.hidden_layers)) < len(self.hidden_layers):
-            raise UsageError(
-                "distillation.hidden_layers must be different numbers from 0 (the embeddings) on, got "
-                f"{list(self.hidden_layers)}"
-            )
+        _layers(self.hidden_layers, "distillation")
         if not 0.0 < self.kd_tokens <= 1.0:
             raise UsageError(f"distillation.kd_tokens must be above 0 and at most 1, got {self.kd_tokens}")
 
@@ -187,6 +183,7 @@ class Matching:
 
     def __post_init__(self) -> None:
         _positive(self, "hidden_weight")
+        _layers(self.hidden_layers, "matching")
         if not self.lengths or not self.late_lengths or min(*self.lengths, *self.late_lengths) < SHORTEST_WINDOW:
             raise UsageError(
                 f"matching.lengths and late_lengths must be lists of numbers from {SHORTEST_WINDOW} on, got "
@@ -500,6 +497,13 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
     if hint is float and not math.isfinite(value):
         raise UsageError(f"'{key}' must be a finite number, got {value}")
     return value
+
+
+def _layers(numbers: Sequence[int], section: str) -> None:
+    if min(numbers, default=0) < 0 or len(set(numbers)) < len(numbers):
+        raise UsageError(
+            f"{section}.hidden_layers must be different numbers from 0 (the embeddings) on, got {list(numbers)}"
+        )
 
 
 def _positive(section: Any, *names: str) -> None:

@@ -70,7 +70,7 @@ def minutes_of(budget: str) -> float:
     >>> [minutes_of(each) for each in ("90s", "60m", "1.5h", "20")]
     [1.5, 60.0, 90.0, 20.0]
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*(s|m|h|)", budget.strip())
+    found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*(s|m|h|)", budget.strip(), re.ASCII)
     if not found or not float(found[1]) > 0:
         raise UsageError(f"--budget is '{budget}': a time such as 90s, 60m or 2h is expected")
     return float(found[1]) * SECONDS[found[2]]

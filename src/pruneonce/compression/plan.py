@@ -15,7 +15,7 @@ from pruneonce.cost.estimate import late_share
 from pruneonce.errors import UsageError
 from pruneonce.models import family_of
 from pruneonce.models.hub import load_config
-from pruneonce.recipe import CompressRecipe, Matching, Pruning, Training
+from pruneonce.recipe import CompressRecipe, Matching, Pruning, parse_recipe
 from pruneonce.stages.compression import build_matching, open_texts
 from pruneonce.stages.options import StageOptions
 from pruneonce.train.matching import MatchingObjective
@@ -46,37 +46,42 @@ class Plan:
 def recipe_for(
     model: str, corpus: Path, *, sparsity: float, pattern: str, seed: int, precision: str, steps: int
 ) -> CompressRecipe:
-    """The recipe of `steps`; windows are no longer than the model takes."""
+    """The recipe of `steps`; windows are no longer than the model takes. UsageError for wishes that cannot be."""
     config = load_config(model)
-    positions = getattr(config, family_of(config.model_type).config.max_positions, 512)
-    usual, matching = Matching(), Matching
+    usual, positions = Matching(), longest_text(config)
     lengths, late = (
-        tuple(sorted({min(length, positions) for length in each})) for each in (usual.lengths, usual.late_lengths)
+        sorted({min(length, positions) for length in each}) for each in (usual.lengths, usual.late_lengths)
     )
-    return CompressRecipe(
-        model=model,
-        corpus=str(corpus),
-        seed=seed,
-        training=Training(
-            learning_rate=RATE * min(1.0, RATE_HIDDEN_SIZE / config.hidden_size),
-            steps=steps,
-            batch_size=max(1, TOKENS_PER_STEP // min(lengths)),
-            weight_decay=0.0,
-            adam_beta2=0.98,
-            warmup_ratio=0.03,
-            dropout=0.0,
-            precision=precision,  # type: ignore[arg-type]
-        ),
-        pruning=Pruning(
-            sparsity=sparsity,
-            pattern=pattern,  # type: ignore[arg-type]
-            criterion="sensitivity",
-            allocation="global",
-            pooler=False,
-            rewind="off",
-        ),
-        matching=matching(lengths=lengths, late_lengths=late),
-    )
+    values = {
+        "model": model,
+        "corpus": str(corpus),
+        "seed": seed,
+        "training": {
+            "learning_rate": RATE * min(1.0, RATE_HIDDEN_SIZE / config.hidden_size),
+            "steps": steps,
+            "batch_size": max(1, TOKENS_PER_STEP // min(lengths)),
+            "weight_decay": 0.0,
+            "adam_beta2": 0.98,
+            "warmup_ratio": 0.03,
+            "dropout": 0.0,
+            "precision": precision,
+        },
+        "pruning": {
+            "sparsity": sparsity,
+            "pattern": pattern,
+            "criterion": "sensitivity",
+            "allocation": "global",
+            "pooler": False,
+            "rewind": "off",
+        },
+        "matching": {"lengths": lengths, "late_lengths": late},
+    }
+    return parse_recipe(values, "compress", where="compress")
+
+
+def longest_text(config: Any) -> int:
+    """Tokens that a model takes at most."""
+    return int(getattr(config, family_of(config.model_type).config.max_positions))
 
 
 def plan_for(recipe: CompressRecipe, budget_seconds: float, out: Path) -> Plan:

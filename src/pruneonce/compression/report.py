@@ -20,7 +20,7 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Timing:
-    """One text of 128 tokens in one engine."""
+    """One text in one engine."""
 
     engine: str
     milliseconds: float  # median
@@ -41,6 +41,7 @@ class CompressionReport:
     figures: dict[str, dict[str, float]]  # packed model -> what it answers differently (`comparison.compare`)
     scores: dict[str, dict[str, float]]  # model -> metrics on labelled examples, where there are some
     file_bytes: dict[str, int]
+    timed_tokens: int  # of the text that engines are timed on
     timings: list[Timing]
     warnings: list[str]
     seconds: dict[str, float]  # of each step
@@ -79,7 +80,8 @@ def markdown(report: CompressionReport) -> str:
         rows = [[each.engine, f"{each.milliseconds:.2f} ms", f"{each.speedup:.1f}×"] for each in report.timings]
         lines += [
             "",
-            "One text of 128 tokens, engines called in turn; others take as long for zeros as for weights.",
+            f"One text of {report.timed_tokens} tokens, engines called in turn; others take as long for zeros as for "
+            "weights.",
             "",
         ]
         lines += _table(["engine", "time", "speed"], rows)

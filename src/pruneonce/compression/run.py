@@ -16,7 +16,7 @@ from pruneonce.bench.inference.record import read_bench
 from pruneonce.bench.inference.run import BenchSettings, run_on_folder
 from pruneonce.bench.measure import paired_ratio
 from pruneonce.compression.comparison import compare
-from pruneonce.compression.plan import Plan, plan_for, recipe_for
+from pruneonce.compression.plan import Plan, longest_text, plan_for, recipe_for
 from pruneonce.compression.report import CompressionReport, Timing, markdown
 from pruneonce.compression.rounding import round_to_int8
 from pruneonce.compression.texts import build_corpus, default_texts, warnings_about
@@ -33,12 +33,13 @@ from pruneonce.formats.sentence_folder import copy_sentence_files
 from pruneonce.machine import available_cores, instruction_sets
 from pruneonce.models.hub import load_config, quiet_transformers
 from pruneonce.progress import Advance, progress_bar
-from pruneonce.recipe import TaskData, parse_recipe
+from pruneonce.recipe import CompressRecipe, TaskData, parse_recipe
 from pruneonce.stages import run_compress
 from pruneonce.stages.options import StageOptions
 
 PLAN = "plan.json"
-TIMED_CASE, TIMED_ROUNDS = "1x128", 10
+UNPLANNED_STEPS = 1000  # of a recipe whose steps are still to be planned
+TIMED_TOKENS, TIMED_ROUNDS = 128, 10
 FASTER_IN_BF16 = "amx_int8"  # such processors multiply bfloat16 in tiles too
 
 _log = logging.getLogger(__name__)
@@ -75,15 +76,27 @@ def compress(
     given = CompressOptions(**options)
     folder = Path(out)
     quiet_transformers()
-    load_config(model)  # first of all: is this a model we know?
+    # First of all: is this a model we know, and can it become what is asked for?
+    recipe = recipe_for(
+        str(model),
+        folder / "corpus",
+        sparsity=given.sparsity,
+        pattern=given.pattern,
+        seed=given.seed,
+        precision="bf16" if FASTER_IN_BF16 in instruction_sets() else "fp32",
+        steps=UNPLANNED_STEPS if given.steps is None else given.steps,
+    )
     if not 0.0 < given.budget_minutes < float("inf"):
         raise UsageError(f"a budget of {given.budget_minutes} minutes is none: give a number above 0")
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file: --out is the folder to write")
     with filling(folder):
-        return _compress(str(model), [Path(file) for file in texts] or [default_texts()], given, folder)
+        return _compress(recipe, [Path(file) for file in texts] or [default_texts()], given, folder)
 
 
-def _compress(model: str, texts: Sequence[Path], given: CompressOptions, out: Path) -> CompressionReport:
+def _compress(wanted: CompressRecipe, texts: Sequence[Path], given: CompressOptions, out: Path) -> CompressionReport:
+    """wanted: the recipe, with as many steps as are wished for or still to be planned."""
+    model = wanted.model
     seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
@@ -93,6 +106,7 @@ def _compress(model: str, texts: Sequence[Path], given: CompressOptions, out: Pa
             yield advance
         seconds[name] = time.monotonic() - begun
 
+    _check_wishes(wanted, given, out)
     with timed("texts") as advance:
         corpus = build_corpus(
             texts,
@@ -107,8 +121,12 @@ def _compress(model: str, texts: Sequence[Path], given: CompressOptions, out: Pa
     warnings = warnings_about(corpus, model, texts, scored_on)
     for warning in warnings:
         _log.warning("%s", warning)
+    scores = {}
+    if given.task is not None:
+        with timed("score the original") as advance:  # before the hour: does it have this task's head?
+            scores["original"] = score_folder(model, given.task, advance)
     with timed("plan"):
-        plan = _plan(model, corpus, given, out)
+        plan = _plan(wanted, given, out)
     _log.warning("%s", _said(plan, given))
     with timed("prune") as advance:
         record = run_compress(plan.recipe, StageOptions(out / "model", on_progress=advance))
@@ -123,19 +141,23 @@ def _compress(model: str, texts: Sequence[Path], given: CompressOptions, out: Pa
                 round_to_int8(out / "model", plan.recipe, out / "model-int8")
             files["sparse, int8"] = out / "model-int8.pruneonce"
             export_packed(out / "model-int8", files["sparse, int8"], embeddings="int8")
-    figures, scores = {}, {}
+    figures = {}
     for name, file in files.items():
         with timed(f"compare {name}") as advance:
             figures[name] = compare(original, file, corpus, seed=given.seed, on_progress=advance)
     if given.task is not None:
         with timed("score") as advance:
-            scores["original"] = score_folder(model, given.task, advance)
             scores |= {name: score_packed(file, given.task, advance) for name, file in files.items()}
     original.unlink()
-    timings = []
+    timings, timed_tokens = [], min(TIMED_TOKENS, longest_text(load_config(model)))
     if given.speed:
         with timed("speed") as advance:
-            timings = _timings(out / ("model-int8" if given.int8 else "model"), given.int8, out, advance)
+            timed_model = out / ("model-int8" if given.int8 else "model")
+            try:
+                timings = _timings(timed_model, timed_tokens, given.int8, out, advance)
+            except UsageError as error:  # a language model's heads, say: no reason to do without the rest
+                warnings.append(f"speed was not measured: {error}")
+                _log.warning("%s", warnings[-1])
     report = CompressionReport(
         model=model,
         sparsity=_zeros(out / "model", record),
@@ -147,6 +169,7 @@ def _compress(model: str, texts: Sequence[Path], given: CompressOptions, out: Pa
         figures=figures,
         scores=scores,
         file_bytes={"original": _weights_bytes(model)} | {name: file.stat().st_size for name, file in files.items()},
+        timed_tokens=timed_tokens,
         timings=timings,
         warnings=warnings,
         seconds=seconds,
@@ -157,41 +180,45 @@ def _compress(model: str, texts: Sequence[Path], given: CompressOptions, out: Pa
     return report
 
 
-def _plan(model: str, corpus: Path, given: CompressOptions, out: Path) -> Plan:
-    """What a start before this has planned, if it was of the same wishes; else measured now, and written down."""
-    wishes = {
-        "model": folder_digest(model),
-        "corpus": read_json(corpus / "manifest.json")["parameters"]["articles"],
-        **{name: getattr(given, name) for name in ("sparsity", "pattern", "budget_minutes", "seed", "steps")},
+def _check_wishes(wanted: CompressRecipe, given: CompressOptions, out: Path, corpus: str = "") -> None:
+    """OtherInputsError if a start before this was of other wishes. corpus: digest of the texts, once it is known."""
+    if not (out / PLAN).is_file():
+        return
+    found = read_json(out / PLAN)["wishes"]
+    for name, wish in _wishes(wanted, given, corpus or found["corpus"]).items():
+        if found.get(name) != wish:
+            was = "" if name in ("model", "corpus") else f" ({found.get(name)}, here {wish})"
+            raise OtherInputsError(
+                f"{out} holds a compression of another {name}{was}: choose another --out, or delete it"
+            )
+
+
+def _wishes(wanted: CompressRecipe, given: CompressOptions, corpus: str) -> dict[str, Any]:
+    """What a start has to have in common with the one that it goes on from."""
+    names = ("sparsity", "pattern", "budget_minutes", "seed", "steps")
+    return {
+        "model": folder_digest(wanted.model),
+        "corpus": corpus,
+        **{name: getattr(given, name) for name in names},
     }
+
+
+def _plan(wanted: CompressRecipe, given: CompressOptions, out: Path) -> Plan:
+    """What a start before this has planned, if it was of the same wishes; else measured now, and written down."""
+    corpus = str(read_json(Path(wanted.corpus) / "manifest.json")["parameters"]["articles"])
+    _check_wishes(wanted, given, out, corpus)
     file = out / PLAN
     if file.is_file():
         found = read_json(file)
-        for name, wish in wishes.items():
-            if found["wishes"].get(name) != wish:
-                was = "" if name in ("model", "corpus") else f" ({found['wishes'].get(name)}, here {wish})"
-                raise OtherInputsError(
-                    f"{out} holds a compression of another {name}{was}: choose another --out, or delete it"
-                )
         recipe = parse_recipe(found["recipe"], "compress", where=str(file))
-        recipe = replace(recipe, model=model, corpus=str(corpus))  # wherever they are now
+        recipe = replace(recipe, model=wanted.model, corpus=wanted.corpus)  # wherever they are now
         return Plan(recipe, found["seconds_per_step"], found["training_seconds"], found["tokens"])
-    precision = "bf16" if FASTER_IN_BF16 in instruction_sets() else "fp32"
-    recipe = recipe_for(
-        model,
-        corpus,
-        sparsity=given.sparsity,
-        pattern=given.pattern,
-        seed=given.seed,
-        precision=precision,
-        steps=given.steps or 1000,
-    )
     if given.steps is not None:
-        tokens = given.steps * recipe.training.batch_size * min(recipe.matching.lengths)
-        plan = Plan(recipe, {}, 0.0, tokens)
+        tokens = given.steps * wanted.training.batch_size * min(wanted.matching.lengths)
+        plan = Plan(wanted, {}, 0.0, tokens)
     else:
-        plan = plan_for(recipe, 60 * given.budget_minutes, out / "model")
-    write_json(file, {"wishes": wishes, **asdict(plan)})
+        plan = plan_for(wanted, 60 * given.budget_minutes, out / "model")
+    write_json(file, {"wishes": _wishes(wanted, given, corpus), **asdict(plan)})
     return plan
 
 
@@ -226,7 +253,7 @@ def _weights_bytes(model: str) -> int:
     return sum(file.stat().st_size for file in Path(model).glob("model*.safetensors"))
 
 
-def _timings(folder: Path, int8: bool, out: Path, on_progress: Advance) -> list[Timing]:
+def _timings(folder: Path, tokens: int, int8: bool, out: Path, on_progress: Advance) -> list[Timing]:
     """Ours beside what is installed; a record of the same model is not measured again."""
     rivals = ["torch"]
     if all(importlib.util.find_spec(package) is not None for package in ("onnx", "onnxruntime")):
@@ -234,7 +261,7 @@ def _timings(folder: Path, int8: bool, out: Path, on_progress: Advance) -> list[
     file, key = out / "speed.json", sha256_file(folder / WEIGHTS_FILE)
     kept = read_json(file) if file.is_file() else {}
     if kept.get("weights") != key:
-        settings = BenchSettings(tuple(rivals), TIMED_CASE, available_cores(), rounds=TIMED_ROUNDS, int8=int8)
+        settings = BenchSettings(tuple(rivals), f"1x{tokens}", available_cores(), rounds=TIMED_ROUNDS, int8=int8)
         kept = {"weights": key, "bench": run_on_folder(folder, settings, on_progress).as_json()}
         write_json(file, kept)
         kept = read_json(file)

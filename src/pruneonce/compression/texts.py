@@ -12,7 +12,7 @@ from pruneonce.data.assets import fetch_assets
 from pruneonce.data.build import build
 from pruneonce.data.corpus import Corpus
 from pruneonce.data.windows import DOCUMENT_TOKENS, LAYOUT
-from pruneonce.errors import UsageError
+from pruneonce.errors import OtherInputsError, UsageError
 from pruneonce.files import sha256_file
 from pruneonce.models.tokenizer import load_tokenizer, special_token_ids
 from pruneonce.progress import Advance
@@ -44,12 +44,17 @@ def build_corpus(
 
     UsageError or PruneonceError for files that hold no text, or too little of it to hold something out.
     """
-    articles = text.collect(
-        texts, out / "articles", text_column=column, documents=documents, on_progress=on_progress
-    ).manifest["articles"]
+    try:
+        articles = text.collect(
+            texts, out / "articles", text_column=column, documents=documents, on_progress=on_progress
+        ).manifest["articles"]
+    except OtherInputsError as error:
+        raise OtherInputsError(
+            f"{out} holds a compression on other texts, or on other parts of them: choose another --out, or delete it"
+        ) from error
     if articles < 2:
         raise UsageError(f"{texts[0]} holds {articles} document: at least two are needed, one of them to compare on")
-    build(
+    built = build(
         out / "articles",
         out / "corpus",
         tokenizer=tokenizer_of,
@@ -60,6 +65,8 @@ def build_corpus(
         seed=seed,
         on_progress=on_progress,
     )
+    if not built.manifest["splits"]["validation"]["examples"]:
+        raise UsageError(f"{texts[0]} holds one document {articles} times: another is needed to compare on")
     return out / "corpus"
 
 

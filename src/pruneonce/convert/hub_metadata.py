@@ -122,6 +122,9 @@ def dataset_of(record: Provenance) -> dict[str, str] | None:
 
 
 def pipeline_of(record: Provenance) -> str:
+    """The Hub's name of what the model is for; "" for a compressed one, whose record tells of no head."""
+    if record.stage == "compress":
+        return ""
     if not isinstance(record.recipe.get("task"), Mapping):
         return "fill-mask"
     return class_of(task_name(record)).pipeline

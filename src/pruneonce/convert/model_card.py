@@ -104,14 +104,16 @@ def _method(records: Sequence[Provenance]) -> list[str]:
 def _step(record: Provenance) -> str:
     recipe, parts = record.recipe, []
     if training := section(recipe, "training"):
-        parts.append(f"{count_of(record.steps)} steps of {plain(training.get('batch_size'))} examples")
+        parts.append(f"{count_of(record.steps)} steps of {_batch(record)}")
         parts.append(f"peak learning rate {plain(training.get('learning_rate'))}")
     if pruning := section(recipe, "pruning"):
         rewind = "without" if pruning.get("rewind") == "off" else "with"
-        parts.append(
-            f"gradual magnitude pruning to a sparsity of {plain(pruning.get('sparsity'))} in every pruned matrix"
-        )
+        where = "over all pruned matrices" if pruning.get("allocation") == "global" else "in every pruned matrix"
+        criterion = plain(pruning.get("criterion") or "magnitude")
+        parts.append(f"gradual {criterion} pruning to a sparsity of {plain(pruning.get('sparsity'))} {where}")
         parts.append(f"{rewind} learning rate rewinding")
+    if record.stage == "compress":
+        parts.append("hidden states matched with those of the original")
     if recipe.get("lock") == "off":
         parts.append("zeros not locked")
     elif record.stage in ("finetune", "quantize") and record.masks:
@@ -126,6 +128,14 @@ def _step(record: Provenance) -> str:
         how = "in training" if recipe.get("method") == "qat" else "after training"
         parts.append(f"8-bit weights and inputs of linear layers, set {how}, preset {plain(recipe.get('preset', ''))}")
     return f"**{plain(record.stage)}**: {', '.join(parts) or 'no details recorded'}, seed {plain(record.seed)}."
+
+
+def _batch(record: Provenance) -> str:
+    size = section(record.recipe, "training").get("batch_size")
+    lengths = section(record.recipe, "matching").get("lengths")
+    if isinstance(size, int) and isinstance(lengths, list | tuple) and all(isinstance(each, int) for each in lengths):
+        return f"{size * min(lengths, default=0):,} tokens"
+    return f"{plain(size)} examples"
 
 
 def _data(records: Sequence[Provenance]) -> list[str]:
@@ -191,6 +201,7 @@ def _use(name: str, record: Provenance) -> list[str]:
         "question-answering": "To find the answer to a question in a given text, of the kind it was trained on.",
         "sentence-similarity": "To turn texts like those of its training data into vectors that can be compared.",
         "text-ranking": "To rank texts by how well they answer a query, of the kind it was trained on.",
+        "": "For what its original is for; also to be fine-tuned, its zeros locked.",
     }[task]
     load = f'from transformers import pipeline\n\nanswer = pipeline("{task}", model={folder})'
     if task == "question-answering":  # transformers 5 has no pipeline for it
@@ -202,13 +213,15 @@ def _use(name: str, record: Provenance) -> list[str]:
     if task in ("sentence-similarity", "text-ranking"):
         made = "SentenceTransformer" if task == "sentence-similarity" else "CrossEncoder"
         load = f"from sentence_transformers import {made}\n\nmodel = {made}({folder})"
+    elif not task:
+        load = ""  # which class is its config's to say
     quantised = record.stage == "quantize"
     note = "transformers loads the de-quantised weights; only pruneonce computes with 8 bits." if quantised else ""
     ours = 'import pruneonce\n\nanswer = pruneonce.pipeline(model="model.pruneonce")'
     shell = f"pruneonce export {shlex.quote(clean(name))} --to packed --out model.pruneonce"
     return [
         intended,
-        f"```python\n{load}\n```",
+        f"```python\n{load}\n```" if load else "",
         note,
         "With pruneonce, as one file and without torch:",
         f"```\n{shell}\n```",

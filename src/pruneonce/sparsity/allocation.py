@@ -27,7 +27,8 @@ def in_all(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, float]:
     """As if all matrices were one: the share of each that is worth less than the budget's threshold.
 
     scores: comparable between matrices, by layer. No matrix gets above `MOST_OF_A_MATRIX` (or the budget, if that is
-    more); what this spares is taken from the others. ValueError for NaN.
+    more); what this spares is taken from the others. Of weights tied at the threshold those of the first matrices go
+    until the budget is spent. ValueError for NaN.
 
     >>> found = in_all({"a": torch.tensor([1.0, 2.0, 3.0, 4.0]), "b": torch.tensor([3.5, 5.0, 6.0, 7.0])}, 0.5)
     >>> found
@@ -39,18 +40,21 @@ def in_all(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, float]:
     if any(bool(each.isnan().any()) for each in flat.values()):
         raise ValueError("weights contain NaN: they cannot be ranked")
     most = max(MOST_OF_A_MATRIX, sparsity)
-    # A weight that no threshold may take away is worth more than any.
-    for name, each in flat.items():
-        kept = each.numel() - int(most * each.numel() + 1e-6)
-        if kept:
-            flat[name] = each.clone()
-            flat[name][each.topk(kept).indices] = torch.inf
-    together = torch.cat(list(flat.values()))
-    pruned = min(together.numel(), int(sparsity * together.numel() + 1e-6))
-    if pruned == 0:
+    # The best of each matrix are not for taking, and so take no part.
+    free = {name: each.topk(int(most * each.numel() + 1e-6), largest=False).values for name, each in flat.items()}
+    together = torch.cat(list(free.values()))
+    # Rounded down in each matrix, a budget at the cap may be some weights less than rounded down in all.
+    left = min(together.numel(), int(sparsity * sum(each.numel() for each in flat.values()) + 1e-6))
+    if left == 0:
         return uniform(scores, 0.0)
-    threshold = together.kthvalue(pruned).values
-    return {name: float((each <= threshold).sum()) / each.numel() for name, each in flat.items()}
+    threshold = together.kthvalue(left).values
+    pruned = {name: int((each < threshold).sum()) for name, each in free.items()}
+    left -= sum(pruned.values())
+    for name, each in free.items():
+        tied = min(left, int((each == threshold).sum()))
+        pruned[name] += tied
+        left -= tied
+    return {name: pruned[name] / each.numel() for name, each in flat.items()}
 
 
 Allocation = Callable[[Mapping[str, Tensor], float], dict[str, float]]

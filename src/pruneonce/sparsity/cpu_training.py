@@ -55,7 +55,7 @@ class CpuTraining:
         attention: Literal["sparse", "always"] = "sparse",
     ) -> None:
         self._pruner, self._attention = pruner, NativeAttention(model)
-        self._always_attends = attention == "always"
+        self._always_attends = attention == "always" and not torch.accelerator.is_available()
         self._kernel, self._autocast, self._agree = kernel, autocast, agree
         self._undo = contextlib.ExitStack()
 
@@ -68,6 +68,8 @@ class CpuTraining:
                         'training.kernel = "sparse" is for training with zeros: this run has none; use "auto" or '
                         '"dense"'
                     )
+                undo.callback(self._attention.switch, False)
+                self._attention.switch(self._always_attends)
             else:
                 undo.enter_context(_refusing_optimizers_of_replaced_weights(self._pruner))
                 undo.enter_context(self._attention_follows(self._pruner))

@@ -10,7 +10,7 @@ import torch
 
 from pruneonce.data.corpus import Corpus
 from pruneonce.data.windows import Windows
-from pruneonce.errors import UsageError
+from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.formats.model_folder import folder_digest
 from pruneonce.models import family_of
 from pruneonce.models.hub import load_config
@@ -84,8 +84,11 @@ def build_matching(inputs: TextInputs, options: StageOptions) -> TrainingRun:
     torch.manual_seed(recipe.seed)
     autocast = autocast_of(recipe.training)
     model: Any = load_encoder_model(recipe.model)
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise PruneonceError(f"{recipe.model}: {name} is not finite, so there is nothing to match: get it again")
     original = load_encoder_model(recipe.model)
-    NativeAttention(original.model).switch(True)
+    NativeAttention(original.model).switch(not torch.accelerator.is_available())
     steps = recipe.training.total_steps(_windows_in(inputs))
     objective = MatchingObjective(
         windows=windows,
