@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 from pruneonce.serve.application import application
@@ -61,8 +63,12 @@ class Application:
             model.close()
         self.threads.close()
 
-    async def call(self, method, path, content=b"", headers=None, *, chunks=None, gone=None) -> Response | None:
-        """chunks: an async iterator of bodies, instead of `content`; gone: an asyncio.Event that the client leaves."""
+    async def call(
+        self, method, path, content=b"", headers=None, *, chunks=None, gone=None, send=None
+    ) -> Response | None:
+        """chunks: an async iterator of bodies, instead of `content`; gone: an asyncio.Event that the client leaves;
+        send: told what is sent.
+        """
         sent: list[Any] = []
         path, _, query = path.partition("?")
         scope = {
@@ -84,10 +90,12 @@ class Application:
             await gone.wait()
             return {"type": "http.disconnect"}
 
-        async def send(message):
+        async def keep(message):
             sent.append(message)
+            if send is not None:
+                await send(message)
 
-        await asyncio.wait_for(self.app(scope, receive, send), PATIENCE)
+        await asyncio.wait_for(self.app(scope, receive, keep), PATIENCE)
         if not sent:
             return None
         start, *bodies = sent
@@ -109,11 +117,15 @@ async def _once(content):
 class Process:
     """`pruneonce serve` with limits that the command line has no options for."""
 
-    def __init__(self, files: dict[str, Any], limits: dict[str, Any] | None = None, **options: Any) -> None:
+    def __init__(
+        self, files: dict[str, Any], limits: dict[str, Any] | None = None, before: Sequence[Any] = (), **options: Any
+    ) -> None:
+        """before: a command that starts it."""
         arguments = json.dumps([[(name, str(file)) for name, file in files.items()], limits or {}, options])
-        command = [sys.executable, "-c", PROCESS, arguments]
+        command = [*before, sys.executable, "-c", PROCESS, arguments]
         environment = {**os.environ, "PRUNEONCE_THREADS": "2"}
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        self._started_by_another = bool(before)
         self.lines: list[str] = []
         self._ready = threading.Event()
         self._reader = threading.Thread(target=self._read)
@@ -145,7 +157,10 @@ class Process:
         return self.request("POST", path, value, headers)
 
     def terminate(self):
-        self.process.send_signal(signal.SIGTERM)
+        pid = self.process.pid
+        if self._started_by_another:
+            pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+        os.kill(pid, signal.SIGTERM)
 
     def ended(self) -> int:
         code = self.process.wait(PATIENCE)
@@ -154,8 +169,8 @@ class Process:
 
 
 @contextmanager
-def running(files, limits=None, **options):
-    server = Process(files, limits, **options)
+def running(files, limits=None, before=(), **options):
+    server = Process(files, limits, before, **options)
     try:
         yield server
     finally:

@@ -6,9 +6,13 @@ import asyncio
 import base64
 import itertools
 import json
+import os
+import re
 import shutil
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -398,6 +402,40 @@ def test_one_request_may_not_have_more_than_the_limits(app_of):
     assert app.post("/predict", {"inputs": "a"}).status == 200
 
 
+def test_texts_of_too_many_tokens_are_not_written_out(app_of):
+    app = app_of("classes", limits=Limits(tokens=200))
+    assert app.post("/tokenize", {"inputs": "a " * 300}).status == 413
+
+
+def test_large_answers_that_nobody_fetches_are_not_gathered_for_ever(sentences):
+    _, models = sentences
+    app = Application({"vectors": models["vectors"]}, Limits(sending_bytes=2_000_000))
+    fetched = asyncio.Event()
+    body = json.dumps({"inputs": ["the city and the river"] * 700}).encode()
+    sent = []
+
+    async def slow(message):
+        """As uvicorn's: the second part of a body waits for the client to fetch the first."""
+        sent.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            await fetched.wait()
+
+    async def crowd():
+        slow_ones = [asyncio.ensure_future(app.call("POST", "/embed_all", body, JSON, send=slow)) for _ in range(2)]
+        while app.server.sending_bytes <= 2_000_000:
+            await asyncio.sleep(0.01)
+        refused = await app.call("POST", "/embed_all", body, JSON)
+        fetched.set()
+        await asyncio.gather(*slow_ones)
+        return refused
+
+    refused = asyncio.run(crowd())
+    assert (refused.status, refused.headers["retry-after"]) == (429, "1")
+    assert app.server.sending_bytes == 0
+    assert app.post("/embed", {"inputs": "a"}).status == 200
+    app.close()
+
+
 def test_windows_that_advance_by_a_token_are_refused_before_they_are_made(served, monkeypatch):
     """Their tokens would be hundreds of times those of the text."""
     windows = []
@@ -527,6 +565,31 @@ def test_the_log_has_a_line_of_json_per_request_and_none_of_its_text(packed):
     assert told["two"]["status"] == 404
     assert "secret" not in "".join(server.lines)
     assert "\x1b" not in "".join(server.lines)
+
+
+def test_serving_asks_nothing_of_other_machines(packed, tmp_path):
+    tracer = shutil.which("strace")
+    if tracer is None or subprocess.run([tracer, "-o", os.devnull, "true"], capture_output=True).returncode:
+        pytest.skip("strace is not installed, or may not trace here")
+    log = tmp_path / "trace"
+    traced = [tracer, "-f", "-e", "trace=connect,sendto,sendmsg", "-o", log]
+    with running({"classes": packed["classes"]}, before=traced) as server:
+        try:
+            assert server.post("/predict", {"inputs": "a"}).status == 200
+            assert server.request("GET", "/metrics").status == 200
+        finally:
+            server.terminate()  # killed, the tracer would leave it running
+        assert server.ended() == 0
+    assert log.exists()
+    assert not re.findall(r".*(?:connect|sendto|sendmsg)\(.*sin6?_port.*", log.read_text())
+
+
+def test_a_number_of_threads_that_means_nothing_is_told_in_a_line(packed):
+    environment = {**os.environ, "PRUNEONCE_THREADS": "many"}
+    command = [sys.executable, "-m", "pruneonce", "serve", str(packed["classes"]), "--port", "0"]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "PRUNEONCE_THREADS" in ended.stderr
 
 
 def test_files_and_addresses_that_cannot_be_served_are_told_in_a_line(pruneonce, packed, tmp_path):

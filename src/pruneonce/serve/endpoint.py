@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
@@ -27,6 +28,8 @@ access = logging.getLogger("pruneonce.access")
 errors = logging.getLogger("pruneonce.serve")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 JSON_TYPE = re.compile(rb"application/(?:[\w.+-]+\+)?json(?:\s*;.*)?", re.IGNORECASE)
+LARGE_BYTES = 1_000_000  # what the system's buffers hold is not counted
+AGAIN = {"retry-after": "1"}
 LOOPBACK = {b"localhost", b"127.0.0.1", b"[::1]"}
 
 
@@ -40,6 +43,7 @@ class Server:
     keys: list[bytes] = field(default_factory=list)  # any of them opens every route
     loopback_only: bool = False  # other names for this host are refused: a page could have resolved one to it
     ready: bool = True
+    sending_bytes: int = 0  # of large answers that are not fetched yet
     logs_requests: bool = True
 
 
@@ -72,6 +76,8 @@ class Endpoint:
             parsed = None
             if route.body is not None:
                 _require_type(route, headers)
+                if self.server.sending_bytes > self.server.limits.sending_bytes:
+                    raise Refusal("too many large answers are not fetched yet", "Overloaded", headers=AGAIN)
                 content = await body.read(headers)
                 parsed = route.read(content, headers) if route.read else read_json(route.body, content)
                 gone = exchange.gone = asyncio.ensure_future(body.disconnect())
@@ -90,7 +96,8 @@ class Endpoint:
         seconds = time.perf_counter() - begin
         if reply is not None:
             try:
-                await _send(send, reply, request_id, seconds, with_body=scope["method"] != "HEAD")
+                with self._sending(len(reply.body)) as is_large:
+                    await _send(send, reply, request_id, seconds, scope["method"] != "HEAD", is_large)
             except RuntimeError:  # uvloop's, for a connection that has ended: that is told a moment later
                 reply = None
                 if not await body.ends():
@@ -120,6 +127,16 @@ class Endpoint:
             allowed = ", ".join(self.routes)
             raise Refusal(f"{method} is not for {path[:200]!a}, but {allowed}", status=405, headers={"allow": allowed})
         return route
+
+    @contextlib.contextmanager
+    def _sending(self, size: int) -> Iterator[bool]:
+        """Counts an answer that is large: those that nobody fetches are memory."""
+        is_large = size > LARGE_BYTES
+        self.server.sending_bytes += size * is_large
+        try:
+            yield is_large
+        finally:
+            self.server.sending_bytes -= size * is_large
 
     def _refused(self, error: Exception, path: str, request_id: str) -> Reply:
         refusal = refusal_of(error)
@@ -238,7 +255,9 @@ def _milliseconds(seconds: float) -> bytes:
     return b"%.3f" % (1000 * seconds)
 
 
-async def _send(send: Send, reply: Reply, request_id: str, seconds: float, *, with_body: bool) -> None:
+async def _send(
+    send: Send, reply: Reply, request_id: str, seconds: float, with_body: bool, wait_for_client: bool
+) -> None:
     headers = [
         (b"content-type", reply.content_type.encode()),
         (b"content-length", b"%d" % len(reply.body)),
@@ -261,4 +280,7 @@ async def _send(send: Send, reply: Reply, request_id: str, seconds: float, *, wi
         if answer.cut:
             headers.append((b"x-truncated", b"%d" % answer.cut))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body if with_body else b""})
+    body = reply.body if with_body else b""
+    await send({"type": "http.response.body", "body": body, "more_body": wait_for_client})
+    if wait_for_client:  # what comes after a body is sent when the client has fetched most of it
+        await send({"type": "http.response.body", "body": b""})

@@ -19,6 +19,7 @@ class Limits:
     masks: int = 128  # to be filled, of one request: each has logits of the size of the vocabulary
     body_bytes: int = 2_000_000  # as TEI
     response_bytes: int = 64_000_000  # of the states of all tokens, which are far larger than their text
+    sending_bytes: int = 256_000_000  # of large answers that clients have not fetched
     head_bytes: int = 32_768  # of a request line and its headers
     head_seconds: float = 10.0  # for a client to send them
     body_seconds: float = 30.0  # for a client to send the body

@@ -56,8 +56,12 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
     """Until SIGTERM or SIGINT. PruneonceError for a file that cannot be served, UsageError for an address in use."""
     begin = time.perf_counter()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would take the cores from the kernels
-    if settings.threads is not None:
-        _native.set_num_threads(settings.threads)
+    try:
+        if settings.threads is not None:
+            _native.set_num_threads(settings.threads)
+        _native.num_threads()  # may be one of $PRUNEONCE_THREADS that means nothing
+    except ValueError as error:
+        raise UsageError(f"serve: {error}") from error
     listener = _bound(settings.host, settings.port)
     with contextlib.ExitStack() as stack:
         stack.callback(listener.close)

@@ -120,6 +120,10 @@ async def tokenize(exchange: Exchange, body: TokenizeBody) -> Reply:
             before = model.pipelines["embed"].prompt(body.prompt_name)
         whole = [before + text for text in texts]
         encodings = encode_batch(model.text_model.tokenizer, whole, add_special_tokens=body.add_special_tokens)
+        tokens = sum(map(len, encodings))
+        if tokens > exchange.limits.tokens:
+            most = f"{exchange.limits.tokens:,}"
+            raise Refusal(f"the texts have {tokens:,} tokens, this server takes {most} at once", status=413)
         rows: list[list[dict[str, Any]]] = []
         for text, encoding in zip(whole, encodings, strict=True):
             row: list[dict[str, Any]] = []
