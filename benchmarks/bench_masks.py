@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from pruneonce.bench.inference.subject import SHAPES
-from pruneonce.models.hub import config_for, quiet_transformers, random_hub_model
 from pruneonce.data.assets import fetch_assets
+from pruneonce.models.hub import config_for, quiet_transformers, random_hub_model
 from pruneonce.sparsity.cpu_training import CpuTraining
 from pruneonce.sparsity.pruner import Pruner
 from pruneonce.sparsity.schedules import PruningSchedule

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, BertConfig, BertForPreTraining, BertForSequenceClassification
 
+from pruneonce.errors import PruneonceError
 from pruneonce.formats.model_folder import WEIGHTS_FILE as WEIGHTS
 from pruneonce.recipe import recipes_folder
 from pruneonce.sparsity.masks import magnitude_mask
@@ -337,3 +338,26 @@ def test_offline_without_assets_is_one_clear_line(pruneonce, tmp_path, monkeypat
     assert err.strip().count("\n") == 0
     assert "could not be downloaded" in err
     assert not (tmp_path / "assets").exists()
+
+
+def test_doctor_says_what_it_does_before_the_minutes_that_it_takes(
+    pruneonce, tiny_bert, reviews, tmp_path, monkeypatch
+):
+    """The machine, and that steps are timed, stand there already when the first of them is."""
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(
+        f'stage = "finetune"\nmodel = "{tiny_bert}"\n[task]\nname = "classification"\ntrain = "{reviews}"\n'
+        f'validation = "{reviews}"\n[training]\nsteps = 2\nbatch_size = 4\nlearning_rate = 1e-3\n'
+    )
+
+    def no_probe(*_, **__):
+        raise PruneonceError("probed")
+
+    monkeypatch.setattr("pruneonce.cost.estimate.probe", no_probe)
+    code, out, err = pruneonce("doctor", recipe)
+    assert code == 1
+    assert "GFLOP/s" in out
+    assert err.startswith("timing a few steps of r here")
+    code, out, err = pruneonce("doctor", recipe, "--json")
+    assert out == ""
+    assert err.startswith("timing a few steps of r here")

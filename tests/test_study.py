@@ -347,6 +347,8 @@ def test_dry_run_states_cells_budgets_and_cost_and_trains_nothing(pruneonce, stu
     command = ("study", tmp_path / "tiny.toml", "--set", f"model={tiny_bert}", "--set", f"data={data}", "--dry-run")
     code, out, err = pruneonce(*command, "--json", "--out", tmp_path / "none")
     assert code == 0, err
+    assert err.startswith(f"{len(json.loads(out)['cells'])} cells of ")  # said before the minutes that it takes
+    assert "timing a few steps of each kind of run here" in err
     plan = json.loads(out)
     late = next(cell for cell in plan["cells"] if cell["method"] == "late")
     assert (late["steps"], late["examples"], late["sparsity"]) == (4 + 8, 4 * (4 + 8), 0.8)

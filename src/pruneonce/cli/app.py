@@ -6,6 +6,7 @@ subject; heavy libraries are imported inside the command that needs them, so tha
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated, Any
@@ -97,6 +98,12 @@ def main() -> None:
             raise
         print(f"error: {plain(error)}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
+    except (OSError, UnicodeEncodeError) as error:
+        told = _told(error)
+        if told is None or os.environ.get("PRUNEONCE_TRACEBACK"):
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        sys.exit(1)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRA_OF or os.environ.get("PRUNEONCE_TRACEBACK"):
@@ -104,6 +111,18 @@ def main() -> None:
         command = next((word for word in sys.argv[1:] if not word.startswith("-")), "pruneonce")
         print(f"error: {plain(command)} needs {package}: pip install 'pruneonce[{EXTRA_OF[package]}]'", file=sys.stderr)
         sys.exit(1)
+
+
+def _told(error: OSError | UnicodeEncodeError) -> str | None:
+    """The line for a name of the user's that the system or a record cannot take; None for anything else."""
+    if isinstance(error, UnicodeEncodeError):
+        half = error.object[error.start : error.end]
+        if "\udc80" <= half[:1] <= "\udcff":  # how Python holds bytes of a file name that are not UTF-8
+            return f"a name with the bytes {plain(half)} is not UTF-8, which records and models need: rename it"
+        return None
+    if error.errno != errno.ENAMETOOLONG:
+        return None
+    return f"{plain(error.filename)[:60]}…: {error.strerror}: give a shorter one"
 
 
 @app.callback(invoke_without_command=True)

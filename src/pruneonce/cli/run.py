@@ -20,9 +20,9 @@ def evaluate(
     model: Path,
     task: Annotated[str, typer.Option("--task", help="A GLUE task, squad, classification or regression.")],
     data: Annotated[str, typer.Option("--data", help="Examples: a file; default the task's split on the Hub.")] = "",
-    text: str = "",
-    text_pair: str = "",
-    label: str = "",
+    text: Annotated[str, typer.Option("--text", help="Column of the texts, in files of your own.")] = "",
+    text_pair: Annotated[str, typer.Option("--text-pair", help="Column of each text's pair, if there are pairs.")] = "",
+    label: Annotated[str, typer.Option("--label", help="Column of the labels.")] = "",
     max_tokens: Annotated[
         int | None,
         typer.Option(

@@ -78,8 +78,10 @@ def _print_study_plan(plan: Plan, as_json: bool) -> None:
     from pruneonce.study.cost import plan_costs
 
     note = others_note()
-    with progress_bar("probes"):
-        costs = plan_costs(plan)
+    wait = f"{len(plan.cells)} cells of {len(plan.nodes)} runs; timing a few steps of each kind of run here…"
+    print(wait, file=sys.stderr, flush=True)
+    with progress_bar("estimates") as advance:
+        costs = plan_costs(plan, advance)
     cells = [
         {
             **{key: value for key, value in vars(cell).items() if key != "chain"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,7 +65,11 @@ def doctor(
 
     note = others_note()
     answer: dict[str, Any] = {"machine": asdict(describe_machine())}
+    if not as_json:
+        _print_machine(answer["machine"])
     if recipe is not None:
+        # Of a large model that takes minutes, and memory that the user should know of now.
+        print(f"timing a few steps of {recipe.stem} here, before the hours can be told…", file=sys.stderr, flush=True)
         from pruneonce.cost.estimate import estimate
         from pruneonce.recipe import load_recipes, stage_of
 
@@ -73,7 +78,8 @@ def doctor(
     if as_json:
         print_json(answer)
     else:
-        _print_doctor(answer)
+        if cost := answer.get("recipe"):
+            _print_cost(cost)
         if note:
             print(note)
 
@@ -125,8 +131,8 @@ def _print_pruning_plan(path: Path, overrides: list[str]) -> None:
     terminal().print(table)
 
 
-def _print_doctor(answer: dict[str, Any]) -> None:
-    machine, console = answer["machine"], terminal()
+def _print_machine(machine: dict[str, Any]) -> None:
+    console = terminal()
     console.print(f"{machine['processor']}, {machine['cores']} cores, {' '.join(machine['isa']) or 'no AVX2'}")
     console.print(f"fp32 matrix product: {machine['matmul_gflops']:.0f} GFLOP/s on all cores")
     console.print(
@@ -134,15 +140,16 @@ def _print_doctor(answer: dict[str, Any]) -> None:
     )
     console.print(f"accelerators: {', '.join(machine['accelerators']) or 'none'}")
     console.print(", ".join(f"{name} {version}" for name, version in machine["versions"].items()))
-    if cost := answer.get("recipe"):
-        console.print(f"\n{cost['steps']:,} steps of up to {cost['tokens_per_step']:,} tokens, from {cost['probe']}:")
-        console.print(f"  {cost['seconds_per_step']:.2f} s per step ({1 / cost['seconds_per_step']:.3g} steps/s)")
-        times = f" for each of {cost['runs']} seeds" if cost["runs"] > 1 else ""
-        training, scoring = (_duration(cost[key]) for key in ("hours", "evaluation_hours"))
-        console.print(f"  {training} of training and {scoring} of scoring on the processor of this machine{times}")
-        console.print(
-            f"  {cost['memory_bytes'] / 2**30:.1f} GiB of memory, {cost['disk_bytes'] / 2**30:.1f} GiB of disk"
-        )
+
+
+def _print_cost(cost: dict[str, Any]) -> None:
+    console = terminal()
+    console.print(f"\n{cost['steps']:,} steps of up to {cost['tokens_per_step']:,} tokens, from {cost['probe']}:")
+    console.print(f"  {cost['seconds_per_step']:.2f} s per step ({1 / cost['seconds_per_step']:.3g} steps/s)")
+    times = f" for each of {cost['runs']} seeds" if cost["runs"] > 1 else ""
+    training, scoring = (_duration(cost[key]) for key in ("hours", "evaluation_hours"))
+    console.print(f"  {training} of training and {scoring} of scoring on the processor of this machine{times}")
+    console.print(f"  {cost['memory_bytes'] / 2**30:.1f} GiB of memory, {cost['disk_bytes'] / 2**30:.1f} GiB of disk")
 
 
 def _duration(hours: float) -> str:

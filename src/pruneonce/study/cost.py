@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pruneonce.cost.estimate import UNBUILT_CORPUS_TOKENS, Estimate, estimate
 from pruneonce.formats.record import read_provenance
+from pruneonce.progress import Advance, no_progress
 from pruneonce.study.plan import Node, Plan
 
 
@@ -20,11 +21,13 @@ class Cost:
     done: bool  # its folder is finished
 
 
-def plan_costs(plan: Plan) -> dict[str, Cost]:
+def plan_costs(plan: Plan, on_progress: Advance | None = None) -> dict[str, Cost]:
     """Run -> cost. Runs that differ in steps, seeds or rates alone share a probe, which is scaled by the steps."""
     probes: dict[tuple[object, ...], Estimate] = {}
     costs = {}
-    for node in plan.nodes.values():
+    advance = on_progress or no_progress
+    for number, node in enumerate(plan.nodes.values()):
+        advance(number, len(plan.nodes), "runs")
         done = read_provenance(plan.out / node.name) is not None
         training = node.recipe.training
         if training is None:

@@ -12,6 +12,9 @@ from pruneonce.bench.speed_limits import SpeedLimits
 from pruneonce.errors import UsageError
 from pruneonce.files import read_json
 
+# Of our packed files, by engine: fp32 beside engines in fp32, so that outputs can be compared; int8 beside int8.
+EMBEDDINGS = {"pruneonce": "fp32", "pruneonce-int8": "int8"}
+
 FORMAT = 1
 BASELINE, INT8_BASELINE = "pruneonce", "pruneonce-int8"
 

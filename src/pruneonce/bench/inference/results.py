@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
-from pruneonce.bench.inference.record import BASELINE, INT8_BASELINE, BenchRecord, Case
+from pruneonce.bench.inference.record import BASELINE, EMBEDDINGS, INT8_BASELINE, BenchRecord, Case
 from pruneonce.bench.measure import paired_ratio
+from pruneonce.convert.to_packed import DEFAULT_EMBEDDINGS
 
 HEADER = """# Results
 Every engine got the same inputs on the same threads in one run, called in turn (A B C A B C …). Ratios are those of
@@ -80,7 +81,10 @@ def summary(record: BenchRecord) -> list[str]:
     machine, model = record.machine, record.model
     versions = ", ".join(f"{name} {version}" for name, version in record.engines.items())
     others = ", ".join(f"{name} {record.versions[name]}" for name in ("python", "numpy", "transformers"))
-    files = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in record.file_bytes.items())
+    files = ", ".join(
+        f"{name} {size / 1e6:.1f} MB with {EMBEDDINGS.get(name, 'other')} embeddings"
+        for name, size in record.file_bytes.items()
+    )
     return [
         f"{model.name}: {model.prunable:,} prunable weights, {model.sparsity:.2%} zeros",
         f"{machine.processor}, {' '.join(machine.isa)}, {machine.cores} cores, "
@@ -89,7 +93,7 @@ def summary(record: BenchRecord) -> list[str]:
         f"{record.date}, load average {machine.load_average:.2f} before, {record.rounds} rounds, "
         f"{record.settle} untimed calls before each timed one, {record.inputs}",
         f"{versions}; {others}",
-        *([f"packed file: {files}"] if files else []),
+        *([f"packed file: {files} (export writes {DEFAULT_EMBEDDINGS})"] if files else []),
     ]
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from pruneonce import __version__, _native
 from pruneonce.bench.inference.cases import Batch
+from pruneonce.bench.inference.record import EMBEDDINGS
 from pruneonce.bench.inference.subject import Subject
 from pruneonce.bench.measure import Call, timed
 from pruneonce.bench.worker import Worker
@@ -91,7 +92,7 @@ class Ours:
 
         self.name = name
         file = work / f"{name}.pruneonce"
-        export_packed(subject.folder, file, embeddings="int8" if name == OURS_INT8 else "fp32")
+        export_packed(subject.folder, file, embeddings=EMBEDDINGS[name])
         self.file_bytes = file.stat().st_size
         self._model = load_model(file)
         self.version = f"{__version__} ({self._model.isa})"
