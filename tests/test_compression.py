@@ -31,6 +31,7 @@ from pruneonce.formats.record import read_provenance
 from pruneonce.recipe import TaskData, parse_recipe
 from pruneonce.run.model import load_model
 from pruneonce.run.pipelines import pipeline
+from pruneonce.study.plan import _makes_zeros
 from pruneonce.tasks.metrics import pearson, spearman
 
 STEPS = 12
@@ -795,3 +796,61 @@ def test_a_head_whose_speed_cannot_be_measured_costs_no_report(tiny_bert, texts,
     (warning,) = [each for each in report.warnings if "speed was not measured" in each]
     assert "BertForPreTraining" in warning
     assert load_model(tmp_path / "out" / "model.pruneonce").task == "fill-mask"
+
+
+# --------------------------------------------------------------------------------------------------------------- costs
+
+
+def test_the_doctor_says_what_a_recipe_would_cost(pruneonce, models, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("pruneonce.cost.doctor.PROBE_SECONDS", 0.001)
+    file = tmp_path / "recipe.toml"
+    file.write_text(
+        f'stage = "compress"\nmodel = "{models("bert")}"\ncorpus = "{corpus}"\n'
+        "training = { steps = 100, batch_size = 8, learning_rate = 1e-3 }\n"
+        "matching = { lengths = [16, 32], late_lengths = [64] }\n"
+    )
+    code, printed, _ = pruneonce("doctor", file, "--json")
+    assert code == 0
+    cost = json.loads(printed)["recipe"]
+    assert (cost["steps"], cost["tokens_per_step"], cost["runs"]) == (100, 8 * 16, 1)
+    assert cost["hours"] > 0
+    assert pruneonce("doctor", file)[0] == 0
+
+
+def test_a_study_may_compress_and_its_dry_run_says_what_it_costs(pruneonce, models, corpus, reviews, tmp_path):
+    file = tmp_path / "study.toml"
+    file.write_text(
+        f"""
+        model = "{models("bert")}"
+        seeds = [1]
+        sparsities = [0.8, 0.9]
+        reference = "dense"
+        corpus.folder = "{corpus}"
+        [stages]
+        finetune = {{ stage = "finetune", training = {{ steps = 4, batch_size = 4, learning_rate = 1e-3 }} }}
+        [stages.compress]
+        stage = "compress"
+        training = {{ steps = 4, batch_size = 8, learning_rate = 1e-3 }}
+        pruning = {{ criterion = "sensitivity", allocation = "global", pooler = false }}
+        matching = {{ lengths = [16], late_lengths = [32] }}
+        [tasks.reviews.task]
+        name = "classification"
+        train = "{reviews}"
+        validation = "{reviews}"
+        max_tokens = 32
+        [methods.dense]
+        stages = ["finetune"]
+        [methods.matched]
+        stages = ["compress", "finetune"]
+        """
+    )
+    code, printed, told = pruneonce("study", file, "--dry-run", "--out", tmp_path / "out")
+    assert code == 0, told
+    assert "compress-80" in printed
+    assert "compress-90" in printed
+    assert not list((tmp_path / "out").glob("compress*"))
+
+
+def test_a_stage_that_always_prunes_gets_the_studys_sparsities_without_saying_so():
+    assert _makes_zeros({"stage": "compress"})
+    assert not _makes_zeros({"stage": "finetune"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pruneonce.convert.inspect_folder import inspect_folder
@@ -71,6 +71,9 @@ def estimate(
     training = recipe.training
     if training is None:
         raise UsageError("nothing to estimate: the recipe trains nothing")
+    if isinstance(recipe, CompressRecipe):
+        recipe = _of_typical_windows(recipe)
+        training = recipe.training
     examples, tokens = _data_size(recipe, unbuilt_corpus_tokens)
     steps = training.total_steps(examples)
     locked = _locked_sparsity(recipe, sparsity)
@@ -88,6 +91,10 @@ def estimate(
     )
     taught = examples if stored else trained_on
     seconds += taught * found.seconds_per_taught_example / steps
+    # Held out text is answered by the original as well.
+    seconds_per_answer = found.seconds_per_answer
+    if isinstance(recipe, CompressRecipe):
+        seconds_per_answer += found.seconds_per_taught_example
     latent = found.masked_parameters if pruning is not None else 0
     how = f"{1e3 * found.seconds_per_example:.0f} ms for an example of {tokens} tokens"
     return Estimate(
@@ -95,11 +102,33 @@ def estimate(
         tokens_per_step=tokens * training.batch_size,
         seconds_per_step=seconds,
         hours=steps * seconds / 3600,
-        evaluation_hours=_validation_examples(recipe) * found.seconds_per_answer / 3600,
+        evaluation_hours=_validation_examples(recipe) * seconds_per_answer / 3600,
         memory_bytes=found.memory_bytes,
         disk_bytes=4 * found.parameters
         + CHECKPOINTS_KEPT * (4 * found.parameters + 8 * found.trained_parameters + 4 * latent),
         probe=how if locked is None else f"{how}, {locked:.0%} of the weights locked at 0",
+    )
+
+
+def _of_typical_windows(recipe: CompressRecipe) -> CompressRecipe:
+    """All its windows of about the mean length, and as many in a batch as make the same tokens."""
+    matching, training = recipe.matching, recipe.training
+    shortest = min(matching.lengths)
+    early, late = (sum(lengths) / len(lengths) for lengths in (matching.lengths, matching.late_lengths))
+    mean = (1 - matching.late_share) * early + matching.late_share * late
+    times = min(
+        (each for each in range(1, training.batch_size + 1) if training.batch_size % each == 0),
+        # Not longer than any window: the model might not take it.
+        key=lambda each: (
+            each * shortest > max(*matching.lengths, *matching.late_lengths),
+            abs(each * shortest - mean),
+        ),
+    )
+    micro = training.micro_batch_size and max(1, training.micro_batch_size // times)
+    return replace(
+        recipe,
+        training=replace(training, batch_size=training.batch_size // times, micro_batch_size=micro),
+        matching=replace(matching, lengths=(times * shortest,)),
     )
 
 
@@ -145,7 +174,11 @@ def _locked_sparsity(recipe: Recipe, known: float | None) -> float | None:
 def _data_size(recipe: Recipe, unbuilt_corpus_tokens: int) -> tuple[int, int]:
     """(training examples, tokens per example)."""
     if isinstance(recipe, CompressRecipe):
-        return 0, min(recipe.matching.lengths)  # a place of a batch
+        (tokens,) = recipe.matching.lengths
+        try:
+            return int(Corpus(recipe.corpus, "train").lengths.sum()) // tokens, tokens
+        except PruneonceError:
+            return 0, tokens
     if isinstance(recipe, (TeacherRecipe, PruneRecipe)):
         try:
             corpus = Corpus(recipe.corpus, "train")

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from pruneonce.models import family_of, known_shape
 from pruneonce.models.hub import config_for, load_config, random_hub_model
-from pruneonce.recipe import Distillation, FinetuneRecipe, QuantizeRecipe, Recipe, TeacherRecipe
+from pruneonce.recipe import CompressRecipe, Distillation, FinetuneRecipe, QuantizeRecipe, Recipe, TeacherRecipe
 from pruneonce.sparsity.cpu_training import CpuTraining, as_served
 from pruneonce.sparsity.layers import Masked, Sparse, WorkingLinear
+from pruneonce.sparsity.native_attention import NativeAttention
 from pruneonce.sparsity.pruner import Pruner
 from pruneonce.sparsity.quantizer import quantize_layers
 from pruneonce.sparsity.schedules import PruningSchedule
@@ -58,14 +59,15 @@ def probe(recipe: Recipe, tokens: int, locked: float | None = None, pruned: floa
     """
     assert recipe.training is not None
     autocast = autocast_of(recipe.training)
-    distillation = getattr(recipe, "distillation", None)
-    logits = 1 if isinstance(recipe, TASK_RECIPES) else _logits_per_example(distillation, tokens)
+    distilled = is_distilled(recipe)
+    logits = 1 if isinstance(recipe, TASK_RECIPES) else _logits_per_example(recipe, tokens)
     many = max(PROBE_EXAMPLES, PROBE_TOKENS // tokens)
     model = _random_model(recipe)
     set_dropout(model.model, recipe.training.dropout)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     inputs = _random_inputs(model, many, tokens, logits)
-    taught = _time_answers(model, inputs, autocast) / many if distillation is not None else 0.0  # dense as yet
+    with _native_attention(recipe, model):
+        taught = _time_answers(model, inputs, autocast) / many if distilled else 0.0  # dense as yet
     with _as_trained(recipe, model, locked, pruned):
         model.train()
         one = _time_steps(model, _random_inputs(model, 1, tokens, logits), autocast)
@@ -87,15 +89,23 @@ def probe(recipe: Recipe, tokens: int, locked: float | None = None, pruned: floa
         seconds_per_taught_example=taught,
         seconds_per_answer=answers,
         seconds_per_update=_adam_seconds_per_parameter() * trained,
-        memory_bytes=memory + (4 * parameters if distillation is not None else 0),
+        memory_bytes=memory + (4 * parameters if distilled else 0),
         parameters=parameters,
         trained_parameters=trained,
         masked_parameters=masked,
     )
 
 
-def _logits_per_example(distillation: Distillation | None, tokens: int) -> int:
+def is_distilled(recipe: Recipe) -> bool:
+    """Whether a teacher answers too: a named one, or the model's own original."""
+    return isinstance(recipe, CompressRecipe) or getattr(recipe, "distillation", None) is not None
+
+
+def _logits_per_example(recipe: Recipe, tokens: int) -> int:
     """Tokens of an example that pre-training computes a vocabulary's logits of."""
+    distillation: Distillation | None = getattr(recipe, "distillation", None)
+    if isinstance(recipe, CompressRecipe):
+        return 0
     if distillation is not None and distillation.hidden_alone:
         return 0
     share = MLM_SHARE if distillation is None else max(MLM_SHARE, distillation.kd_tokens)
@@ -128,7 +138,8 @@ def _as_trained(recipe: Recipe, model: LanguageModel, locked: float | None, prun
         return
     assert recipe.training is not None
     linears = {name: module for name, module in model.model.named_modules() if isinstance(module, nn.Linear)}
-    names = model.family.prunable_linears(linears)
+    pruning = getattr(recipe, "pruning", None)
+    names = model.family.prunable_linears(linears, pooler=pruning is None or pruning.pooler)
     if locked is not None:
         with torch.no_grad():
             for name in names:
@@ -141,12 +152,25 @@ def _as_trained(recipe: Recipe, model: LanguageModel, locked: float | None, prun
             training = recipe.training
             settings.enter_context(CpuTraining(model.model, pruner, training.kernel, autocast_of(training)))
             pruner.update(0)
+        settings.enter_context(_native_attention(recipe, model))
         if quantizer is not None:
             quantizer.update(quantizer.begin_step)
         yield
     if quantizer is not None:
         quantizer.bake()
     pruner.bake()
+
+
+@contextlib.contextmanager
+def _native_attention(recipe: Recipe, model: LanguageModel) -> Iterator[None]:
+    """Within it attention is by our kernels if the recipe's is from the first step on."""
+    attention = NativeAttention(model.model)
+    if isinstance(recipe, CompressRecipe):
+        attention.switch(True)
+    try:
+        yield
+    finally:
+        attention.switch(False)
 
 
 def _random_inputs(model: LanguageModel, examples: int, tokens: int, logits: int) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pruneonce.cost.estimate import UNBUILT_CORPUS_TOKENS, Estimate, estimate
+from pruneonce.cost.probe import is_distilled
 from pruneonce.formats.record import read_provenance
 from pruneonce.progress import Advance, no_progress
 from pruneonce.study.plan import Node, Plan
@@ -34,9 +35,11 @@ def plan_costs(plan: Plan, on_progress: Advance | None = None) -> dict[str, Cost
             costs[node.name] = Cost(0, 0, 0.0, done)
             continue
         recipe, sparsity = node.recipe, _locked_sparsity(plan, node)
-        distilled, pruning = getattr(recipe, "distillation", None) is not None, getattr(recipe, "pruning", None)
+        distilled = is_distilled(recipe)
+        # As text: what they hold may have no hash.
+        sections = [repr(getattr(recipe, name, None)) for name in ("pruning", "matching")]
         batch = (training.batch_size, training.micro_batch_size, training.precision, training.dropout)
-        key = (node.stage, node.task, batch, distilled, pruning, sparsity, training.kernel)
+        key = (node.stage, node.task, batch, distilled, *sections, sparsity, training.kernel)
         if key not in probes:
             probes[key] = _probe(plan, node, sparsity)
         probe = probes[key]

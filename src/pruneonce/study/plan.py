@@ -109,7 +109,7 @@ def _prunes(study: Study, method: Method) -> bool:
 
 
 def _makes_zeros(recipe: Partial) -> bool:
-    return recipe["stage"] == "prune" or recipe.get("pruning", False) is not False
+    return recipe["stage"] in ("prune", "compress") or recipe.get("pruning", False) is not False
 
 
 def _partial(study: Study, method: Method, stage: str, task: str | None) -> dict[str, Any]:
