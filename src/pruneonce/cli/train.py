@@ -68,11 +68,11 @@ def doctor(
     if not as_json:
         _print_machine(answer["machine"])
     if recipe is not None:
-        # Of a large model that takes minutes, and memory that the user should know of now.
-        print(f"timing a few steps of {recipe.stem} here, before the hours can be told…", file=sys.stderr, flush=True)
         from pruneonce.cost.estimate import estimate
         from pruneonce.recipe import load_recipes, stage_of
 
+        # Of a large model that takes minutes, and memory that the user should know of now.
+        print(f"timing a few steps of {recipe.stem} here, before the hours can be told…", file=sys.stderr, flush=True)
         recipes = load_recipes(recipe, stage_of(recipe), overrides or [])
         answer["recipe"] = {**asdict(estimate(recipes[0])), "runs": len(recipes)}
     if as_json:

@@ -29,7 +29,12 @@ MODULES = "modules.json"
 SETTINGS = "config_sentence_transformers.json"
 POOLING_FOLDER = "1_Pooling"
 # Of the Transformer module; older releases named it after the family.
-TRANSFORMER_FILES = tuple(f"sentence_{name}_config.json" for name in ("bert", "distilbert", "roberta", "xlm-roberta"))
+TRANSFORMER_FILES = (
+    "sentence_bert_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_xlm-roberta_config.json",
+)
 MODULE_FILES = ("config.json", "model.safetensors")
 NOTHING_TO_COMPUTE = ("Dropout",)  # in training alone
 
