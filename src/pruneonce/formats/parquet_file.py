@@ -12,7 +12,7 @@ from typing import Any
 from pruneonce.errors import PruneonceError
 
 ROWS_AT_ONCE = 256  # at most; documents may be whole books
-BYTES_AT_ONCE = 256 << 20  # of decoded rows: one text of a dictionary may be that of every row
+BYTES_AT_ONCE = 64 << 20  # of decoded rows: one text of a dictionary may be that of every row
 LARGE_BYTES, SUSPICIOUS_RATIO = 1 << 30, 100  # text is compressed five times, hardly ever a hundred
 
 
