@@ -1,5 +1,6 @@
-"""What a model family is, one file for each: `bert`, `distilbert`. In: a config's model type; out: a `Family`.
+"""What a model family is, one file for each. In: a config's model type; out: a `Family`.
 
+`bert`, `distilbert`, `modernbert`, `nomic_bert`: the families.
 `plan`: what an encoder computes; `family`: the record; `tokenizer`: a folder's text rules; `hub`: transformers' models,
 configs and tokenizers, loaded in one place. A new family is a file here and its name in FAMILIES.
 """
@@ -12,8 +13,10 @@ from pruneonce.errors import UsageError
 from pruneonce.models.bert import BERT
 from pruneonce.models.distilbert import DISTILBERT
 from pruneonce.models.family import Family, Shape
+from pruneonce.models.modernbert import MODERNBERT
+from pruneonce.models.nomic_bert import NOMIC_BERT
 
-FAMILIES = {family.model_type: family for family in (BERT, DISTILBERT)}
+FAMILIES = {family.model_type: family for family in (BERT, DISTILBERT, MODERNBERT, NOMIC_BERT)}
 
 __all__ = ["FAMILIES", "Family", "family_of", "known_shape"]
 
