@@ -28,7 +28,7 @@ from transformers import (
 import pruneonce
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.errors import UsageError
-from pruneonce.models import FAMILIES, family_of, known_shape
+from pruneonce.models import FAMILIES, NOT_COMPUTED, family_of, known_shape
 from pruneonce.models.bert import BERT
 from pruneonce.models.distilbert import DISTILBERT
 from pruneonce.models.family import ATTENTION_ROLES, MaskedLMHead, SequenceHead
@@ -198,6 +198,15 @@ def test_every_choice_of_a_plan_is_computed_or_refused():
 def test_unknown_family_names_the_nearest():
     with pytest.raises(UsageError, match="Did you mean 'distilbert'"):
         family_of("distillbert")
+
+
+@pytest.mark.parametrize("model_type", NOT_COMPUTED)
+def test_a_family_that_is_known_but_not_computed_says_why(model_type):
+    with pytest.raises(UsageError) as caught:
+        family_of(model_type)
+    assert f"'{model_type}' is not supported: {NOT_COMPUTED[model_type]}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert model_type not in FAMILIES
 
 
 @pytest.mark.parametrize("model_type", [None, ["bert"], 3, "x" * 10_000, "a\x1b[2Jb"])

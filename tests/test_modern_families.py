@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -498,3 +500,34 @@ def test_gates_without_as_many_beside_them_are_refused(pack, tmp_path):
     write_packed(tmp_path / "m.pruneonce", packed)
     with pytest.raises(PruneonceError, match="139 rows are not gates and as many"):
         load_model(tmp_path / "m.pruneonce")
+
+
+# --------------------------------------------------------------------------------------------------------- long texts
+
+
+def test_a_long_text_takes_memory_by_its_tokens_and_not_by_their_square(pack):
+    """Scores of all pairs of 20,000 tokens would be 1.6 GB for each head."""
+    tokens = 20_000
+    sizes = {"hidden_size": 16, "num_attention_heads": 1, "intermediate_size": 16, "num_hidden_layers": 2}
+    file = pack(make_model("ModernBert", "Model", max_position_embeddings=tokens, **sizes))
+    code = (
+        "import resource, sys, numpy as np; from pruneonce.run.model import load_model; m = load_model(sys.argv[1]); "
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024; before = peak(); "
+        "states, = m([np.zeros(int(sys.argv[2]), np.int64)]); assert np.isfinite(states).all(); print(peak() - before)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(file), str(tokens)], check=True, capture_output=True, text=True
+    )
+    assert float(result.stdout) < 200  # MB
+
+
+def test_the_work_of_a_model_with_windows_is_counted_by_what_tokens_see(pack):
+    from pruneonce.bench.inference.subject import read_subject
+
+    subject = read_subject(pack(make_model("ModernBert", "ForSequenceClassification")).parent)
+    for tokens in (1, 5, 7, 8, 12, 13, 14, 100):
+        place = np.arange(tokens)
+        seen = int((np.abs(place[:, None] - place) <= WINDOW).sum())
+        pairs = 2 * tokens**2 + 2 * seen  # two layers of each kind
+        weights = subject.nonzeros_per_token * tokens + subject.nonzeros_per_sequence
+        assert subject.useful_flops([tokens]) == 2 * (weights + 2 * 48 * pairs)

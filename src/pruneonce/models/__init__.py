@@ -21,10 +21,28 @@ FAMILIES = {family.model_type: family for family in (BERT, DISTILBERT, MODERNBER
 __all__ = ["FAMILIES", "Family", "family_of", "known_shape"]
 
 
+# Encoders that people ask for, and what in them is not computed.
+NOT_COMPUTED = {
+    "deberta": "its attention scores words against distances (disentangled attention)",
+    "deberta-v2": "its attention scores words against distances (disentangled attention)",
+    "new": "its code is not in transformers, and code that comes with a model is never run",
+    "xlnet": "it is no encoder: tokens see each other in drawn orders",
+    "albert": "its layers share their weights, and a packed file has a matrix once per layer",
+    "modernbert-decoder": "it is a decoder",
+    "gemma3_text": "it is built of decoder blocks",
+    "qwen3": "it is built of decoder blocks",
+}
+
+
 def family_of(model_type: object) -> Family:
-    """The family of a config's `model_type`; UsageError, which names the nearest, for one that we do not know."""
+    """The family of a config's `model_type`; UsageError for one that we do not know: why not, or the nearest."""
     if isinstance(model_type, str) and model_type in FAMILIES:
         return FAMILIES[model_type]
+    if isinstance(model_type, str) and model_type in NOT_COMPUTED:
+        known = ", ".join(sorted(FAMILIES))
+        raise UsageError(
+            f"model type '{model_type}' is not supported: {NOT_COMPUTED[model_type]}; one of {known} is expected"
+        )
     shown = str(model_type)[:40]
     near = difflib.get_close_matches(shown, FAMILIES, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
