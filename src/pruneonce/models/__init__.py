@@ -1,4 +1,4 @@
-"""What a model family is, one file for each: `bert`, `distilbert`. In: a config's model type; out: a `Family`.
+"""What a model family is, one file for each, as `bert` and `roberta`. In: a config's model type; out: a `Family`.
 
 `plan`: what an encoder computes; `family`: the record; `tokenizer`: a folder's text rules; `hub`: transformers' models,
 configs and tokenizers, loaded in one place. A new family is a file here and its name in FAMILIES.
@@ -7,15 +7,19 @@ configs and tokenizers, loaded in one place. A new family is a file here and its
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
+from typing import Any
 
 from pruneonce.errors import UsageError
 from pruneonce.models.bert import BERT
 from pruneonce.models.distilbert import DISTILBERT
 from pruneonce.models.family import Family, Shape
+from pruneonce.models.plan import EncoderPlan
+from pruneonce.models.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 
-FAMILIES = {family.model_type: family for family in (BERT, DISTILBERT)}
+FAMILIES = {family.model_type: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT)}
 
-__all__ = ["FAMILIES", "Family", "family_of", "known_shape"]
+__all__ = ["FAMILIES", "Family", "encoder_plan_of", "family_of", "known_shape"]
 
 
 def family_of(model_type: object) -> Family:
@@ -26,6 +30,14 @@ def family_of(model_type: object) -> Family:
     near = difflib.get_close_matches(shown, FAMILIES, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     raise UsageError(f"model type {shown!a} is not supported: expected one of {', '.join(sorted(FAMILIES))}.{hint}")
+
+
+def encoder_plan_of(config: Mapping[str, Any], where: object) -> EncoderPlan:
+    """What the encoder of a config computes; UsageError, which begins with `where`, for one that we do not know."""
+    try:
+        return family_of(config.get("model_type")).encoder_plan(config)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from error
 
 
 def known_shape(name: str) -> tuple[Family, Shape] | None:

@@ -114,7 +114,7 @@ def _masked_lm(tensors: Tensors) -> MaskedWords:
     decoder = tensors.get(own if tensors.has(own) else tied, (None, plan.hidden_size))
     bias = next((name for name in head.biases if tensors.has(name)), head.biases[0])
     words = Linear(tensors.weight([decoder]), tensors.vector(bias, decoder.shape[0]))
-    return MaskedWords(dense, plan.nonlinearity, norm, words)
+    return MaskedWords(dense, head.nonlinearity or plan.nonlinearity, norm, words)
 
 
 def _apply(linear: Linear, x: Activations, space: Workspace, purpose: str, nonlinearity: str = "none") -> Activations:
