@@ -23,7 +23,15 @@ from pruneonce.models.tokenizer import load_tokenizer
 WEIGHTS_FILE = "model.safetensors"
 STAGING = ".saving-"  # what a folder in which a model is being saved begins with
 INDEX_FILE = "model.safetensors.index.json"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+)
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class Transform:
 
 @dataclass(frozen=True)
 class MaskedLMHead:
-    """Words in place of masks: decoder · norm(nonlinearity(dense x)) + bias, the nonlinearity that of the encoder."""
+    """Words in place of masks: decoder · norm(nonlinearity(dense x)) + bias."""
 
     dense: str
     norm: str
@@ -116,6 +116,7 @@ class MaskedLMHead:
     biases: tuple[str, ...]  # tensors, the first that is there holds; of the same parameter
     norm_epsilon: float | None  # None: that of the encoder
     modules: tuple[str, ...]  # what computes the head in transformers' model, called one after another
+    nonlinearity: str | None = None  # of models.plan.NONLINEARITIES' values; None: that of the encoder
 
     def has(self, tensor: str) -> bool:
         """Whether a tensor is part of this head."""

@@ -16,7 +16,8 @@ from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import check_safetensors_length, read_json, require_plain_name
 from pruneonce.models import Family, family_of
 
-VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")  # either will do, for every family
+# Any will do: ours, WordPiece's, byte-level BPE's, Unigram's.
+VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
 
 
 def load_config(path: str | Path) -> Any:

@@ -72,6 +72,14 @@ def number(config: Mapping[str, Any], key: str, default: int | None = None) -> i
     return value
 
 
+def row_number(config: Mapping[str, Any], key: str, default: int) -> int:
+    """A number of a table's row in a config; ValueError unless it is a whole number of 0 to below 2^20."""
+    value = default if config.get(key) is None else config[key]
+    if type(value) is not int or not 0 <= value < 2**20:
+        raise ValueError(f"config.json: {key} is {str(value)[:40]!a}, the number of a row is expected")
+    return value
+
+
 def small_number(config: Mapping[str, Any], key: str, default: float) -> float:
     """An epsilon in a config; ValueError unless it is a number from 0 to below 1."""
     value = config.get(key, default)

@@ -224,7 +224,7 @@ class Model:
         return end
 
     def _checked_like(self, ids: list[Array], token_types: Sequence[Array] | None) -> list[Array]:
-        if token_types is None or self.encoder.embeddings.types is None:
+        if token_types is None or self.encoder.embeddings.types is None or not self.family.token_types:
             return [np.zeros(len(sequence), np.int64) for sequence in ids]
         kinds = len(self.encoder.embeddings.types)
         types = [self._checked(sequence, kinds, "token types", i) for i, sequence in enumerate(token_types)]

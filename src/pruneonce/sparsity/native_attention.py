@@ -28,17 +28,19 @@ HEAD_SIZE_MULTIPLE = 16  # of the kernels
 class NativeAttention:
     """Lets a transformers model attend by our kernels, and as it did before; its folder will not show it.
 
-    A decoder stays as it is: every token of ours sees all of its sequence.
+    A decoder stays as it is: every token of ours sees all of its sequence. So does a family whose attention is code of
+    its own in transformers, with more in it than ours has.
     """
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self._can = model._can_set_attn_implementation() and not getattr(model.config, "is_decoder", False)
         self._before: str | None = None  # the implementation to go back to; None: it is in use
 
     def switch(self, native: bool) -> None:
         """By our kernels, or as before."""
         now = self._model.config._attn_implementation
-        if native and now != NAME and not getattr(self._model.config, "is_decoder", False):
+        if native and now != NAME and self._can:
             self._before = now
             self._model.set_attn_implementation(NAME)
         elif not native and self._before is not None:
