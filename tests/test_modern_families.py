@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from pruneonce import _native
 from pruneonce.convert.inspect_folder import inspect_folder
 from pruneonce.convert.to_packed import export_packed
-from pruneonce.errors import PruneonceError
+from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.formats.model_folder import read_matrices
 from pruneonce.formats.packed_file import read_packed
 from pruneonce.models import family_of
@@ -531,3 +531,15 @@ def test_the_work_of_a_model_with_windows_is_counted_by_what_tokens_see(pack):
         pairs = 2 * tokens**2 + 2 * seen  # two layers of each kind
         weights = subject.nonzeros_per_token * tokens + subject.nonzeros_per_sequence
         assert subject.useful_flops([tokens]) == 2 * (weights + 2 * 48 * pairs)
+
+
+def test_a_config_that_is_not_computed_is_refused_before_a_file_is_written(pack, tmp_path):
+    folder = pack(make_model("ModernBert", "Model")).parent
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"]["full_attention"]["rope_type"] = "yarn"
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match=r"config.json: rotary positions of type 'yarn' are not computed"):
+        export_packed(tmp_path, tmp_path / "new.pruneonce")
+    assert not (tmp_path / "new.pruneonce").exists()
