@@ -424,6 +424,22 @@ def test_a_published_config_is_the_plan_of_transformers_defaults():
     assert NOMIC_BERT.encoder_plan(PUBLISHED | {"rotary_scaling_factor": 2}).max_tokens == 2048
 
 
+def test_a_published_folder_runs_as_it_is(pack, tmp_path):
+    """Config and names of tensors as the models' own code wrote them."""
+    model = make_model("NomicBert", "Model", rope_parameters={"rope_type": "default", "rope_theta": 77.0})
+    folder = pack(model).parent
+    sizes = {"n_embd": 48, "n_head": 3, "n_inner": 70, "n_layer": 4, "n_positions": 256, "rotary_emb_base": 77}
+    for name in ("model.safetensors", "tokenizer.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED | sizes | {"vocab_size": VOCABULARY}))
+    export_packed(tmp_path, tmp_path / "m.pruneonce", embeddings="fp32")
+    engine = load_model(tmp_path / "m.pruneonce")
+    assert engine.max_tokens == 256
+    ids, types = random_batch()
+    for sequence, segments, output in zip(ids, types, engine(ids, types), strict=True):
+        np.testing.assert_allclose(output, torch_logits(model, sequence, segments), atol=1e-4)
+
+
 # ---------------------------------------------------------------------------------------------------------- bad input
 
 
