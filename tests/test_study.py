@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -113,6 +114,35 @@ def test_common_ancestors_are_made_once_and_a_second_run_makes_nothing(study):
     sparse = read_provenance(plan.out / next(cell for cell in plan.cells if cell.method == "once").chain[-1])
     assert sparse.masks == read_provenance(plan.out / plan.cells[2].chain[1]).masks
     assert read_study(index_file(plan)).runs.keys() == plan.nodes.keys()
+
+
+VECTORS = """
+[tasks.pairs]
+as_is = true
+task = { name = "embedding", validation = "pairs.jsonl", max_tokens = 32 }
+"""
+
+
+@pytest.mark.slow
+def test_a_task_that_takes_models_as_they_are_scores_what_came_before_its_stages(study, data):
+    rows = [{"text": f"a good film {n}", "text_pair": f"it was a good film {n}"} for n in range(12)]
+    (data / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plan = study(STUDY + VECTORS, ["seeds=[1]", "sparsities=[0.8]"])
+    chains = {cell.method: cell.chain for cell in plan.cells if cell.task == "pairs"}
+    assert [plan.nodes[name].stage for name in chains["dense"]] == ["teacher", "evaluate"]
+    assert [plan.nodes[name].stage for name in chains["once"]] == ["teacher", "prune", "evaluate"]
+    wanted = {name: node for name, node in plan.nodes.items() if name in {*chains["dense"], *chains["once"]}}
+    some = replace(plan, nodes=wanted)
+    result = run_study(some, silent)
+    assert not result.failures
+    for chain in chains.values():
+        record, folder = result.records[chain[-1]], plan.out / chain[-1]
+        assert list(record.metrics) == ["ndcg@10", "mrr@10", "accuracy@1", "recall@100"]
+        assert (folder / "predictions.json").is_file()
+        assert not list(folder.glob("*.safetensors")), "scores are not worth a copy of the model"
+    times = written(some)
+    run_study(some, silent)
+    assert written(some) == times
 
 
 @pytest.mark.slow

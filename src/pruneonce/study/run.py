@@ -54,7 +54,7 @@ def run_study(plan: Plan, open_bar: OpenBar, jobs: int = 1) -> StudyResult:
 
 def _run_all(plan: Plan, open_bar: OpenBar, jobs: int) -> StudyResult:
     write_study(plan, {})
-    if any(node.stage in ("teacher", "prune") for node in plan.nodes.values()):
+    if any(node.stage in ("teacher", "prune", "compress") for node in plan.nodes.values()):
         make_corpus(plan, open_bar)
     result = StudyResult()
     if jobs == 1:
