@@ -11,7 +11,9 @@ namespace pruneonce {
 
 // out[hidden, tokens] = softmax(Kᵀ Q / sqrt(head size)) applied to V, per sequence and head.
 // qkv: [3 · hidden, tokens]: queries, keys, values, each head after head. Sequence i is the tokens starts[i] up to
-// starts[i + 1]; starts rise from 0 to the number of tokens.
-void attention(const Activations& qkv, std::span<const std::int64_t> starts, std::size_t heads, const Activations& out);
+// starts[i + 1]; starts rise from 0 to the number of tokens. window: a token sees so many on either side, and itself;
+// 0: all of its sequence. A token's result has the same bits wherever its sequence lies.
+void attention(const Activations& qkv, std::span<const std::int64_t> starts, std::size_t heads, std::size_t window,
+               const Activations& out);
 
 }  // namespace pruneonce

@@ -13,7 +13,7 @@ import torch
 
 from pruneonce.cost.estimate import late_share
 from pruneonce.errors import UsageError
-from pruneonce.models import family_of
+from pruneonce.models import encoder_plan_of
 from pruneonce.models.hub import load_config
 from pruneonce.recipe import CompressRecipe, Matching, Pruning, parse_recipe
 from pruneonce.stages.compression import build_matching, open_texts
@@ -81,7 +81,7 @@ def recipe_for(
 
 def longest_text(config: Any) -> int:
     """Tokens that a model takes at most."""
-    return int(getattr(config, family_of(config.model_type).config.max_positions))
+    return encoder_plan_of(config.to_dict(), config.name_or_path).max_tokens
 
 
 def plan_for(recipe: CompressRecipe, budget_seconds: float, out: Path) -> Plan:

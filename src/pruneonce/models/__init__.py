@@ -1,4 +1,4 @@
-"""What a model family is, one file for each: `bert`, `distilbert`. In: a config's model type; out: a `Family`.
+"""What a model family is, one file for each, as `bert` and `roberta`. In: a config's model type; out: a `Family`.
 
 `plan`: what an encoder computes; `family`: the record; `tokenizer`: a folder's text rules; `hub`: transformers' models,
 configs and tokenizers, loaded in one place. A new family is a file here and its name in FAMILIES.
@@ -7,25 +7,58 @@ configs and tokenizers, loaded in one place. A new family is a file here and its
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
+from typing import Any
 
 from pruneonce.errors import UsageError
 from pruneonce.models.bert import BERT
 from pruneonce.models.distilbert import DISTILBERT
 from pruneonce.models.family import Family, Shape
+from pruneonce.models.modernbert import MODERNBERT
+from pruneonce.models.nomic_bert import NOMIC_BERT
+from pruneonce.models.plan import EncoderPlan
+from pruneonce.models.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 
-FAMILIES = {family.model_type: family for family in (BERT, DISTILBERT)}
+ALL = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MODERNBERT, NOMIC_BERT)
+FAMILIES = {family.model_type: family for family in ALL}
 
-__all__ = ["FAMILIES", "Family", "family_of", "known_shape"]
+__all__ = ["FAMILIES", "Family", "encoder_plan_of", "family_of", "known_shape"]
+
+
+# Encoders that people ask for, and what in them is not computed.
+NOT_COMPUTED = {
+    "deberta": "its attention scores words against distances (disentangled attention)",
+    "deberta-v2": "its attention scores words against distances (disentangled attention)",
+    "new": "its code is not in transformers, and code that comes with a model is never run",
+    "xlnet": "its attention scores words against distances",
+    "albert": "its layers share their weights, and a packed file has one matrix for each layer",
+    "modernbert-decoder": "it is a decoder",
+    "gemma3_text": "it is built of decoder blocks",
+    "qwen3": "it is built of decoder blocks",
+}
 
 
 def family_of(model_type: object) -> Family:
-    """The family of a config's `model_type`; UsageError, which names the nearest, for one that we do not know."""
+    """The family of a config's `model_type`; UsageError for one that we do not know: why not, or the nearest."""
     if isinstance(model_type, str) and model_type in FAMILIES:
         return FAMILIES[model_type]
+    if isinstance(model_type, str) and model_type in NOT_COMPUTED:
+        known = ", ".join(sorted(FAMILIES))
+        raise UsageError(
+            f"model type '{model_type}' is not supported: {NOT_COMPUTED[model_type]}; one of {known} is expected"
+        )
     shown = str(model_type)[:40]
     near = difflib.get_close_matches(shown, FAMILIES, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     raise UsageError(f"model type {shown!a} is not supported: expected one of {', '.join(sorted(FAMILIES))}.{hint}")
+
+
+def encoder_plan_of(config: Mapping[str, Any], where: object) -> EncoderPlan:
+    """What the encoder of a config computes; UsageError, which begins with `where`, for one that we do not know."""
+    try:
+        return family_of(config.get("model_type")).encoder_plan(config)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from error
 
 
 def known_shape(name: str) -> tuple[Family, Shape] | None:

@@ -17,8 +17,8 @@ from typing import Any, Literal
 from pruneonce.models.plan import EncoderPlan
 
 # Roles of an encoder's linear layers: what they compute, whatever a family calls them.
-ATTENTION_ROLES = ("query", "key", "value", "attention_output")
-FEED_FORWARD_ROLES = ("gate", "up", "down")
+ATTENTION_ROLES = ("query", "key", "value", "query_key_value", "attention_output")
+FEED_FORWARD_ROLES = ("gate", "up", "gate_up", "down")
 POOLER_ROLE = "pooler"
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # of a transformers model, in the order of its forward
@@ -64,29 +64,51 @@ class LayerNames:
     """Parts of one transformer layer, relative to it."""
 
     attention: str  # the module that holds scores and softmax
-    query: str
-    key: str
-    value: str
+    query: str | None  # None: query, key and value are one layer
+    key: str | None
+    value: str | None
     attention_output: str
-    attention_norm: str
-    up: str
+    attention_norm: str  # after attention, or before it
+    up: str | None  # None: gate and up are one layer
     down: str
-    output_norm: str
+    output_norm: str  # after the feed-forward, or before it
     gate: str | None = None
+    query_key_value: str | None = None  # their rows one after another
+    gate_up: str | None = None  # likewise
+
+    @property
+    def reading_states(self) -> tuple[str, ...]:
+        """The layers whose rows, one after another, are queries, keys and values."""
+        fused = self.query_key_value
+        return (fused,) if fused is not None else tuple(filter(None, (self.query, self.key, self.value)))
+
+    @property
+    def widening(self) -> tuple[str, ...]:
+        """The layers whose rows, one after another, are the gates, if there are any, and what is gated."""
+        return (self.gate_up,) if self.gate_up is not None else tuple(filter(None, (self.gate, self.up)))
 
 
 @dataclass(frozen=True)
 class SequenceHead:
-    """A text's classes: out(nonlinearity(dense x)), x the state of the first token."""
+    """A text's classes: out(norm(nonlinearity(dense x))), x the state of the first token, or the mean of all."""
 
     dense: str
     nonlinearity: Literal["tanh", "relu", "gelu"]
     out: str
+    norm: str | None = None
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What a family has between states and outputs: norm(nonlinearity(dense x)), as in its head for masks."""
+
+    dense: str
+    norm: str
 
 
 @dataclass(frozen=True)
 class MaskedLMHead:
-    """Words in place of masks: decoder · norm(nonlinearity(dense x)) + bias, the nonlinearity that of the encoder."""
+    """Words in place of masks: decoder · norm(nonlinearity(dense x)) + bias."""
 
     dense: str
     norm: str
@@ -94,6 +116,7 @@ class MaskedLMHead:
     biases: tuple[str, ...]  # tensors, the first that is there holds; of the same parameter
     norm_epsilon: float | None  # None: that of the encoder
     modules: tuple[str, ...]  # what computes the head in transformers' model, called one after another
+    nonlinearity: str | None = None  # of models.plan.NONLINEARITIES' values; None: that of the encoder
 
     def has(self, tensor: str) -> bool:
         """Whether a tensor is part of this head."""
@@ -106,9 +129,18 @@ class Heads:
 
     sequence: SequenceHead
     tokens: str
-    spans: str  # start and end of an answer
+    spans: str | None  # start and end of an answer; None: transformers has no such model of the family
     masked_lm: MaskedLMHead
     next_sentence: str | None  # reads the pooler's output; None: the family has no such task
+    transform: Transform | None = None  # before `tokens` and `spans`
+
+
+@dataclass(frozen=True)
+class StoredNames:
+    """How files of a family call what transformers' model has under other names, or as several tensors."""
+
+    renamed: tuple[tuple[str, str], ...] = ()  # part of a name in a file -> what it is in the model
+    stacked: tuple[tuple[str, tuple[str, ...]], ...] = ()  # likewise -> the parts whose rows lie one after another
 
 
 @dataclass(frozen=True)
@@ -140,6 +172,7 @@ class Family:
     corpus_layout: str  # how the family was pre-trained: a layout of `data.corpus`
     shapes: tuple[Shape, ...]
     encoder_plan: Callable[[Mapping[str, Any]], EncoderPlan]  # from config.json; ValueError names the key
+    stored: StoredNames = StoredNames()
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -151,6 +184,18 @@ class Family:
         """Tensors of the tables, relative to the encoder."""
         tables = (self.embeddings.words, self.embeddings.positions, self.embeddings.types)
         return tuple(f"{name}.weight" for name in tables if name is not None)
+
+    def names_of_stored(self, name: str) -> tuple[str, ...]:
+        """What the model calls a file's tensor: one name, or those that its rows are shared out among, alike many each.
+
+        A name of the model is its own.
+        """
+        for stored, present in self.stored.renamed:
+            name = name.replace(stored, present)
+        for stored, parts in self.stored.stacked:
+            if stored in name:
+                return tuple(name.replace(stored, part) for part in parts)
+        return (name,)
 
     def encoder_name(self, name: str) -> str:
         """A name within the encoder: the same for the bare encoder and every head model built on it."""

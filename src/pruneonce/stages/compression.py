@@ -14,10 +14,10 @@ from pruneonce.data.windows import Windows
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.formats.model_folder import folder_digest
 from pruneonce.formats.sentence_folder import read_sentence_folder
-from pruneonce.models import family_of
+from pruneonce.models import encoder_plan_of
 from pruneonce.models.hub import load_config
 from pruneonce.models.sentence import EmbeddingPlan, Pooling
-from pruneonce.models.tokenizer import load_tokenizer, special_token_ids
+from pruneonce.models.tokenizer import load_tokenizer, separators_between, special_token_ids
 from pruneonce.recipe import CompressRecipe
 from pruneonce.sparsity.native_attention import NativeAttention
 from pruneonce.sparsity.sensitivity import Sensitivity
@@ -53,6 +53,11 @@ class TextInputs:
             )
         return special_token_ids(tokenizer)
 
+    def windows(self, corpus: Corpus) -> Windows:
+        """Of one of the corpora, with the special tokens of the model's tokenizer."""
+        separators = separators_between(load_tokenizer(self.recipe.model))
+        return Windows(corpus, self.special_ids, self.recipe.matching.pairs, separators)
+
     def score(self, work: WorkingModel, options: StageOptions) -> dict[str, float]:
         """How far the model is from the original on the documents held out."""
         assert isinstance(work, TrainingRun)
@@ -67,7 +72,7 @@ def open_texts(recipe: CompressRecipe) -> TextInputs:
     corpus, held_out = Corpus(recipe.corpus, "train"), Corpus(recipe.corpus, "validation")
     given = recipe.matching
     longest = max(*given.lengths, *given.late_lengths)
-    positions = getattr(config, family_of(config.model_type).config.max_positions, longest)
+    positions = encoder_plan_of(config.to_dict(), recipe.model).max_tokens
     if longest > positions:
         raise UsageError(f"matching asks for windows of {longest} tokens, {recipe.model} takes {positions} at most")
     if max(given.hidden_layers, default=config.num_hidden_layers) != config.num_hidden_layers:
@@ -84,7 +89,7 @@ def open_texts(recipe: CompressRecipe) -> TextInputs:
 def build_matching(inputs: TextInputs, options: StageOptions) -> TrainingRun:
     """The model, its original as a teacher, and masks that grow."""
     recipe, matching = inputs.recipe, inputs.recipe.matching
-    windows = Windows(inputs.corpus, inputs.special_ids, matching.pairs)
+    windows = inputs.windows(inputs.corpus)
     torch.manual_seed(recipe.seed)
     autocast = autocast_of(recipe.training)
     model: Any = load_encoder_model(recipe.model)
