@@ -183,6 +183,7 @@ def test_a_key_is_asked_for_where_one_is_needed_and_a_name_is_text_whatever_it_h
         assert tried(page, name, text="good").locator("li").count() == 2
         assert all("401" in each for each in opened.complaints)
         opened.complaints.clear()
+        page.close()  # or it would go on asking a server that has ended
 
 
 def test_nothing_can_run_in_it_or_frame_it_but_what_is_in_its_file(loaded):  # noqa: F811

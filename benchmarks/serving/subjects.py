@@ -65,6 +65,8 @@ def make_all(model: Path, articles: Path, work: Path) -> None:
 
 def mixed_texts(articles: Path, tokenizer: Tokenizer) -> list[str]:
     """Sixteen lengths like those of SQuAD's questions with their paragraphs, every sixteen texts one of each."""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     random = np.random.default_rng(0)
     with open(articles, encoding="utf-8") as lines:
         leads = [json.loads(line)["text"] for line in lines]
