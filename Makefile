@@ -8,7 +8,7 @@ ifneq ($(wildcard ../shared/data/glue),)
 export PRUNEONCE_TEST_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: quickstart test quick test-lowest lint check campaign sanitize check-arm stub docs bench clean
+.PHONY: quickstart test quick test-lowest lint check campaign sanitize check-arm stub docs bench bench-serving rivals clean
 
 quickstart: .venv/train.done
 	$(BIN)/pruneonce quickstart
@@ -75,8 +75,24 @@ bench: .venv/dev.done
 	$(BIN)/python benchmarks/bench_spmm.py
 	$(BIN)/python benchmarks/bench_masks.py
 
+# The tables of docs/serving.md: ten minutes on two cores with nothing else running (SHORT=--short: six).
+RIVALS ?= .rivals
+bench-serving: .venv/dev.done
+	$(BIN)/python benchmarks/serving/run.py $(SHORT) --rivals $(RIVALS)
+
+# Other libraries that serve the same model, each in an environment of its own: 8 GB. One that cannot be installed is
+# left out of the table.
+CPU_TORCH := --extra-index-url https://download.pytorch.org/whl/cpu
+ASGI := starlette uvicorn httptools uvloop orjson
+rivals:
+	@for each in onnx openvino fastembed infinity; do $(PYTHON) -m venv $(RIVALS)/$$each || exit 1; done
+	-$(RIVALS)/onnx/bin/pip install -q $(CPU_TORCH) "sentence-transformers[onnx]" $(ASGI)
+	-$(RIVALS)/openvino/bin/pip install -q $(CPU_TORCH) "sentence-transformers[openvino]" nncf $(ASGI)
+	-$(RIVALS)/fastembed/bin/pip install -q fastembed $(ASGI)
+	-$(RIVALS)/infinity/bin/pip install -q $(CPU_TORCH) "infinity-emb[server,torch]"
+
 clean:
-	rm -rf .venv .venv-lowest build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-lowest .rivals build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 .venv/train.done: pyproject.toml constraints.txt
 	$(MAKE) --no-print-directory .venv/bin/python
