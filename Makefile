@@ -8,7 +8,7 @@ ifneq ($(wildcard ../shared/data/glue),)
 export PRUNEONCE_TEST_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: quickstart test quick test-lowest lint check campaign sanitize check-arm stub docs bench dist dist-arm clean
+.PHONY: quickstart test quick test-lowest lint check campaign sanitize check-arm stub docs site bench dist dist-arm clean
 
 quickstart: .venv/train.done
 	$(BIN)/pruneonce quickstart
@@ -29,8 +29,8 @@ test-lowest: .venv-lowest/done
 	.venv-lowest/bin/python -m pytest -W default --deselect tests/test_package.py::test_the_stub_of_the_native_module_is_up_to_date
 
 lint: .venv/dev.done
-	$(BIN)/ruff check src tests benchmarks packaging docs/make_api.py
-	$(BIN)/ruff format --check src tests benchmarks packaging docs/make_api.py
+	$(BIN)/ruff check src tests benchmarks packaging docs/*.py
+	$(BIN)/ruff format --check src tests benchmarks packaging docs/*.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror native/*
@@ -67,9 +67,15 @@ check-arm: .venv/dev.done
 stub: .venv/dev.done
 	$(BIN)/python -m nanobind.stubgen --quiet -m pruneonce._native -o src/pruneonce/_native.pyi
 
-# docs/api.md from signatures and docstrings; a test fails when it is out of date.
+# docs/api.md, recipes.md and commands.md from signatures, docstrings and dataclasses; a test fails when one is out of
+# date.
 docs: .venv/dev.done
 	$(BIN)/python docs/make_api.py
+	$(BIN)/python docs/make_reference.py
+
+# The documentation site, into build/site; a link or an anchor that leads nowhere is an error.
+site: .venv-site/done
+	.venv-site/bin/mkdocs build --quiet
 
 # Source archive and wheels into dist/, each installed and tested without a compiler, the last one with [train] and the
 # quickstart. DIST_PYTHONS: interpreters by name or path; DIST_OPTIONS: see packaging/make_dist.py.
@@ -89,7 +95,7 @@ bench: .venv/dev.done
 	$(BIN)/python benchmarks/bench_masks.py
 
 clean:
-	rm -rf .venv .venv-lowest .venv-dist build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-lowest .venv-dist .venv-site build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 .venv/train.done: pyproject.toml constraints.txt
 	$(MAKE) --no-print-directory .venv/bin/python
@@ -104,6 +110,11 @@ clean:
 .venv-dist/done: packaging/requirements.txt
 	$(PYTHON) -m venv .venv-dist
 	.venv-dist/bin/python -m pip install --quiet --disable-pip-version-check --requirement packaging/requirements.txt
+	@touch $@
+
+.venv-site/done: docs/requirements.txt
+	$(PYTHON) -m venv .venv-site
+	.venv-site/bin/python -m pip install --quiet --disable-pip-version-check --requirement docs/requirements.txt
 	@touch $@
 
 .venv-lowest/done: pyproject.toml constraints-lowest.txt
