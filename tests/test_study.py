@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -220,6 +221,17 @@ def test_a_study_that_is_killed_leaves_no_worker_behind(study, data, tiny_bert, 
     waited_for(lambda: not any(alive(worker) for worker in workers))
 
 
+def test_a_worker_that_is_killed_is_one_line(study, monkeypatch):
+    monkeypatch.setattr(study_run, "_run_node", be_killed)
+    with pytest.raises(PruneonceError, match="want of memory: give fewer --jobs, then run the same command") as caught:
+        run_study(study(STUDY, ["sparsities=[0.8]", "seeds=[1]"]), silent, jobs=2)
+    assert "\n" not in str(caught.value)
+
+
+def be_killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def waited_for(condition, seconds=300.0):
     """What `condition` returns once that is true."""
     end = time.monotonic() + seconds
@@ -290,6 +302,7 @@ def test_only_the_wanted_cells_cost_anything_when_a_task_or_method_is_switched_o
         (('title = "Prune Once"', 'like = "later"'), "a method above it"),
         (('stage = "finetune", lock', 'stage = "finetune", model = "x", lock'), "'model' is the study's to say"),
         (('reference = "once"', 'reference = "twice"'), "names 'twice'"),
+        (('distillation = { teacher = "@dense" }', "distillation = 0.5"), "distillation"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_line(study, change, message):

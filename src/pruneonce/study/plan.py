@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,7 +162,8 @@ def _chain(
             reference = _chain(study, out, method.equal_steps, sparsity, task, seed, within).runs
             values = merged(values, {"training": {"steps": _missing_steps(name, reference, chain.runs)}})
         teacher = _Chain()
-        wanted = str((values.get("distillation") or {}).get("teacher", ""))
+        distillation = values.get("distillation")
+        wanted = str(distillation.get("teacher", "")) if isinstance(distillation, Mapping) else ""
         if wanted.startswith(REFERENCE):
             if wanted[1:] not in study.methods:
                 raise UsageError(f"stages.{stage}: teacher '{wanted}' names no method")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,6 +106,11 @@ def _side_by_side(plan: Plan, open_bar: OpenBar, result: StudyResult, jobs: int)
                     except PruneonceError as error:
                         result.failures[name] = str(error)
                     advance(len(result.records) + len(result.failures), len(plan.nodes), name)
+        except BrokenProcessPool as error:
+            raise PruneonceError(
+                "a worker process was killed, most often for want of memory: give fewer --jobs, then run the same "
+                "command again"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
