@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from pruneonce import _native
@@ -270,6 +272,22 @@ def test_attention_sees_its_window_and_nothing_else(isa, window, lengths):
     np.testing.assert_allclose(array(out), attention_in_windows(qkv, starts, 2, window), atol=5e-6)
 
 
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), window=st.integers(1, 90), seed=st.integers(0, 99))
+def test_a_window_has_the_same_bits_wherever_its_sequence_lies(data, window, seed):
+    """Blocks of queries begin where panels do: what they see besides their windows must not change a sum."""
+    lengths = data.draw(st.lists(st.integers(1, 200), min_size=1, max_size=4))
+    isa = data.draw(st.sampled_from(ISAS))
+    starts = np.cumsum([0, *lengths], dtype=np.int64)
+    qkv = np.random.default_rng(seed).standard_normal((3 * 10, starts[-1])).astype(np.float32)
+    together, alone = _native.Activations(10, isa=isa), _native.Activations(10, isa=isa)
+    _native.attention(activations(qkv, isa), starts=starts, heads=1, window=window, out=together)
+    for begin, end in itertools.pairwise(starts):
+        one = activations(qkv[:, begin:end], isa)
+        _native.attention(one, starts=np.array([0, end - begin]), heads=1, window=window, out=alone)
+        assert np.array_equal(array(together)[:, begin:end], array(alone))
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_positions_turn_queries_and_keys_and_leave_values(isa):
     heads, size, tokens = 3, 10, 150
@@ -478,6 +496,8 @@ def test_a_nomicbert_that_is_another_model_is_refused_in_one_line(changes, messa
         ({"rope_scaling": {"type": "yarn"}}, "rope_scaling"),
         ({"rope_parameters": {"full_attention": {"rope_type": "yarn", "rope_theta": 1e4}}}, "of type 'yarn'"),
         ({"rope_parameters": {"sliding_attention": {"rope_theta": float("nan")}}}, "theta 'nan'"),
+        ({"rope_parameters": ["default"]}, "rope_parameters must be an object"),
+        ({"layer_types": None, "global_attn_every_n_layers": 0}, "global_attn_every_n_layers is '0'"),
         ({"hidden_activation": "laplace"}, "hidden_activation 'laplace'"),
     ],
 )
