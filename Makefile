@@ -29,8 +29,8 @@ test-lowest: .venv-lowest/done
 	.venv-lowest/bin/python -m pytest -W default --deselect tests/test_package.py::test_the_stub_of_the_native_module_is_up_to_date
 
 lint: .venv/dev.done
-	$(BIN)/ruff check src tests benchmarks docs/make_api.py
-	$(BIN)/ruff format --check src tests benchmarks docs/make_api.py
+	$(BIN)/ruff check src tests benchmarks docs/make_*.py
+	$(BIN)/ruff format --check src tests benchmarks docs/make_*.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror native/*
@@ -67,9 +67,10 @@ check-arm: .venv/dev.done
 stub: .venv/dev.done
 	$(BIN)/python -m nanobind.stubgen --quiet -m pruneonce._native -o src/pruneonce/_native.pyi
 
-# docs/api.md from signatures and docstrings; a test fails when it is out of date.
+# docs/api.md from signatures and docstrings, docs/models.md from configs; tests fail when they are out of date.
 docs: .venv/dev.done
 	$(BIN)/python docs/make_api.py
+	$(BIN)/python docs/make_models.py
 
 bench: .venv/dev.done
 	$(BIN)/python benchmarks/bench_spmm.py

@@ -46,7 +46,9 @@ def load_hub_model(auto_class: str, path: str | Path, **options: Any) -> Any:
     """
     import transformers
 
-    load_config(path)
+    family = family_of(load_config(path).model_type)
+    if auto_class.endswith("ForQuestionAnswering") and family.heads.spans is None:
+        raise UsageError(f"'{path}': transformers has no head for question answering of {family.model_type}")
     _check_indices(Path(path))
     for file in sorted(Path(path).glob("model*.safetensors")):
         check_safetensors_length(file)
