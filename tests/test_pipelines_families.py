@@ -7,7 +7,7 @@ import pytest
 import transformers
 from family_models import save_family_model
 from test_pipelines import HEADS, LABELS, TEXTS, assert_same, brute_force_answers
-from vocabularies import save_byte_level, save_unigram, save_wordpiece
+from vocabularies import save_byte_level, save_mpnet, save_unigram, save_wordpiece
 
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.models import FAMILIES
@@ -71,7 +71,9 @@ def test_features_are_those_of_transformers(pair, family):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", [each for each in FAMILIES.values() if each.heads.spans], ids=lambda f: f.model_type)
+@pytest.mark.parametrize(
+    "family", [each for each in FAMILIES.values() if each.heads.spans is not None], ids=lambda each: each.model_type
+)
 def test_answers_come_from_windows_as_transformers_cuts_them_and_begin_with_no_space(pair, family):
     _, ask, folder = pair(family, "question-answering")
     question, context = "who was the king ?", " ".join([*TEXTS, ACCENTED] * 2)
@@ -93,7 +95,9 @@ def test_an_older_folder_without_tokenizer_json_reads_as_the_same_byte_level_tok
         assert older.encode(text).ids == newer.encode(text).ids
 
 
-@pytest.mark.parametrize(("save", "separators"), [(save_wordpiece, 1), (save_byte_level, 2), (save_unigram, 2)])
+@pytest.mark.parametrize(
+    ("save", "separators"), [(save_wordpiece, 1), (save_byte_level, 2), (save_unigram, 2), (save_mpnet, 2)]
+)
 def test_training_frames_a_question_as_the_tokenizer_frames_a_pair(save, separators, tmp_path):
     save(tmp_path)
     tokenizer = load_tokenizer(tmp_path)
