@@ -474,7 +474,8 @@ def _toml_value(text: str) -> Any:
 
 def build(section: type[Section], values: Mapping[str, Any], *, prefix: str = "") -> Section:
     """The dataclass `section` from a mapping; UsageError for a key or value that does not fit, named with `prefix`."""
-    hints = typing.get_type_hints(section)
+    names = {field.name for field in dataclasses.fields(section)}
+    hints = {name: hint for name, hint in typing.get_type_hints(section).items() if name in names}
     for key in values:
         if key not in hints:
             raise UsageError(_unknown_key(prefix, key, hints))

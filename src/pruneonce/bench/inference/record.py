@@ -34,6 +34,8 @@ class BenchModel:
     nonzeros_per_sequence: int = 0
     shape: str = ""
     pattern: str = ""
+    local_layers: int = 0
+    window: int = 0
     sparsity: float
     weight_bytes: int
 
