@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -11,7 +13,10 @@ import transformers
 from conftest import save_sparse, save_tokenizer
 from test_quantize import values
 
-from pruneonce import _native
+from pruneonce import _native, compress
+from pruneonce.compression import comparison, plan
+from pruneonce.compression import run as compression_run
+from pruneonce.convert.inspect_packed import inspect_packed
 from pruneonce.convert.to_onnx import export_onnx
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.errors import UsageError
@@ -19,7 +24,9 @@ from pruneonce.models.hub import load_hub_model
 from pruneonce.run.model import load_model
 from pruneonce.run.pipelines import pipeline
 from pruneonce.sparsity.native_attention import NativeAttention
+from pruneonce.train.dropout import set_dropout
 from pruneonce.train.encoder_model import load_encoder_model
+from pruneonce.train.language_model import load_language_model
 
 FAMILIES = ["ModernBert", "NomicBert"]
 MATRICES = {"ModernBert": 4, "NomicBert": 7}  # of a layer, as the model has them
@@ -204,3 +211,60 @@ def test_a_question_for_nomicbert_is_refused_in_one_line(tiny):
     with pytest.raises(UsageError, match="no head for question answering of nomic_bert") as caught:
         load_hub_model("AutoModelForQuestionAnswering", tiny("NomicBert"))
     assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------------- plain text alone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_compress_prunes_packs_and_compares_a_model_whose_tokens_see_windows(family, articles, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "TOKENS_PER_STEP", 256)
+    monkeypatch.setattr(compression_run, "FASTER_IN_BF16", "none")
+    monkeypatch.setattr(comparison, "TEXTS", 24)
+    model = save_tiny(family, tmp_path / "model", "ForSequenceClassification")
+    texts = articles.parent / "documents.jsonl"
+    report = compress(model, [texts], out=tmp_path / "out", steps=6, speed=False, int8=True)
+    assert report.sparsity == pytest.approx(0.9, abs=1e-3)
+    assert 0 < report.hidden_error < 2
+    for figures in report.figures.values():
+        assert all(np.isfinite(value) for value in figures.values())
+    for file in ("model.pruneonce", "model-int8.pruneonce"):
+        assert inspect_packed(tmp_path / "out" / file).lock_intact
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_command_line_inspects_exports_and_answers(family, pruneonce, tmp_path):
+    model, file = save_tiny(family, tmp_path / "model", "ForSequenceClassification"), tmp_path / "m.pruneonce"
+    code, out, _ = pruneonce("inspect", model, "--json")
+    assert code == 0
+    assert sum(matrix["prunable"] for matrix in json.loads(out)["matrices"]) >= MATRICES[family] * LAYERS
+    assert pruneonce("export", model, "--to", "packed", "--out", file)[0] == 0
+    code, out, error = pruneonce("predict", file, "the film was good")
+    assert code == 0, error
+    assert "LABEL_" in out
+
+
+def test_a_bare_modernbert_gets_a_head_for_masks_that_has_no_biases_to_set(tmp_path):
+    save_tiny("ModernBert", tmp_path, "Model")
+    counts = np.arange(transformers.AutoConfig.from_pretrained(tmp_path).vocab_size)
+    model, missing = load_language_model(tmp_path, token_counts=counts)
+    assert {"head.dense.weight", "decoder.bias"} <= set(missing)
+    assert model.model.head.dense.bias is None
+    assert torch.equal(model.model.head.dense.weight, torch.eye(32))
+    assert torch.equal(model.model.decoder.bias.argsort(), torch.from_numpy(counts))
+    found = model(
+        input_ids=torch.tensor([[5, 6, 7]]),
+        attention_mask=torch.ones(1, 3, dtype=torch.long),
+        token_type_ids=torch.zeros(1, 3, dtype=torch.long),
+        positions=torch.tensor([1]),
+    )
+    assert found["mlm"].shape == (1, len(counts))
+
+
+def test_a_recipes_dropout_reaches_attention_where_it_is_no_layer(tiny):
+    model = transformers.AutoModelForMaskedLM.from_pretrained(tiny("NomicBert"), attention_probs_dropout_prob=0.3)
+    attention = [module for module in model.modules() if hasattr(module, "attention_dropout")]
+    assert {module.attention_dropout for module in attention} == {0.3}
+    set_dropout(model, 0.0)
+    assert {module.attention_dropout for module in attention} == {0.0}

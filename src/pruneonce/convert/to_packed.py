@@ -19,7 +19,7 @@ from pruneonce.formats.safetensors_file import Container, open_container
 from pruneonce.formats.scales_file import read_quantization
 from pruneonce.formats.sentence_folder import read_projections, read_sentence_folder
 from pruneonce.formats.stored_tensors import Quantization, Tensor, decode_floats, dense, pack, pack_int8, quantize_rows
-from pruneonce.models import Family
+from pruneonce.models import Family, encoder_plan_of
 from pruneonce.models.tokenizer import load_tokenizer
 
 VALUES = ("fp32", "fp16", "bf16")  # what the encoder's matrices may be stored as
@@ -34,7 +34,8 @@ def export_packed(
 
     embeddings: type of the embedding matrices, of EMBEDDINGS. values: type of the encoder's matrices, of VALUES.
     Matrices of a quantised folder are stored as their int8 values. Everything else stays float32. PruneonceError if the
-    zeros are not those that the folder's record promises, or the engine cannot compute the folder's quantisation.
+    zeros are not those that the folder's record promises, or the engine cannot compute the folder's quantisation;
+    UsageError for a config that asks for more than its family's plans have.
     """
     _require_choice("embeddings", embeddings, EMBEDDINGS)
     _require_choice("values", values, VALUES)
@@ -42,12 +43,14 @@ def export_packed(
     if out.is_dir():
         raise UsageError(f"'{out}' is a folder: the name of a file is expected")
     family, record = read_family(folder), read_provenance(folder)
+    config = read_json(folder / "config.json")
+    hidden_size = encoder_plan_of(config, folder).hidden_size  # or what in it is not computed, before work is done
     weights = _Weights(folder, family)
     quantization = _quantization(folder, weights)
     if record:
         _check_masks(weights, family, record, folder)
     sentence = read_sentence_folder(folder)
-    projections = {} if sentence is None else read_projections(folder, sentence.plan, _hidden_size(folder, family))
+    projections = {} if sentence is None else read_projections(folder, sentence.plan, hidden_size)
     tensors: dict[str, Tensor] = {name: dense(weight) for name, weight in projections.items()}
     for name in weights.names:
         try:
@@ -58,7 +61,7 @@ def export_packed(
         except ValueError as error:
             raise PruneonceError(f"{folder}: tensor {name}: {error}") from error
     packed = PackedModel(
-        config=read_json(folder / "config.json"),
+        config=config,
         tokenizer=_tokenizer(folder, lower_case=sentence is not None and sentence.lower_case),
         tensors=tensors,
         provenance=asdict(record) if record else None,
@@ -66,13 +69,6 @@ def export_packed(
     )
     write_packed(out, packed)
     return packed
-
-
-def _hidden_size(folder: Path, family: Family) -> int:
-    try:
-        return family.encoder_plan(read_json(folder / "config.json")).hidden_size
-    except ValueError as error:
-        raise PruneonceError(f"{folder}: {error}") from error
 
 
 def _tokenizer(folder: Path, *, lower_case: bool) -> str:
