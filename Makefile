@@ -68,11 +68,12 @@ check-arm: .venv/dev.done
 stub: .venv/dev.done
 	$(BIN)/python -m nanobind.stubgen --quiet -m pruneonce._native -o src/pruneonce/_native.pyi
 
-# docs/api.md, recipes.md and commands.md from signatures, docstrings and dataclasses; a test fails when one is out of
-# date.
+# Pages of docs/ from signatures, docstrings, dataclasses and configs: api.md, recipes.md, commands.md, models.md; a test
+# fails when one is out of date.
 docs: .venv/dev.done
 	$(BIN)/python docs/make_api.py
 	$(BIN)/python docs/make_reference.py
+	$(BIN)/python docs/make_models.py
 
 # The documentation site, into build/site; a link or an anchor that leads nowhere is an error.
 site: .venv-site/done

@@ -69,7 +69,24 @@ void fill_outside(float* scores, std::size_t stride, const Visible& keys, std::s
   }
 }
 
-void attend(const Activations& qkv, const Job& job, std::size_t head_size, std::size_t window, const Activations& out) {
+// scores, of all keys, += bias / scale, as they are scaled afterwards. line: space for what a row takes, one behind the
+// other for all rows: [keys + stride].
+void add_biases(float* scores, std::size_t stride, const Visible& keys, std::size_t first, const float* bias,
+                std::size_t reach, float scale, float* line) {
+  const std::size_t rows = keys.end - keys.begin;
+  const auto limit = static_cast<std::ptrdiff_t>(reach);
+  // line[i]: of the last key and the first query at 0; each further one is a query further, or a key nearer.
+  const std::ptrdiff_t farthest = static_cast<std::ptrdiff_t>(keys.end) - 1 - static_cast<std::ptrdiff_t>(first);
+  for (std::size_t i = 0; i < rows + stride - 1; ++i)
+    line[i] = bias[std::clamp(farthest - static_cast<std::ptrdiff_t>(i), -limit, limit) + limit] / scale;
+  for (std::size_t row = 0; row < rows; ++row, scores += stride) {
+    const float* const added = line + (rows - 1 - row);
+    for (std::size_t query = 0; query < stride; ++query) scores[query] += added[query];
+  }
+}
+
+void attend(const Activations& qkv, const Job& job, std::size_t head_size, std::size_t window, const DistanceBias& bias,
+            const Activations& out) {
   const DenseKernel& dense = kernels(qkv.isa()).dense;
   const ElementwiseKernel& elementwise = kernels(qkv.isa()).elementwise;
   const std::size_t hidden = out.features(), feature = job.head * head_size;
@@ -81,10 +98,11 @@ void attend(const Activations& qkv, const Job& job, std::size_t head_size, std::
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_size));
 
   thread_local Buffer buffer;
-  float* const values = buffer.at_least(head_size * (value_stride + block) + seen_tokens * block + block);
+  float* const values = buffer.at_least(head_size * (value_stride + block) + seen_tokens * (block + 1) + 2 * block);
   float* const result = values + head_size * value_stride;
   float* const scores = result + head_size * block;
   float* const sums = scores + seen_tokens * block;
+  float* const line = sums + block;
 
   for_each_stretch(qkv, job.first_token, seen.begin, seen.end, [&](const Stretch& keys) {
     const float* from = keys.panel.data + (2 * hidden + feature) * keys.panel.stride + keys.place;
@@ -106,6 +124,8 @@ void attend(const Activations& qkv, const Job& job, std::size_t head_size, std::
                        {head_size, k, 1, keys.panel.stride, q, queries.panel.stride,
                         scores + (keys.first - here.begin) * stride, stride, false});
       });
+      if (bias.values)
+        add_biases(scores, stride, here, first, bias.values + job.head * (2 * bias.reach + 1), bias.reach, scale, line);
       if (window > 0) fill_outside(scores, stride, here, first, count, window, kUnseen);
       elementwise.exponentials(scores, here_tokens, vectors, scale, sums);
       if (window > 0) fill_outside(scores, stride, here, first, count, window, 0.0f);  // they are nearly so
@@ -132,7 +152,7 @@ std::size_t work(const Job& job, std::size_t window) {
 }  // namespace
 
 void attention(const Activations& qkv, std::span<const std::int64_t> starts, std::size_t heads, std::size_t window,
-               const Activations& out) {
+               const DistanceBias& bias, const Activations& out) {
   const std::size_t sequences = starts.size() - 1, head_size = out.features() / heads;
   // A few short sequences are cut further, so that every thread has something to do.
   const std::size_t least =
@@ -153,7 +173,7 @@ void attention(const Activations& qkv, std::span<const std::int64_t> starts, std
   // The longest first: whoever starts a long one last is waited for.
   std::stable_sort(jobs.begin(), jobs.end(),
                    [window](const Job& a, const Job& b) { return work(a, window) > work(b, window); });
-  parallel_for(jobs.size(), [&](std::size_t index) { attend(qkv, jobs[index], head_size, window, out); });
+  parallel_for(jobs.size(), [&](std::size_t index) { attend(qkv, jobs[index], head_size, window, bias, out); });
   clear_spare_lanes(out);
 }
 

@@ -105,7 +105,7 @@ void multiply_to_codes(const Weight& weight, const Codes& x, Codes& out, const N
 }
 
 void attention(const Activations& qkv, const Array<const std::int64_t, 1>& starts, std::size_t heads,
-               std::size_t window, Activations& out) {
+               std::size_t window, const std::optional<Matrix>& bias, Activations& out) {
   if (heads == 0 || out.features() % heads != 0 || qkv.features() != 3 * out.features())
     refuse("attention", "qkv has " + to_string(qkv.features()) + " features and out " + to_string(out.features()) +
                             ": expected 3 to 1, and a multiple of " + to_string(heads) + " heads");
@@ -114,9 +114,17 @@ void attention(const Activations& qkv, const Array<const std::int64_t, 1>& start
   bool rising = !span.empty() && span.front() == 0 && static_cast<std::uint64_t>(span.back()) == qkv.tokens();
   for (std::size_t i = 0; rising && i + 1 < span.size(); ++i) rising = span[i] < span[i + 1];
   if (!rising) refuse("attention", "starts must rise from 0 to the " + to_string(qkv.tokens()) + " tokens");
+  DistanceBias distances;
+  if (bias) {
+    if (bias->shape(0) != heads || bias->shape(1) % 2 == 0)
+      refuse("attention", "bias is [" + to_string(bias->shape(0)) + ", " + to_string(bias->shape(1)) +
+                              "], expected a row for each of " + to_string(heads) +
+                              " heads and an odd number of columns");
+    distances = {bias->data(), bias->shape(1) / 2};
+  }
   const Computing computing;
   out.resize(qkv.tokens());
-  pruneonce::attention(qkv, span, heads, std::min(window, qkv.tokens()), out);
+  pruneonce::attention(qkv, span, heads, std::min(window, qkv.tokens()), distances, out);
 }
 
 void gate(const Activations& gate_up, Activations& out, const std::string& nonlinearity) {
@@ -266,10 +274,13 @@ void bind_encoder(nb::module_& m) {
   define_multiply_to_codes<Int8Weight, Int8DenseWeight>(m);
   define_multiply_to_codes<Int8DenseWeight, Int8Weight>(m);
   define_multiply_to_codes<Int8DenseWeight, Int8DenseWeight>(m);
-  m.def("attention", &attention, "qkv"_a, nb::kw_only(), "starts"_a.noconvert(), "heads"_a, "window"_a = 0, "out"_a,
+  m.def("attention", &attention, "qkv"_a, nb::kw_only(), "starts"_a.noconvert(), "heads"_a, "window"_a = 0,
+        "bias"_a.noconvert() = nb::none(), "out"_a,
         "out = softmax(Kᵀ Q / sqrt(head size)) on V, per sequence and head.\n\n"
         "qkv: [3 · hidden, tokens]; starts: int64 [sequences + 1], first tokens and the end.\n"
-        "window: so many tokens on either side are seen; 0: all.");
+        "window: so many tokens on either side are seen; 0: all. bias: float32 [heads, 2 · reach + 1], added to scores "
+        "by\n"
+        "how far a key lies behind its query, -reach ... reach; those beyond take the last.");
   m.def("gate", &gate, "gate_up"_a, nb::kw_only(), "out"_a, "nonlinearity"_a,
         "out = nonlinearity(gate) · up; gate_up: [2 · features, tokens], the gates first.");
   m.def("copy", &copy, "from_"_a, nb::kw_only(), "to"_a, "to = from_.");

@@ -241,7 +241,7 @@ void check_attention(Isa isa, std::size_t heads, std::size_t head_size, const st
   const Activations qkv = activations(random.vector(tokens * 3 * hidden), 3 * hidden, isa);
   Activations out(hidden, isa);
   out.resize(tokens);
-  attention(qkv, starts, heads, window, out);
+  attention(qkv, starts, heads, window, {}, out);
   const std::vector<float> in = rows_of(qkv), result = rows_of(out);
   for (std::size_t s = 0; s + 1 < starts.size(); ++s)
     for (auto t = static_cast<std::size_t>(starts[s]); t < static_cast<std::size_t>(starts[s + 1]); ++t)

@@ -8,23 +8,26 @@ from typing import Any
 import torch
 from vocabularies import save_vocabulary
 
-from pruneonce.models import Family
+from pruneonce.models import FAMILIES, Family
 from pruneonce.models.hub import config_for, random_hub_model
 
 HEADS = ["ForSequenceClassification", "ForQuestionAnswering", "ForTokenClassification", "ForMaskedLM", "Model"]
 MAX_TOKENS = 64
+# All that transformers has.
+CASES = [
+    (family, head)
+    for family in FAMILIES.values()
+    for head in HEADS
+    if family.heads.spans is not None or head != "ForQuestionAnswering"
+]
 # What a family has besides the usual sizes, so small that tests use all of it.
 OWN_SIZES: dict[str, dict[str, Any]] = {
+    "electra": {"embedding_size": 20},
     "modernbert": {
         "local_attention": 12,
         **{f"{name}_token_id": number for name, number in {"pad": 0, "bos": 2, "cls": 2, "eos": 3, "sep": 3}.items()},
     },
 }
-
-
-def heads_of(family: Family) -> list[str]:
-    """Of HEADS, what transformers has of a family."""
-    return [head for head in HEADS if head != "ForQuestionAnswering" or family.heads.spans is not None]
 
 
 def make_model(family: Family, head: str, vocabulary: int = 500, **changes: Any) -> Any:

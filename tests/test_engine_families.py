@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from family_models import MAX_TOKENS, heads_of, logits_of, save_family_model
+from family_models import CASES, MAX_TOKENS, logits_of, save_family_model
 
 from pruneonce import _native
 from pruneonce.convert.to_packed import export_packed
@@ -35,10 +35,7 @@ def packed(tmp_path_factory):
     return packed
 
 
-@pytest.mark.parametrize(
-    ("family", "head"),
-    [pytest.param(family, head, id=f"{name}-{head}") for name, family in FAMILIES.items() for head in heads_of(family)],
-)
+@pytest.mark.parametrize(("family", "head"), CASES, ids=lambda each: getattr(each, "model_type", each))
 def test_logits_of_a_ragged_batch_are_those_of_transformers(family, head, packed):
     model, file = packed(family, head)
     ids, types = random_batch(model.config.vocab_size)

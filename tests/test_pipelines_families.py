@@ -7,7 +7,7 @@ import pytest
 import transformers
 from family_models import save_family_model
 from test_pipelines import HEADS, LABELS, TEXTS, assert_same, brute_force_answers
-from vocabularies import save_byte_level, save_unigram, save_wordpiece
+from vocabularies import save_byte_level, save_mpnet, save_unigram, save_wordpiece
 
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.models import FAMILIES
@@ -93,7 +93,9 @@ def test_an_older_folder_without_tokenizer_json_reads_as_the_same_byte_level_tok
         assert older.encode(text).ids == newer.encode(text).ids
 
 
-@pytest.mark.parametrize(("save", "separators"), [(save_wordpiece, 1), (save_byte_level, 2), (save_unigram, 2)])
+@pytest.mark.parametrize(
+    ("save", "separators"), [(save_wordpiece, 1), (save_byte_level, 2), (save_unigram, 2), (save_mpnet, 2)]
+)
 def test_training_frames_a_question_as_the_tokenizer_frames_a_pair(save, separators, tmp_path):
     save(tmp_path)
     tokenizer = load_tokenizer(tmp_path)

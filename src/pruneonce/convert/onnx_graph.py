@@ -32,7 +32,6 @@ HEADS = {
     "ForQuestionAnswering": Head("AutoModelForQuestionAnswering", ("start_logits", "end_logits")),
     "ForTokenClassification": Head("AutoModelForTokenClassification", ("logits",)),
     "ForMaskedLM": Head("AutoModelForMaskedLM", ("logits",)),
-    "ForPreTraining": Head("AutoModelForMaskedLM", ("logits",)),
     "Model": Head("AutoModel", ("last_hidden_state",)),
 }
 

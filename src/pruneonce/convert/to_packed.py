@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import normalizers
 
+from pruneonce.convert.runnable import require_runnable
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import read_json
 from pruneonce.formats.model_folder import mask_digest_of_array, read_family, require_folder, rows_of_part
@@ -19,7 +20,7 @@ from pruneonce.formats.safetensors_file import Container, open_container
 from pruneonce.formats.scales_file import read_quantization
 from pruneonce.formats.sentence_folder import read_projections, read_sentence_folder
 from pruneonce.formats.stored_tensors import Quantization, Tensor, decode_floats, dense, pack, pack_int8, quantize_rows
-from pruneonce.models import Family, encoder_plan_of
+from pruneonce.models import Family
 from pruneonce.models.tokenizer import load_tokenizer
 
 VALUES = ("fp32", "fp16", "bf16")  # what the encoder's matrices may be stored as
@@ -34,8 +35,7 @@ def export_packed(
 
     embeddings: type of the embedding matrices, of EMBEDDINGS. values: type of the encoder's matrices, of VALUES.
     Matrices of a quantised folder are stored as their int8 values. Everything else stays float32. PruneonceError if the
-    zeros are not those that the folder's record promises, or the engine cannot compute the folder's quantisation;
-    UsageError for a config that asks for more than its family's plans have.
+    engine would not run the file, found out first, or the zeros are not those that the folder's record promises.
     """
     _require_choice("embeddings", embeddings, EMBEDDINGS)
     _require_choice("values", values, VALUES)
@@ -43,8 +43,9 @@ def export_packed(
     if out.is_dir():
         raise UsageError(f"'{out}' is a folder: the name of a file is expected")
     family, record = read_family(folder), read_provenance(folder)
+    require_runnable(folder, family)
     config = read_json(folder / "config.json")
-    hidden_size = encoder_plan_of(config, folder).hidden_size  # or what in it is not computed, before work is done
+    hidden_size = family.encoder_plan(config).hidden_size
     weights = _Weights(folder, family)
     quantization = _quantization(folder, weights)
     if record:

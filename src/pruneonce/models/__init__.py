@@ -1,5 +1,6 @@
-"""What a model family is, one file for each, as `bert` and `roberta`. In: a config's model type; out: a `Family`.
+"""What a model family is, one file for each. In: a config's model type; out: a `Family`.
 
+`bert`, `distilbert`, `roberta`, `electra`, `mpnet`, `modernbert`, `nomic_bert`: the families.
 `plan`: what an encoder computes; `family`: the record; `tokenizer`: a folder's text rules; `hub`: transformers' models,
 configs and tokenizers, loaded in one place. A new family is a file here and its name in FAMILIES.
 """
@@ -13,29 +14,19 @@ from typing import Any
 from pruneonce.errors import UsageError
 from pruneonce.models.bert import BERT
 from pruneonce.models.distilbert import DISTILBERT
+from pruneonce.models.electra import ELECTRA
 from pruneonce.models.family import Family, Shape
 from pruneonce.models.modernbert import MODERNBERT
+from pruneonce.models.mpnet import MPNET
 from pruneonce.models.nomic_bert import NOMIC_BERT
 from pruneonce.models.plan import EncoderPlan
 from pruneonce.models.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
+from pruneonce.models.unsupported import NOT_COMPUTED
 
-ALL = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MODERNBERT, NOMIC_BERT)
-FAMILIES = {family.model_type: family for family in ALL}
+_ALL = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, MPNET, MODERNBERT, NOMIC_BERT)
+FAMILIES = {family.model_type: family for family in _ALL}
 
 __all__ = ["FAMILIES", "Family", "encoder_plan_of", "family_of", "known_shape"]
-
-
-# Encoders that people ask for, and what in them is not computed.
-NOT_COMPUTED = {
-    "deberta": "its attention scores words against distances (disentangled attention)",
-    "deberta-v2": "its attention scores words against distances (disentangled attention)",
-    "new": "its code is not in transformers, and code that comes with a model is never run",
-    "xlnet": "its attention scores words against distances",
-    "albert": "its layers share their weights, and a packed file has one matrix for each layer",
-    "modernbert-decoder": "it is a decoder",
-    "gemma3_text": "it is built of decoder blocks",
-    "qwen3": "it is built of decoder blocks",
-}
 
 
 def family_of(model_type: object) -> Family:
@@ -43,10 +34,8 @@ def family_of(model_type: object) -> Family:
     if isinstance(model_type, str) and model_type in FAMILIES:
         return FAMILIES[model_type]
     if isinstance(model_type, str) and model_type in NOT_COMPUTED:
-        known = ", ".join(sorted(FAMILIES))
-        raise UsageError(
-            f"model type '{model_type}' is not supported: {NOT_COMPUTED[model_type]}; one of {known} is expected"
-        )
+        nearest, why = NOT_COMPUTED[model_type]
+        raise UsageError(f"model type '{model_type}' is not supported: {why}; the nearest that is: '{nearest}'")
     shown = str(model_type)[:40]
     near = difflib.get_close_matches(shown, FAMILIES, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""

@@ -21,6 +21,15 @@ ATTENTION_ROLES = ("query", "key", "value", "query_key_value", "attention_output
 FEED_FORWARD_ROLES = ("gate", "up", "gate_up", "down")
 POOLER_ROLE = "pooler"
 
+# A class in config.json ends with the key -> what its answers are for.
+TASK_OF_HEAD = {
+    "ForSequenceClassification": "text-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForTokenClassification": "token-classification",
+    "ForMaskedLM": "fill-mask",
+    "Model": "feature-extraction",
+}
+
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # of a transformers model, in the order of its forward
 
 
@@ -133,6 +142,7 @@ class Heads:
     masked_lm: MaskedLMHead
     next_sentence: str | None  # reads the pooler's output; None: the family has no such task
     transform: Transform | None = None  # before `tokens` and `spans`
+    pretraining: Literal["ForMaskedLM", "Model"] = "ForMaskedLM"  # what transformers' ForPreTraining is computed as
 
 
 @dataclass(frozen=True)
@@ -173,6 +183,7 @@ class Family:
     shapes: tuple[Shape, ...]
     encoder_plan: Callable[[Mapping[str, Any]], EncoderPlan]  # from config.json; ValueError names the key
     stored: StoredNames = StoredNames()
+    relative_bias: str | None = None  # table of biases on attention scores, [buckets, heads], of all layers
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -184,6 +195,24 @@ class Family:
         """Tensors of the tables, relative to the encoder."""
         tables = (self.embeddings.words, self.embeddings.positions, self.embeddings.types)
         return tuple(f"{name}.weight" for name in tables if name is not None)
+
+    def task_of(self, config: Mapping[str, Any]) -> str:
+        """What a model of this config answers, of TASK_OF_HEAD; ValueError for a head that we do not compute."""
+        names = config.get("architectures") or []
+        name = names[0] if isinstance(names, list) and names else None
+        if isinstance(name, str) and name.endswith("ForPreTraining"):
+            name = self.heads.pretraining
+        task = next(
+            (task for head, task in TASK_OF_HEAD.items() if isinstance(name, str) and name.endswith(head)), None
+        )
+        if task is None:
+            known = ", ".join([*TASK_OF_HEAD, "ForPreTraining"])
+            raise ValueError(
+                f"config.json: architectures is {str(names)[:60]!a}; expected a name that ends with {known}"
+            )
+        if task == "question-answering" and self.heads.spans is None:
+            raise ValueError(f"{self.model_type} has no head for question answering")
+        return task
 
     def names_of_stored(self, name: str) -> tuple[str, ...]:
         """What the model calls a file's tensor: one name, or those that its rows are shared out among, alike many each.
@@ -232,9 +261,10 @@ class Family:
     def part_of(self, tensor: str) -> Literal["embeddings", "encoder", "heads"]:
         """Which part of the model a tensor is of; the pooler counts as the encoder's."""
         name = self.encoder_name(tensor)
-        if name.startswith(self.embeddings.prefix):
+        if name.startswith((self.embeddings.prefix, f"{self.embeddings.projection}.")):
             return "embeddings"
-        inside = [part for part in (self.layers, self.pooler, self.final_norm) if part is not None]
+        own = (self.layers, self.pooler, self.final_norm, self.relative_bias)
+        inside = [part for part in own if part is not None]
         return "encoder" if name.startswith(tuple(f"{part}." for part in inside)) else "heads"
 
     def config_of(self, shape: Shape) -> dict[str, Any]:

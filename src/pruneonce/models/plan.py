@@ -22,7 +22,7 @@ NONLINEARITIES = {
 class EncoderPlan:
     """Sizes and choices of one encoder; the defaults are those of the original transformer's encoder and of BERT.
 
-    Not every plan can be computed: `run.encoder.require_computable` says which. ValueError for sizes that cannot be.
+    Every plan can be computed by the engine. ValueError for sizes that cannot be.
     """
 
     layers: int

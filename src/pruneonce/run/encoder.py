@@ -77,13 +77,17 @@ class Layer:
 class Embeddings:
     """Word embeddings as stored; position and type embeddings float32."""
 
-    words: DenseTensor | Int8Matrix  # [vocabulary, hidden]
-    positions: Array | None  # float32 [max tokens, hidden]; None: positions are not in the embeddings
-    types: Array | None  # float32 [types, hidden]; None: the family has none
+    words: DenseTensor | Int8Matrix  # [vocabulary, width], the width that of the hidden states or the projection's
+    positions: Array | None  # float32 [max tokens, width]; None: positions are not in the embeddings
+    types: Array | None  # float32 [types, width]; None: the family has none
     norm: LayerNorm
+    projection: Linear | None = None  # to the hidden size
 
-    def __call__(self, token_ids: Array, token_types: Array, positions: Array, out: Activations) -> None:
-        """out = their sum, normalised: [hidden, tokens]. Only the words in use are decoded."""
+    def __call__(
+        self, token_ids: Array, token_types: Array, positions: Array, out: Activations, space: Workspace
+    ) -> None:
+        """out = their sum, normalised and projected: [hidden, tokens]. Only the words in use are decoded."""
+        summed = out if self.projection is None else space.activations("embedded", self.projection.weight.cols)
         words = self.words
         table, kind, scale = (
             (words.codes, "int8", words.scale)
@@ -99,20 +103,27 @@ class Embeddings:
             token_ids=token_ids,
             position_ids=positions,
             token_types=token_types,
-            out=out,
+            out=summed,
         )
-        self.norm(out)
+        self.norm(summed)
+        if self.projection is not None:
+            self.projection(summed, out, space.codes)
 
 
 class Encoder:
     """Embeddings and layers, as a plan says. Several threads may call it at once, each with a workspace of its own."""
 
     def __init__(
-        self, embeddings: Embeddings, layers: list[Layer], plan: EncoderPlan, final_norm: LayerNorm | None = None
+        self,
+        embeddings: Embeddings,
+        layers: list[Layer],
+        plan: EncoderPlan,
+        final_norm: LayerNorm | None = None,
+        distance_biases: Array | None = None,
     ) -> None:
-        """ValueError for a plan that these kernels cannot compute."""
-        require_computable(plan)
+        """distance_biases: of attention's scores, float32 [heads, 2 · reach + 1], for distances of -reach … reach."""
         self.embeddings, self.layers, self.plan, self.final_norm = embeddings, layers, plan, final_norm
+        self._biases = distance_biases
         self._windows = [plan.local_window if layer in plan.local_layers else 0 for layer in range(plan.layers)]
         bases = [plan.local_rotary_base if window else plan.rotary_base for window in self._windows]
         tables = {base: Rotary(base, plan.hidden_size // plan.heads) for base in bases if base is not None}
@@ -131,7 +142,7 @@ class Encoder:
         hidden, attended = space.activations("hidden", size), space.activations("attended", size)
         context, query_key_value = space.activations("context", size), space.activations("query_key_value", 3 * size)
         places = np.arange(len(token_ids)) - np.repeat(starts[:-1], np.diff(starts))
-        self.embeddings(token_ids, token_types, places + (self.plan.first_position or 0), hidden)
+        self.embeddings(token_ids, token_types, places + (self.plan.first_position or 0), hidden, space)
         before = self.plan.norm_placement == "pre"
         for layer, window, rotary in zip(self.layers, self._windows, self._rotary, strict=True):
             x = _normed(layer.attention_norm, hidden, space) if before else hidden
@@ -139,7 +150,9 @@ class Encoder:
             if rotary is not None:
                 cosines, sines = rotary.tables(int(np.diff(starts).max()))
                 rotate(query_key_value, positions=places, heads=self.plan.heads, cosines=cosines, sines=sines)
-            attention(query_key_value, starts=starts, heads=self.plan.heads, window=window, out=context)
+            attention(
+                query_key_value, starts=starts, heads=self.plan.heads, window=window, bias=self._biases, out=context
+            )
             if layer is self.layers[-1] and kept is not None and len(kept) < len(token_ids):
                 for states in (context, hidden):
                     states.take(kept)
@@ -193,15 +206,3 @@ def _normed(norm: LayerNorm | None, x: Activations, space: Workspace) -> Activat
     copy(x, to=normed)
     norm(normed)
     return normed
-
-
-def require_computable(plan: EncoderPlan) -> None:
-    """ValueError, which names the first part, for a plan that asks for more than these kernels compute."""
-    beyond = {
-        f"embeddings of {plan.embedding_size} projected to {plan.hidden_size}": plan.embedding_size
-        not in (None, plan.hidden_size),
-        "relative attention biases": bool(plan.relative_buckets),
-    }
-    for part, asked in beyond.items():
-        if asked:
-            raise ValueError(f"the engine does not compute {part}, which this model's config.json asks for")

@@ -88,7 +88,7 @@ class MaskedWords:
 
 
 def head_of(task: str, tensors: Tensors) -> Head:
-    """The head of a task, of those that `run.model.TASK_OF_HEAD` names; ValueError if the file lacks a tensor."""
+    """The head of a task, of those that `Family.task_of` gives; ValueError if the file lacks a tensor."""
     heads, hidden, plan = tensors.family.heads, tensors.plan.hidden_size, tensors.plan
     if task == "text-classification":
         sequence = heads.sequence
@@ -99,8 +99,7 @@ def head_of(task: str, tensors: Tensors) -> Head:
             norm=None if sequence.norm is None else tensors.norm(sequence.norm, plan.norm_epsilon),
         )
     if task == "question-answering":
-        if heads.spans is None:
-            raise ValueError(f"{tensors.family.model_type} has no head for question answering")
+        assert heads.spans is not None  # `task_of` gives no such task otherwise
         return TokenOutputs(tensors.linear([heads.spans], 2, hidden), _before_outputs(tensors))
     if task == "token-classification":
         return TokenOutputs(tensors.linear([heads.tokens], None, hidden), _before_outputs(tensors))
@@ -137,9 +136,10 @@ def _masked_lm(tensors: Tensors) -> MaskedWords:
     head, plan = tensors.family.heads.masked_lm, tensors.plan
     tied, own = tensors.in_encoder(f"{tensors.family.embeddings.words}.weight"), f"{head.decoder}.weight"
     epsilon = plan.norm_epsilon if head.norm_epsilon is None else head.norm_epsilon
-    dense = tensors.linear([head.dense], plan.hidden_size, plan.hidden_size, biases=plan.head_biases)
-    norm = tensors.norm(head.norm, epsilon)
-    decoder = tensors.get(own if tensors.has(own) else tied, (None, plan.hidden_size))
+    width = plan.embedding_size or plan.hidden_size
+    dense = tensors.linear([head.dense], width, plan.hidden_size, biases=plan.head_biases)
+    norm = tensors.norm(head.norm, epsilon, width)
+    decoder = tensors.get(own if tensors.has(own) else tied, (None, width))
     name = next((name for name in head.biases if tensors.has(name)), head.biases[0])
     bias = tensors.vector(name, decoder.shape[0]) if plan.decoder_bias else None
     words = Linear(tensors.weight([decoder]), bias)

@@ -13,8 +13,9 @@ from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.formats.packed_file import PackedModel, read_packed
 from pruneonce.formats.stored_tensors import Array
 from pruneonce.models.sentence import POOLINGS, EmbeddingPlan, Pooling, RankingPlan
-from pruneonce.run.encoder import Embeddings, Encoder, Layer, require_computable
+from pruneonce.run.encoder import Embeddings, Encoder, Layer
 from pruneonce.run.heads import Head, HiddenStates, classes_of, head_of
+from pruneonce.run.relative_bias import distance_biases
 from pruneonce.run.sentence import pooled, projection_layers, tokens_read, unit
 from pruneonce.run.tensors import Tensors
 from pruneonce.run.weights import KERNELS, Int8Weight, Kernels
@@ -25,15 +26,6 @@ from pruneonce.tasks.recipe_data import recorded_tokens
 # the figures.
 PASS_TOKENS = 128
 INT8_PASS_TOKENS = 256  # codes take a quarter of the space
-
-TASK_OF_HEAD = {
-    "ForSequenceClassification": "text-classification",
-    "ForQuestionAnswering": "question-answering",
-    "ForTokenClassification": "token-classification",
-    "ForMaskedLM": "fill-mask",
-    "ForPreTraining": "fill-mask",
-    "Model": "feature-extraction",
-}
 
 
 class Model:
@@ -46,7 +38,7 @@ class Model:
         self.config = packed.config
         self.tokenizer = packed.tokenizer
         self.provenance = packed.provenance
-        self.task = _task_of(packed)
+        self.task = self.family.task_of(packed.config)
         self.labels = _labels(packed, classes_of(self.task, tensors))
         given = packed.sentence
         self.embedding = given if isinstance(given, EmbeddingPlan) else EmbeddingPlan()  # of `embed`
@@ -273,17 +265,6 @@ def load_model(path: str | Path, *, isa: str | None = None, kernels: Kernels = "
         raise PruneonceError(f"{path}: {error}") from error
 
 
-def _task_of(packed: PackedModel) -> str:
-    names = packed.config.get("architectures") or []
-    name = names[0] if isinstance(names, list) and names else None
-    for head, task in TASK_OF_HEAD.items():
-        if isinstance(name, str) and name.endswith(head):
-            return task
-    raise ValueError(
-        f"config.json: architectures is {str(names)[:60]!a}; expected a name that ends with {', '.join(TASK_OF_HEAD)}"
-    )
-
-
 def _labels(packed: PackedModel, classes: tuple[str, int] | None) -> list[str]:
     """Class names, one for each of the classifier's rows; ValueError if the config has more or fewer."""
     if classes is None:
@@ -297,15 +278,16 @@ def _labels(packed: PackedModel, classes: tuple[str, int] | None) -> list[str]:
 
 def _encoder(tensors: Tensors) -> Encoder:
     family, plan, name = tensors.family, tensors.plan, tensors.in_encoder
-    require_computable(plan)
+    width = plan.embedding_size or plan.hidden_size
     hidden, tables, parts = plan.hidden_size, family.embeddings, family.layer
     positions = None if plan.first_position is None else tables.positions
     types = None if tables.types is None else name(f"{tables.types}.weight")
     embeddings = Embeddings(
-        words=tensors.table(name(f"{tables.words}.weight"), hidden),
-        positions=None if positions is None else tensors.table(name(f"{positions}.weight"), hidden).to_dense(),
-        types=tensors.table(types, hidden).to_dense() if types is not None and tensors.has(types) else None,
-        norm=tensors.norm(name(tables.norm), plan.norm_epsilon),
+        words=tensors.table(name(f"{tables.words}.weight"), width),
+        positions=None if positions is None else tensors.table(name(f"{positions}.weight"), width).to_dense(),
+        types=tensors.table(types, width).to_dense() if types is not None and tensors.has(types) else None,
+        norm=tensors.norm(name(tables.norm), plan.norm_epsilon, width),
+        projection=None if width == hidden else tensors.linear([name(str(tables.projection))], hidden, width),
     )
     others = [len(table) for table in (embeddings.positions, embeddings.types) if table is not None]
     if 0 in (embeddings.words.shape[0], *others):
@@ -339,4 +321,8 @@ def _encoder(tensors: Tensors) -> Encoder:
     if plan.final_norm:
         assert family.final_norm is not None  # a plan of a family that has it
         final_norm = tensors.norm(name(family.final_norm), plan.norm_epsilon)
-    return Encoder(embeddings, layers, plan, final_norm)
+    biases = None
+    if plan.relative_buckets:
+        table = tensors.get(name(f"{family.relative_bias}.weight"), (plan.relative_buckets, plan.heads))
+        biases = distance_biases(table.to_dense(), plan.relative_max_distance)
+    return Encoder(embeddings, layers, plan, final_norm, biases)

@@ -72,9 +72,9 @@ class Tensors:
         """Matrices of equally many columns, stacked and packed for a kernel."""
         return weight_of(tensors, self.isa, kernels=self._kernels)
 
-    def norm(self, name: str, epsilon: float) -> LayerNorm:
-        """A layer norm over hidden states."""
-        size = self.plan.hidden_size
+    def norm(self, name: str, epsilon: float, size: int | None = None) -> LayerNorm:
+        """A layer norm over hidden states, or over so many features."""
+        size = size or self.plan.hidden_size
         shifts = self.plan.norm_shifts
         shift = self.vector(f"{name}.bias", size) if shifts else np.zeros(size, np.float32)
         return LayerNorm(self.vector(f"{name}.weight", size), shift, epsilon)
