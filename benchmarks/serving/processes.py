@@ -17,7 +17,7 @@ from pruneonce.bench.isolation import end_with_parent, resident_bytes, resume, s
 from pruneonce.bench.serving.client import Target
 from pruneonce.errors import PruneonceError
 
-PATIENCE_SECONDS = 180.0  # for a rival to load its model
+PATIENCE_SECONDS = 300.0  # for a rival to load its model
 OFFLINE = """
 import json, sys, time
 import numpy as np, pruneonce
