@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
+import math
 import statistics
 import threading
 import time
@@ -18,7 +20,7 @@ from processes import Offline, Plan, Server, put_aside
 
 from pruneonce.bench.isolation import Used, at_work, watched
 from pruneonce.bench.serving import results
-from pruneonce.bench.serving.load import LoadSettings, measure_load
+from pruneonce.bench.serving.load import LoadSettings, measure_load, run_load
 from pruneonce.errors import PruneonceError
 
 CLIENTS = 32
@@ -44,7 +46,7 @@ def load(server: Server, texts: list[str], settings: LoadSettings, answers: dict
 
 
 def _used(used: Used, client: float) -> Record:
-    others = None if used.others is None else max(0.0, used.others - client)
+    others = None if math.isnan(used.others) else max(0.0, used.others - client)
     return {
         "processor_seconds": {"server": used.own, "client": client, "others": others},
         "wall_seconds": used.wall,
@@ -170,6 +172,24 @@ def crowded(server: Server, texts: list[str], rounds: int, seconds: float, answe
                     found["closed_by_server"] += crowd.closed_by_server
             found[kind].append(each)
     return found
+
+
+def replicas(plan: Plan, count: int, texts: list[str], rounds: int, seconds: float, logs: Path) -> list[float]:
+    """Texts per second of several servers with a thread each, the clients shared out among them."""
+    servers = [Server(plan, 1, logs / f"replica-{number}.log") for number in range(count)]
+    try:
+        for server in servers:
+            server.wait_until_ready()
+        settings = LoadSettings(seconds, None, CLIENTS // count, warmup_seconds=0.5)
+
+        async def load_all() -> float:
+            found = await asyncio.gather(*(run_load(server.target, texts, settings) for server in servers))
+            return sum(each.texts for each in found) / seconds
+
+        return [asyncio.run(load_all()) for _ in range(rounds)]
+    finally:
+        for server in servers:
+            server.close()
 
 
 def start_to_ready(plan: Plan, threads: int, rounds: int, log: Path) -> list[float]:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from pruneonce.bench.isolation import resume, stop, tree
+from pruneonce.bench.isolation import end_with_parent, resident_bytes, resume, stop
 from pruneonce.bench.serving.client import Target
 from pruneonce.errors import PruneonceError
 
-PATIENCE_SECONDS = 180.0  # for a rival to load its model
+PATIENCE_SECONDS = 300.0  # for a rival to load its model
 OFFLINE = """
 import json, sys, time
 import numpy as np, pruneonce
@@ -60,7 +60,9 @@ class Server:
         }
         command = [part.format(port=self.port) for part in plan.command]
         with open(log, "wb") as stream:
-            self.process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
+            self.process = subprocess.Popen(
+                command, stdout=stream, stderr=stream, env=environment, preexec_fn=end_with_parent
+            )
 
     @property
     def pid(self) -> int:
@@ -107,11 +109,7 @@ class Server:
 
     def resident_bytes(self) -> int:
         """Of the server and its descendants."""
-        pages = 0
-        for pid in tree(self.pid):
-            with suppress(OSError):
-                pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        return resident_bytes(self.pid)
 
     def close(self) -> None:
         _end(self.process)
@@ -124,7 +122,12 @@ class Offline:
         environment = {**os.environ, "PRUNEONCE_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
         command = [sys.executable, "-c", OFFLINE, str(file), str(texts), str(vectors)]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            preexec_fn=end_with_parent,
         )
         self._line()
 

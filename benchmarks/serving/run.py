@@ -206,6 +206,11 @@ def run(record: Record, plans: Sequence[Plan], work: Path, texts: list[str], len
             record["crowd"] = measure.crowded(main, texts, lengths.crowd_rounds, lengths.crowd_seconds, answers)
             say("a crowd of idle connections")
             save()
+        if "replicas" not in record:
+            servers_of_one = measure.replicas(plans[0], threads, texts, lengths.rounds, lengths.seconds, work)
+            record["replicas"] = {"count": threads, "texts_per_second": servers_of_one}
+            say("replicas")
+            save()
         if "overload" not in record:
             record["overload"] = measure.overload(record, main, texts, lengths.overload_seconds, answers)
             say("overload")
