@@ -157,14 +157,23 @@ def mixed_lines(record: BenchRecord) -> list[str]:
 
 
 def tables(record: BenchRecord) -> Iterable[Table]:
-    """One table per case, for the terminal."""
+    """Two per case, for a terminal of eighty columns: what each engine took (least times are for reports), and that
+    beside ours.
+    """
+    heads = columns(record)
+    beside = range(3, 3 + 2 * len(record.ours))  # ratios to each of ours, and their quartiles
     for case in record.cases:
-        table = Table(title=case.name, caption=limits(record, case))
-        for column in columns(record):
-            table.add_column(column, justify="left" if column == "engine" else "right")
-        for row in engine_rows(record, case):
-            table.add_row(*row)
-        yield table
+        rows = engine_rows(record, case)
+        for title, caption, chosen in (
+            (case.name, limits(record, case), [0, *range(2, beside.start), *range(beside.stop, len(heads))]),
+            (f"{case.name}, beside ours", None, [0, *beside]),
+        ):
+            table = Table(title=title, caption=caption)
+            for at in chosen:
+                table.add_column(heads[at], justify="right" if at else "left", no_wrap=not at, overflow="fold")
+            for row in rows:
+                table.add_row(*(row[at] for at in chosen))
+            yield table
 
 
 def overview(records: Sequence[BenchRecord]) -> list[str]:
