@@ -68,7 +68,7 @@ check-arm: .venv/dev.done
 stub: .venv/dev.done
 	$(BIN)/python -m nanobind.stubgen --quiet -m pruneonce._native -o src/pruneonce/_native.pyi
 
-# Pages of docs/ from signatures, docstrings, dataclasses and configs: api.md, recipes.md, commands.md, models.md; a test
+# docs/api.md, recipes.md and commands.md from signatures, docstrings and dataclasses, models.md from configs; a test
 # fails when one is out of date.
 docs: .venv/dev.done
 	$(BIN)/python docs/make_api.py

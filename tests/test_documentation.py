@@ -120,7 +120,7 @@ def test_every_fence_is_closed_and_every_mark_stands_before_a_block():
 
 
 def test_lines_of_the_pages_fit():
-    """What `report`, the quickstart and `make docs` write is theirs to lay out; a row of models is one line."""
+    """What `pruneonce report`, the quickstart and `make docs` write is theirs to lay out; a row of models too."""
     written = re.compile(r"(?s)<!-- quickstart results.*?<!-- end of results -->")
     for page in [ROOT / "CHANGELOG.md", *PAGES]:
         if page.name not in ("results.md", "recipes.md", "commands.md"):
