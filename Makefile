@@ -8,7 +8,8 @@ ifneq ($(wildcard ../shared/data/glue),)
 export PRUNEONCE_TEST_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: quickstart test quick test-lowest lint check campaign sanitize check-arm stub docs bench clean
+.PHONY: quickstart test quick test-lowest lint check campaign sanitize check-arm stub docs site bench bench-serving rivals \
+  dist dist-arm clean
 
 quickstart: .venv/train.done
 	$(BIN)/pruneonce quickstart
@@ -29,8 +30,8 @@ test-lowest: .venv-lowest/done
 	.venv-lowest/bin/python -m pytest -W default --deselect tests/test_package.py::test_the_stub_of_the_native_module_is_up_to_date
 
 lint: .venv/dev.done
-	$(BIN)/ruff check src tests benchmarks docs/make_*.py
-	$(BIN)/ruff format --check src tests benchmarks docs/make_*.py
+	$(BIN)/ruff check src tests benchmarks packaging docs/*.py
+	$(BIN)/ruff format --check src tests benchmarks packaging docs/*.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror native/*
@@ -67,17 +68,53 @@ check-arm: .venv/dev.done
 stub: .venv/dev.done
 	$(BIN)/python -m nanobind.stubgen --quiet -m pruneonce._native -o src/pruneonce/_native.pyi
 
-# docs/api.md from signatures and docstrings, docs/models.md from configs; tests fail when they are out of date.
+# docs/api.md, recipes.md, commands.md and models.md from signatures, docstrings, dataclasses and configs; a test fails
+# when one is out of date.
 docs: .venv/dev.done
 	$(BIN)/python docs/make_api.py
+	$(BIN)/python docs/make_reference.py
 	$(BIN)/python docs/make_models.py
+
+# The documentation site, into build/site; a link or an anchor that leads nowhere is an error.
+site: .venv-site/done
+	.venv-site/bin/mkdocs build --quiet
+
+# Source archive and wheels into dist/, each installed and tested without a compiler, the last one with [train] and the
+# quickstart. DIST_PYTHONS: interpreters by name or path; DIST_OPTIONS: see packaging/make_dist.py.
+DIST_PYTHONS ?= python3.10 python3.11 python3.12 python3.13
+DIST_OPTIONS ?=
+dist: .venv/dev.done .venv-dist/done
+	$(BIN)/python packaging/make_sample.py build/sample
+	.venv-dist/bin/python packaging/make_dist.py --sample build/sample $(DIST_OPTIONS) $(DIST_PYTHONS)
+
+# A wheel for 64-bit ARM, cross-built and run under an emulator; what it needs is as for check-arm, on Debian.
+dist-arm: .venv/dev.done .venv-dist/done
+	$(BIN)/python packaging/make_sample.py build/sample
+	packaging/cross_arm.sh build/sample
 
 bench: .venv/dev.done
 	$(BIN)/python benchmarks/bench_spmm.py
 	$(BIN)/python benchmarks/bench_masks.py
 
+# The tables of docs/serving.md: ten minutes on two cores with nothing else running (SHORT=--short: six).
+RIVALS ?= .rivals
+bench-serving: .venv/dev.done
+	$(BIN)/python benchmarks/serving/run.py $(SHORT) --rivals $(RIVALS)
+
+# Other libraries that serve the same model, each in an environment of its own: 8 GB. One that cannot be installed is
+# left out of the table.
+CPU_TORCH := --constraint constraints.txt
+ASGI := starlette uvicorn httptools uvloop orjson
+rivals:
+	@for each in onnx openvino fastembed infinity; do $(PYTHON) -m venv $(RIVALS)/$$each || exit 1; done
+	-$(RIVALS)/onnx/bin/pip install -q $(CPU_TORCH) "sentence-transformers[onnx]" $(ASGI)
+	-$(RIVALS)/openvino/bin/pip install -q $(CPU_TORCH) "sentence-transformers[openvino]" nncf $(ASGI)
+	-$(RIVALS)/fastembed/bin/pip install -q fastembed $(ASGI)
+	-$(RIVALS)/infinity/bin/pip install -q $(CPU_TORCH) "infinity-emb[server,torch]"
+
 clean:
-	rm -rf .venv .venv-lowest build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-lowest .venv-dist .venv-site .rivals build dist \
+	  .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 .venv/train.done: pyproject.toml constraints.txt
 	$(MAKE) --no-print-directory .venv/bin/python
@@ -88,6 +125,16 @@ clean:
 	$(MAKE) --no-print-directory .venv/bin/python
 	$(PIP) --editable ".[dev]"
 	@touch $@ .venv/train.done
+
+.venv-dist/done: packaging/requirements.txt
+	$(PYTHON) -m venv .venv-dist
+	.venv-dist/bin/python -m pip install --quiet --disable-pip-version-check --requirement packaging/requirements.txt
+	@touch $@
+
+.venv-site/done: docs/requirements.txt
+	$(PYTHON) -m venv .venv-site
+	.venv-site/bin/python -m pip install --quiet --disable-pip-version-check --requirement docs/requirements.txt
+	@touch $@
 
 .venv-lowest/done: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv .venv-lowest

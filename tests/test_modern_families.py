@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from pruneonce import _native
 from pruneonce.convert.inspect_folder import inspect_folder
 from pruneonce.convert.to_packed import export_packed
-from pruneonce.errors import PruneonceError
+from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.formats.model_folder import read_matrices
 from pruneonce.formats.packed_file import read_packed
 from pruneonce.models import family_of
@@ -268,6 +272,22 @@ def test_attention_sees_its_window_and_nothing_else(isa, window, lengths):
     np.testing.assert_allclose(array(out), attention_in_windows(qkv, starts, 2, window), atol=5e-6)
 
 
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), window=st.integers(1, 90), seed=st.integers(0, 99))
+def test_a_window_has_the_same_bits_wherever_its_sequence_lies(data, window, seed):
+    """Blocks of queries begin where panels do: what they see besides their windows must not change a sum."""
+    lengths = data.draw(st.lists(st.integers(1, 200), min_size=1, max_size=4))
+    isa = data.draw(st.sampled_from(ISAS))
+    starts = np.cumsum([0, *lengths], dtype=np.int64)
+    qkv = np.random.default_rng(seed).standard_normal((3 * 10, starts[-1])).astype(np.float32)
+    together, alone = _native.Activations(10, isa=isa), _native.Activations(10, isa=isa)
+    _native.attention(activations(qkv, isa), starts=starts, heads=1, window=window, out=together)
+    for begin, end in itertools.pairwise(starts):
+        one = activations(qkv[:, begin:end], isa)
+        _native.attention(one, starts=np.array([0, end - begin]), heads=1, window=window, out=alone)
+        assert np.array_equal(array(together)[:, begin:end], array(alone))
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_positions_turn_queries_and_keys_and_leave_values(isa):
     heads, size, tokens = 3, 10, 150
@@ -422,6 +442,22 @@ def test_a_published_config_is_the_plan_of_transformers_defaults():
     assert NOMIC_BERT.encoder_plan(PUBLISHED | {"rotary_scaling_factor": 2}).max_tokens == 2048
 
 
+def test_a_published_folder_runs_as_it_is(pack, tmp_path):
+    """Config and names of tensors as the models' own code wrote them."""
+    model = make_model("NomicBert", "Model", rope_parameters={"rope_type": "default", "rope_theta": 77.0})
+    folder = pack(model).parent
+    sizes = {"n_embd": 48, "n_head": 3, "n_inner": 70, "n_layer": 4, "n_positions": 256, "rotary_emb_base": 77}
+    for name in ("model.safetensors", "tokenizer.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED | sizes | {"vocab_size": VOCABULARY}))
+    export_packed(tmp_path, tmp_path / "m.pruneonce", embeddings="fp32")
+    engine = load_model(tmp_path / "m.pruneonce")
+    assert engine.max_tokens == 256
+    ids, types = random_batch()
+    for sequence, segments, output in zip(ids, types, engine(ids, types), strict=True):
+        np.testing.assert_allclose(output, torch_logits(model, sequence, segments), atol=1e-4)
+
+
 # ---------------------------------------------------------------------------------------------------------- bad input
 
 
@@ -460,6 +496,8 @@ def test_a_nomicbert_that_is_another_model_is_refused_in_one_line(changes, messa
         ({"rope_scaling": {"type": "yarn"}}, "rope_scaling"),
         ({"rope_parameters": {"full_attention": {"rope_type": "yarn", "rope_theta": 1e4}}}, "of type 'yarn'"),
         ({"rope_parameters": {"sliding_attention": {"rope_theta": float("nan")}}}, "theta 'nan'"),
+        ({"rope_parameters": ["default"]}, "rope_parameters must be an object"),
+        ({"layer_types": None, "global_attn_every_n_layers": 0}, "global_attn_every_n_layers is '0'"),
         ({"hidden_activation": "laplace"}, "hidden_activation 'laplace'"),
     ],
 )
@@ -498,3 +536,46 @@ def test_gates_without_as_many_beside_them_are_refused(pack, tmp_path):
     write_packed(tmp_path / "m.pruneonce", packed)
     with pytest.raises(PruneonceError, match="139 rows are not gates and as many"):
         load_model(tmp_path / "m.pruneonce")
+
+
+# --------------------------------------------------------------------------------------------------------- long texts
+
+
+def test_a_long_text_takes_memory_by_its_tokens_and_not_by_their_square(pack):
+    """Scores of all pairs of 20,000 tokens would be 1.6 GB for each head."""
+    tokens = 20_000
+    sizes = {"hidden_size": 16, "num_attention_heads": 1, "intermediate_size": 16, "num_hidden_layers": 2}
+    file = pack(make_model("ModernBert", "Model", max_position_embeddings=tokens, **sizes))
+    code = (
+        "import resource, sys, numpy as np; from pruneonce.run.model import load_model; m = load_model(sys.argv[1]); "
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024; before = peak(); "
+        "states, = m([np.zeros(int(sys.argv[2]), np.int64)]); assert np.isfinite(states).all(); print(peak() - before)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(file), str(tokens)], check=True, capture_output=True, text=True
+    )
+    assert float(result.stdout) < 200  # MB
+
+
+def test_the_work_of_a_model_with_windows_is_counted_by_what_tokens_see(pack):
+    from pruneonce.bench.inference.subject import read_subject
+
+    subject = read_subject(pack(make_model("ModernBert", "ForSequenceClassification")).parent)
+    for tokens in (1, 5, 7, 8, 12, 13, 14, 100):
+        place = np.arange(tokens)
+        seen = int((np.abs(place[:, None] - place) <= WINDOW).sum())
+        pairs = 2 * tokens**2 + 2 * seen  # two layers of each kind
+        weights = subject.nonzeros_per_token * tokens + subject.nonzeros_per_sequence
+        assert subject.useful_flops([tokens]) == 2 * (weights + 2 * 48 * pairs)
+
+
+def test_a_config_that_is_not_computed_is_refused_before_a_file_is_written(pack, tmp_path):
+    folder = pack(make_model("ModernBert", "Model")).parent
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"]["full_attention"]["rope_type"] = "yarn"
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UsageError, match=r"config.json: rotary positions of type 'yarn' are not computed"):
+        export_packed(tmp_path, tmp_path / "new.pruneonce")
+    assert not (tmp_path / "new.pruneonce").exists()

@@ -6,6 +6,8 @@ import sys
 from importlib.metadata import requires
 from pathlib import Path
 
+import pytest
+
 import pruneonce
 
 if sys.version_info >= (3, 11):
@@ -59,6 +61,12 @@ def test_the_page_of_the_python_api_says_what_the_docstrings_say():
     assert text == made["page"](head), "run `make docs`"
     for name in pruneonce.__all__:
         assert f"\n### {name}\n" in text, name
+
+
+@pytest.mark.parametrize("name", ["recipes.md", "commands.md"])
+def test_pages_of_recipes_and_commands_say_what_the_code_says(name):
+    made = runpy.run_path(str(ROOT / "docs/make_reference.py"))
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == made["PAGES"][name](), "run `make docs`"
 
 
 def test_the_base_install_pulls_no_more_than_the_engine_needs():

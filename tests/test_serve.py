@@ -17,6 +17,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -475,6 +476,7 @@ def test_every_route_but_health_asks_for_a_key(app_of):
     app = app_of(keys=[b"first key", b"second"])
     routes = [(path, method) for path, methods in app_paths(app) for method in methods]
     unlocked = {path for path, method in routes if ask(app, method, path).status != 401}
+    assert app.get("/").status == 200  # the same bytes for all; what it asks needs a key
     assert unlocked == {
         "/health",
         "/ping",
@@ -551,6 +553,14 @@ def test_sigterm_ends_readiness_then_answers_what_is_under_way_and_exits_cleanly
             answer = half.makefile("rb").read()
         assert answer.startswith(b"HTTP/1.1 200 OK")
         assert server.ended() == 0
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="reads the limits of a process from /proc")
+def test_as_many_connections_as_the_limit_says_fit_however_few_files_a_process_starts_with(packed):
+    few = ["sh", "-c", 'ulimit -Sn 256; exec "$@"', "sh"]
+    with running({"classes": packed["classes"]}, {"connections": 500}, few, kernels="sparse") as server:
+        limits = Path(f"/proc/{server.process.pid}/limits").read_text()
+    assert re.search(r"Max open files +(\d+)", limits)[1] == "756"
 
 
 def test_the_log_has_a_line_of_json_per_request_and_none_of_its_text(packed):

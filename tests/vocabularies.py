@@ -56,12 +56,35 @@ def save_mpnet(folder: Path) -> int:
     return len(made)
 
 
+def save_modern(folder: Path) -> int:
+    """ModernBERT's: byte-level BPE under BERT's special tokens, and one separator between texts."""
+    from tokenizers import ByteLevelBPETokenizer, processors
+    from transformers import PreTrainedTokenizerFast
+
+    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(
+        [" ".join(WORDS)] * 3, vocab_size=400, special_tokens=list(names.values()), show_progress=False
+    )
+    ids = {token: number for number, token in enumerate(names.values())}
+    trained._tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    tokens = {f"{name}_token": token for name, token in names.items()}
+    made = PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, model_max_length=64, **tokens)
+    made.save_pretrained(folder)
+    return len(made)
+
+
 # By transformers' name of a family; what is not here comes with BERT's.
 VOCABULARIES = {
     "roberta": save_byte_level,
     "xlm-roberta": save_unigram,
     "camembert": save_unigram,
     "mpnet": save_mpnet,
+    "modernbert": save_modern,
 }
 
 

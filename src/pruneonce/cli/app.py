@@ -71,6 +71,7 @@ for command in (
     report.report,
     convert.inspect,
     convert.export,
+    convert.push,
     convert.import_,
     run.evaluate,
     run.predict,

@@ -1,4 +1,4 @@
-"""`inspect export import`: what is in a model folder or a packed file, and from one form to another."""
+"""`inspect export push import`: what is in a model folder or a packed file, and from one form to another."""
 
 from __future__ import annotations
 
@@ -56,6 +56,26 @@ def export(
         print_json(report.as_dict())
     else:
         _print_packed_totals(report)
+
+
+def push(
+    run: Annotated[Path, typer.Argument(help="A finished model folder, or one that `compress` made.")],
+    repo: Annotated[str, typer.Option("--repo", help="OWNER/NAME on the Hub; made if it is not there.")],
+    private: Annotated[bool, typer.Option("--private", help="A new repository is seen by nobody else.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch; default main.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which files would be sent.")] = False,
+    as_json: JSON = False,
+) -> None:
+    """Send a model to the Hugging Face Hub: folder, card, packed file. Log in with `hf auth login`, or set HF_TOKEN."""
+    from pruneonce.convert.to_hub import push as send
+
+    pushed = send(run, repo, private=private, revision=revision, dry_run=dry_run)
+    if as_json:
+        print_json(asdict(pushed))
+        return
+    for name, size in pushed.files.items():
+        print(f"{size / 1e6:9.2f} MB  {plain(name)}")
+    print(f"{pushed.repo}: nothing was sent" if dry_run else f"{pushed.repo}: commit {plain(pushed.commit)}")
 
 
 def import_(

@@ -13,6 +13,7 @@ import typer
 from pruneonce.cli.options import JSON
 from pruneonce.cli.show import plain, print_json, print_metrics
 from pruneonce.errors import UsageError
+from pruneonce.hub_files import on_hub
 from pruneonce.progress import progress_bar
 
 
@@ -35,7 +36,7 @@ def evaluate(
     from pruneonce.recipe import TaskData
 
     score: Callable[..., dict[str, float]]
-    if model.is_file():
+    if on_hub(model) or model.is_file():
         from pruneonce.evaluation.packed import score_packed as score
     else:
         from pruneonce.evaluation.scoring import score_folder as score

@@ -12,6 +12,7 @@ from pruneonce.formats.model_folder import mask_digest_of_array
 from pruneonce.formats.nonzero_codes import ENCODINGS
 from pruneonce.formats.packed_file import PackedModel, read_packed
 from pruneonce.formats.stored_tensors import FLOAT_TYPES, INT8, Int8Matrix, SparseMatrix, Tensor
+from pruneonce.hub_files import local_path
 from pruneonce.models import Family, family_of
 
 KINDS = ("encoder values", "encoder positions", "embeddings", "heads", "other", "header")
@@ -106,7 +107,7 @@ class PackedInspection:
 
 def inspect_packed(path: str | Path) -> PackedInspection:
     """Read a packed file, checking all of it, and measure every tensor."""
-    path = Path(path)
+    path = local_path(path)
     model = read_packed(path)
     assert model.version is not None
     family = family_of(model.config.get("model_type"))

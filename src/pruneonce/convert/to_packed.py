@@ -44,12 +44,14 @@ def export_packed(
         raise UsageError(f"'{out}' is a folder: the name of a file is expected")
     family, record = read_family(folder), read_provenance(folder)
     require_runnable(folder, family)
+    config = read_json(folder / "config.json")
+    hidden_size = family.encoder_plan(config).hidden_size
     weights = _Weights(folder, family)
     quantization = _quantization(folder, weights)
     if record:
         _check_masks(weights, family, record, folder)
     sentence = read_sentence_folder(folder)
-    projections = {} if sentence is None else read_projections(folder, sentence.plan, _hidden_size(folder, family))
+    projections = {} if sentence is None else read_projections(folder, sentence.plan, hidden_size)
     tensors: dict[str, Tensor] = {name: dense(weight) for name, weight in projections.items()}
     for name in weights.names:
         try:
@@ -60,7 +62,7 @@ def export_packed(
         except ValueError as error:
             raise PruneonceError(f"{folder}: tensor {name}: {error}") from error
     packed = PackedModel(
-        config=read_json(folder / "config.json"),
+        config=config,
         tokenizer=_tokenizer(folder, lower_case=sentence is not None and sentence.lower_case),
         tensors=tensors,
         provenance=asdict(record) if record else None,
@@ -68,13 +70,6 @@ def export_packed(
     )
     write_packed(out, packed)
     return packed
-
-
-def _hidden_size(folder: Path, family: Family) -> int:
-    try:
-        return family.encoder_plan(read_json(folder / "config.json")).hidden_size
-    except ValueError as error:
-        raise PruneonceError(f"{folder}: {error}") from error
 
 
 def _tokenizer(folder: Path, *, lower_case: bool) -> str:

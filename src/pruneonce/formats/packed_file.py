@@ -32,6 +32,7 @@ from pruneonce.formats.stored_tensors import (
     SparseMatrix,
     Tensor,
 )
+from pruneonce.hub_files import local_path
 from pruneonce.models.sentence import SentencePlan, plan_of
 
 FORMAT_VERSION = 3
@@ -91,9 +92,11 @@ def write_packed(path: str | Path, model: PackedModel) -> None:
 def read_packed(path: str | Path) -> PackedModel:
     """Map a packed file and check every rule of docs/format.md; arrays are read-only views of the mapped file.
 
+    path: of a file here, or hf://owner/name[@revision][/file].
+
     PruneonceError names the file, the tensor and the rule; for a newer format, both version numbers.
     """
-    container = open_container(path)
+    container = open_container(local_path(path))
     version = check_version(container)
     texts = container.metadata
     if unknown := texts.keys() - REQUIRED - {PROVENANCE, SENTENCE}:

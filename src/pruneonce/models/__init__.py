@@ -30,7 +30,7 @@ __all__ = ["FAMILIES", "Family", "encoder_plan_of", "family_of", "known_shape"]
 
 
 def family_of(model_type: object) -> Family:
-    """The family of a config's `model_type`; UsageError, which names the nearest, for one that we do not know."""
+    """The family of a config's `model_type`; UsageError for one that we do not know: why not, or the nearest."""
     if isinstance(model_type, str) and model_type in FAMILIES:
         return FAMILIES[model_type]
     if isinstance(model_type, str) and model_type in NOT_COMPUTED:

@@ -43,8 +43,9 @@ def encoder_plan(config: Mapping[str, Any]) -> EncoderPlan:
     """The plan of a config.json, of transformers 4 or 5; ValueError names the key that is wrong."""
     require_plain_encoder(config)
     layers = number(config, CONFIG.layers)
-    rope = config.get("rope_parameters")
-    rope = rope if isinstance(rope, Mapping) else {}
+    rope = {} if config.get("rope_parameters") is None else config["rope_parameters"]
+    if not isinstance(rope, Mapping):
+        raise ValueError("config.json: rope_parameters must be an object, of the kinds of layers")
     if config.get("rope_scaling") is not None:
         raise ValueError("config.json: rope_scaling is not computed: only plain rotary positions are")
     pooling = config.get("classifier_pooling", "cls")
