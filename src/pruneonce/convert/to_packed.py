@@ -45,7 +45,7 @@ def export_packed(
     family, record = read_family(folder), read_provenance(folder)
     require_runnable(folder, family)
     config = read_json(folder / "config.json")
-    hidden_size = encoder_plan_of(config, folder).hidden_size
+    hidden_size = family.encoder_plan(config).hidden_size
     weights = _Weights(folder, family)
     quantization = _quantization(folder, weights)
     if record:
