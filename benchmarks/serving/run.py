@@ -53,7 +53,7 @@ class Lengths:
 
 
 SHORT = Lengths(rounds=5, seconds=3.0, overload_seconds=60.0)
-TINY = Lengths(1, 0.5, 1.0, 2.0, 1, 0.5, 1, 1)
+TINY = Lengths(1, 2.0, 2.0, 3.0, 1, 2.0, 1, 1)
 
 
 def main() -> None:
