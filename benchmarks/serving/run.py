@@ -53,7 +53,7 @@ class Lengths:
 
 
 SHORT = Lengths(rounds=5, seconds=3.0, overload_seconds=60.0)
-TINY = Lengths(1, 0.5, 1.0, 2.0, 1, 0.5, 1, 1)
+TINY = Lengths(1, 2.0, 2.0, 3.0, 1, 2.0, 1, 1)
 
 
 def main() -> None:
@@ -149,7 +149,16 @@ def rival_plans(rivals: Path | None, work: Path, texts: Path, say) -> list[Plan]
     infinity = rivals / "infinity" / "bin" / "infinity_emb"
     if infinity.is_file():
         command = [str(infinity), "v2", "--model-id", str(folder), "--served-model-name", "any", "--device", "cpu"]
-        command += ["--engine", "torch", "--port", "{port}", "--no-bettertransformer", "--no-model-warmup"]
+        command += [
+            "--engine",
+            "torch",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "{port}",
+            "--no-bettertransformer",
+            "--no-model-warmup",
+        ]
         plans.append(Plan("infinity torch", tuple(command), "/embeddings", is_ours=False))
     else:
         say(f"left out: infinity; there is no {infinity}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 
@@ -63,13 +62,13 @@ PROCESS_COLUMNS = ("engine", "first call ms", "memory MB", "same bits alone", "l
 
 
 def process_rows(record: BenchRecord, case: Case) -> list[tuple[str, ...]]:
-    """One row per engine, as in PROCESS_COLUMNS; none of a record whose engines shared a process."""
+    """One row per engine, as in PROCESS_COLUMNS; none of a record that does not know what was used."""
     if not record.used:
         return []
     found: list[tuple[str, ...]] = []
     for name in case.seconds:
         used, first = record.used[name], case.first_seconds.get(name)
-        share = used.others / (used.wall * record.machine.cores) if used.wall else math.nan
+        share = used.others / (used.wall * record.machine.cores)
         found.append(
             (
                 name,
@@ -77,14 +76,14 @@ def process_rows(record: BenchRecord, case: Case) -> list[tuple[str, ...]]:
                 f"{case.resident_bytes[name] / 1e6:.0f}",
                 {True: "yes", False: "no", None: "–"}[case.same_bits.get(name)],
                 f"{record.load_seconds[name]:.2f}" if name in record.load_seconds else "–",
-                "–" if math.isnan(share) else f"{share:.1%}",
+                f"{share:.1%}",
             )
         )
     return found
 
 
 def process_table(record: BenchRecord, case: Case) -> list[str]:
-    """The same as Markdown, and what it says; [] of a record whose engines shared a process."""
+    """The same as Markdown, and what it says; [] where there are none."""
     rows = process_rows(record, case)
     if not rows:
         return []
