@@ -8,7 +8,8 @@ ifneq ($(wildcard ../shared/data/glue),)
 export PRUNEONCE_TEST_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: quickstart test quick test-lowest lint check campaign sanitize check-arm stub docs site bench dist dist-arm clean
+.PHONY: quickstart test quick test-lowest lint check campaign sanitize check-arm stub docs site bench bench-serving rivals \
+  dist dist-arm clean
 
 quickstart: .venv/train.done
 	$(BIN)/pruneonce quickstart
@@ -67,11 +68,12 @@ check-arm: .venv/dev.done
 stub: .venv/dev.done
 	$(BIN)/python -m nanobind.stubgen --quiet -m pruneonce._native -o src/pruneonce/_native.pyi
 
-# docs/api.md, recipes.md and commands.md from signatures, docstrings and dataclasses; a test fails when one is out of
-# date.
+# Pages of docs/ from signatures, docstrings, dataclasses and configs: api.md, recipes.md, commands.md, models.md; a test
+# fails when one is out of date.
 docs: .venv/dev.done
 	$(BIN)/python docs/make_api.py
 	$(BIN)/python docs/make_reference.py
+	$(BIN)/python docs/make_models.py
 
 # The documentation site, into build/site; a link or an anchor that leads nowhere is an error.
 site: .venv-site/done
@@ -94,8 +96,25 @@ bench: .venv/dev.done
 	$(BIN)/python benchmarks/bench_spmm.py
 	$(BIN)/python benchmarks/bench_masks.py
 
+# The tables of docs/serving.md: ten minutes on two cores with nothing else running (SHORT=--short: six).
+RIVALS ?= .rivals
+bench-serving: .venv/dev.done
+	$(BIN)/python benchmarks/serving/run.py $(SHORT) --rivals $(RIVALS)
+
+# Other libraries that serve the same model, each in an environment of its own: 8 GB. One that cannot be installed is
+# left out of the table.
+CPU_TORCH := --constraint constraints.txt
+ASGI := starlette uvicorn httptools uvloop orjson
+rivals:
+	@for each in onnx openvino fastembed infinity; do $(PYTHON) -m venv $(RIVALS)/$$each || exit 1; done
+	-$(RIVALS)/onnx/bin/pip install -q $(CPU_TORCH) "sentence-transformers[onnx]" $(ASGI)
+	-$(RIVALS)/openvino/bin/pip install -q $(CPU_TORCH) "sentence-transformers[openvino]" nncf $(ASGI)
+	-$(RIVALS)/fastembed/bin/pip install -q fastembed $(ASGI)
+	-$(RIVALS)/infinity/bin/pip install -q $(CPU_TORCH) "infinity-emb[server,torch]"
+
 clean:
-	rm -rf .venv .venv-lowest .venv-dist .venv-site build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-lowest .venv-dist .venv-site .rivals build dist \
+	  .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 .venv/train.done: pyproject.toml constraints.txt
 	$(MAKE) --no-print-directory .venv/bin/python

@@ -57,6 +57,13 @@ void store_rows(const Activations& from, float* rows, std::size_t stride) {
                  [&](float& here, std::size_t token, std::size_t feature) { rows[token * stride + feature] = here; });
 }
 
+void copy(const Activations& from, const Activations& to) {
+  parallel_for(from.panels(), [&](std::size_t index) {
+    const Panel panel = from.panel(index);
+    std::copy_n(panel.data, from.features() * panel.stride, to.panel(index).data);
+  });
+}
+
 void take(Activations& from, std::span<const std::int64_t> tokens) {
   std::vector<float> rows(tokens.size() * from.features());
   for (std::size_t i = 0; i < tokens.size(); ++i) {

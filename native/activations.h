@@ -91,6 +91,9 @@ void clear_spare_lanes(const Activations& activations);
 void load_rows(const Activations& to, const float* rows, std::size_t stride);
 void store_rows(const Activations& from, float* rows, std::size_t stride);
 
+// to = from; as many features and tokens.
+void copy(const Activations& from, const Activations& to);
+
 // Keeps only some tokens, whose numbers rise.
 void take(Activations& from, std::span<const std::int64_t> tokens);
 

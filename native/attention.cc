@@ -16,6 +16,12 @@ struct Job {
   std::size_t first_token, tokens, head, first_query, end_query;
 };
 
+// Of a sequence within windows, at once: the values that they see then stay in the L2 cache.
+constexpr std::size_t kWindowedQueries = 512;
+
+// A score that no query gives, but finite: the softmax of spare lanes may have nothing else.
+constexpr float kUnseen = -1e30f;
+
 // A stretch of neighbouring tokens within one panel.
 struct Stretch {
   Panel panel;
@@ -38,67 +44,125 @@ void for_each_stretch(const Activations& activations, std::size_t first_token, s
   }
 }
 
-void attend(const Activations& qkv, const Job& job, std::size_t head_size, const Activations& out) {
+// What queries first ... end - 1 see: keys begin ... end - 1. It begins at an even one, since the softmax adds up even
+// and odd rows apart: what lies before a query's own window is zero, and must not change the order of its sum.
+struct Visible {
+  std::size_t begin, end;
+};
+
+Visible visible_to(std::size_t first, std::size_t end, std::size_t tokens, std::size_t window) {
+  if (window == 0) return {0, tokens};
+  const std::size_t begin = first > window ? first - window : 0;
+  return {begin - begin % 2, std::min(tokens, end + window)};
+}
+
+// scores: [keys, stride], of keys from `begin` on; `count` queries from `first` on. Sets what lies outside of a query's
+// window to `value`.
+void fill_outside(float* scores, std::size_t stride, const Visible& keys, std::size_t first, std::size_t count,
+                  std::size_t window, float value) {
+  for (std::size_t key = keys.begin; key < keys.end; ++key, scores += stride) {
+    if (key + window >= first + count - 1 && key <= first + window) continue;  // all of them see it
+    for (std::size_t query = 0; query < stride; ++query) {
+      const std::size_t at = first + query;
+      if (key + window < at || at + window < key) scores[query] = value;
+    }
+  }
+}
+
+// scores, of all keys, += bias / scale, as they are scaled afterwards. line: space for what a row takes, one behind the
+// other for all rows: [keys + stride].
+void add_biases(float* scores, std::size_t stride, const Visible& keys, std::size_t first, const float* bias,
+                std::size_t reach, float scale, float* line) {
+  const std::size_t rows = keys.end - keys.begin;
+  const auto limit = static_cast<std::ptrdiff_t>(reach);
+  // line[i]: of the last key and the first query at 0; each further one is a query further, or a key nearer.
+  const std::ptrdiff_t farthest = static_cast<std::ptrdiff_t>(keys.end) - 1 - static_cast<std::ptrdiff_t>(first);
+  for (std::size_t i = 0; i < rows + stride - 1; ++i)
+    line[i] = bias[std::clamp(farthest - static_cast<std::ptrdiff_t>(i), -limit, limit) + limit] / scale;
+  for (std::size_t row = 0; row < rows; ++row, scores += stride) {
+    const float* const added = line + (rows - 1 - row);
+    for (std::size_t query = 0; query < stride; ++query) scores[query] += added[query];
+  }
+}
+
+void attend(const Activations& qkv, const Job& job, std::size_t head_size, std::size_t window, const DistanceBias& bias,
+            const Activations& out) {
   const DenseKernel& dense = kernels(qkv.isa()).dense;
   const ElementwiseKernel& elementwise = kernels(qkv.isa()).elementwise;
   const std::size_t hidden = out.features(), feature = job.head * head_size;
   const std::size_t lanes = qkv.lanes(), block = kDenseVectors * lanes;
+  const Visible seen = visible_to(job.first_query, job.end_query, job.tokens, window);
+  const std::size_t seen_tokens = seen.end - seen.begin;
   // One vector more than needed: rows that lie a power of two apart would fight for the same cache lines.
-  const std::size_t value_stride = (divide_up(job.tokens, lanes) + 1) * lanes;
+  const std::size_t value_stride = (divide_up(seen_tokens, lanes) + 1) * lanes;
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_size));
 
   thread_local Buffer buffer;
-  float* const values = buffer.at_least(head_size * (value_stride + block) + job.tokens * block + block);
+  float* const values = buffer.at_least(head_size * (value_stride + block) + seen_tokens * (block + 1) + 2 * block);
   float* const result = values + head_size * value_stride;
   float* const scores = result + head_size * block;
-  float* const sums = scores + job.tokens * block;
+  float* const sums = scores + seen_tokens * block;
+  float* const line = sums + block;
 
-  for_each_stretch(qkv, job.first_token, 0, job.tokens, [&](const Stretch& keys) {
+  for_each_stretch(qkv, job.first_token, seen.begin, seen.end, [&](const Stretch& keys) {
     const float* from = keys.panel.data + (2 * hidden + feature) * keys.panel.stride + keys.place;
     for (std::size_t f = 0; f < head_size; ++f, from += keys.panel.stride)
-      std::copy_n(from, keys.tokens, values + f * value_stride + keys.first);
+      std::copy_n(from, keys.tokens, values + f * value_stride + keys.first - seen.begin);
   });
 
   for_each_stretch(qkv, job.first_token, job.first_query, job.end_query, [&](const Stretch& queries) {
     for (std::size_t query = 0; query < queries.tokens; query += block) {
-      const std::size_t count = std::min(block, queries.tokens - query);
+      const std::size_t count = std::min(block, queries.tokens - query), first = queries.first + query;
       const std::size_t vectors = divide_up(count, lanes), stride = vectors * lanes;
+      const Visible here = visible_to(first, first + count, job.tokens, window);
+      const std::size_t here_tokens = here.end - here.begin;
       // May read lanes beyond the stretch, which belong to other tokens or features: their sums are not used.
       const float* const q = queries.panel.data + feature * queries.panel.stride + queries.place + query;
-      for_each_stretch(qkv, job.first_token, 0, job.tokens, [&](const Stretch& keys) {
+      for_each_stretch(qkv, job.first_token, here.begin, here.end, [&](const Stretch& keys) {
         const float* const k = keys.panel.data + (hidden + feature) * keys.panel.stride + keys.place;
-        multiply_dense(
-            dense, keys.tokens, vectors,
-            {head_size, k, 1, keys.panel.stride, q, queries.panel.stride, scores + keys.first * stride, stride, false});
+        multiply_dense(dense, keys.tokens, vectors,
+                       {head_size, k, 1, keys.panel.stride, q, queries.panel.stride,
+                        scores + (keys.first - here.begin) * stride, stride, false});
       });
-      elementwise.exponentials(scores, job.tokens, vectors, scale, sums);
+      if (bias.values)
+        add_biases(scores, stride, here, first, bias.values + job.head * (2 * bias.reach + 1), bias.reach, scale, line);
+      if (window > 0) fill_outside(scores, stride, here, first, count, window, kUnseen);
+      elementwise.exponentials(scores, here_tokens, vectors, scale, sums);
+      if (window > 0) fill_outside(scores, stride, here, first, count, window, 0.0f);  // they are nearly so
       const Panel to = out.panel((job.first_token + queries.first) / out.panel_tokens());
-      float* const here = to.data + feature * to.stride + queries.place + query;
+      float* const there = to.data + feature * to.stride + queries.place + query;
       const bool whole = count == stride;  // whole vectors of this stretch
-      float* const y = whole ? here : result;
+      float* const y = whole ? there : result;
       const std::size_t y_stride = whole ? to.stride : stride;
-      multiply_dense(dense, head_size, vectors,
-                     {job.tokens, values, value_stride, 1, scores, stride, y, y_stride, false});
+      multiply_dense(
+          dense, head_size, vectors,
+          {here_tokens, values + here.begin - seen.begin, value_stride, 1, scores, stride, y, y_stride, false});
       elementwise.divide(y, head_size, y_stride, vectors, sums);
       if (whole) continue;
-      for (std::size_t f = 0; f < head_size; ++f) std::copy_n(result + f * stride, count, here + f * to.stride);
+      for (std::size_t f = 0; f < head_size; ++f) std::copy_n(result + f * stride, count, there + f * to.stride);
     }
   });
 }
 
+std::size_t work(const Job& job, std::size_t window) {
+  const Visible keys = visible_to(job.first_query, job.end_query, job.tokens, window);
+  return (keys.end - keys.begin) * (job.end_query - job.first_query);
+}
+
 }  // namespace
 
-void attention(const Activations& qkv, std::span<const std::int64_t> starts, std::size_t heads,
-               const Activations& out) {
+void attention(const Activations& qkv, std::span<const std::int64_t> starts, std::size_t heads, std::size_t window,
+               const DistanceBias& bias, const Activations& out) {
   const std::size_t sequences = starts.size() - 1, head_size = out.features() / heads;
   // A few short sequences are cut further, so that every thread has something to do.
-  const std::size_t parts =
+  const std::size_t least =
       std::max<std::size_t>(1, divide_up(2 * num_threads(), std::max<std::size_t>(1, sequences * heads)));
   std::vector<Job> jobs;
-  jobs.reserve(sequences * heads * parts);
+  jobs.reserve(sequences * heads * least);
   for (std::size_t s = 0; s < sequences; ++s) {
     const auto first = static_cast<std::size_t>(starts[s]), tokens = static_cast<std::size_t>(starts[s + 1]) - first;
     const std::size_t blocks = divide_up(tokens, kDenseVectors * qkv.lanes());
+    const std::size_t parts = std::max(least, window > 0 ? divide_up(tokens, kWindowedQueries) : 1);
     for (std::size_t head = 0; head < heads; ++head)
       for (std::size_t p = 0; p < parts; ++p) {
         const std::size_t begin = part(blocks, parts, p) * kDenseVectors * qkv.lanes();
@@ -107,10 +171,9 @@ void attention(const Activations& qkv, std::span<const std::int64_t> starts, std
       }
   }
   // The longest first: whoever starts a long one last is waited for.
-  std::stable_sort(jobs.begin(), jobs.end(), [](const Job& a, const Job& b) {
-    return a.tokens * (a.end_query - a.first_query) > b.tokens * (b.end_query - b.first_query);
-  });
-  parallel_for(jobs.size(), [&](std::size_t index) { attend(qkv, jobs[index], head_size, out); });
+  std::stable_sort(jobs.begin(), jobs.end(),
+                   [window](const Job& a, const Job& b) { return work(a, window) > work(b, window); });
+  parallel_for(jobs.size(), [&](std::size_t index) { attend(qkv, jobs[index], head_size, window, bias, out); });
   clear_spare_lanes(out);
 }
 

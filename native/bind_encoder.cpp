@@ -8,6 +8,7 @@
 #include "elementwise.h"
 #include "embeddings.h"
 #include "int8.h"
+#include "rotary.h"
 #include "spmm.h"
 
 namespace pruneonce::python {
@@ -22,7 +23,8 @@ Nonlinearity nonlinearity_of(const std::string& name) {
   if (name == "gelu") return Nonlinearity::gelu;
   if (name == "gelu_tanh") return Nonlinearity::gelu_tanh;
   if (name == "relu") return Nonlinearity::relu;
-  refuse("multiply", "nonlinearity is '" + name + "', expected none, gelu, gelu_tanh or relu");
+  if (name == "silu") return Nonlinearity::silu;
+  refuse("multiply", "nonlinearity is '" + name + "', expected none, gelu, gelu_tanh, relu or silu");
 }
 
 void load_rows(Activations& to, const Matrix& rows) {
@@ -103,7 +105,7 @@ void multiply_to_codes(const Weight& weight, const Codes& x, Codes& out, const N
 }
 
 void attention(const Activations& qkv, const Array<const std::int64_t, 1>& starts, std::size_t heads,
-               Activations& out) {
+               std::size_t window, const std::optional<Matrix>& bias, Activations& out) {
   if (heads == 0 || out.features() % heads != 0 || qkv.features() != 3 * out.features())
     refuse("attention", "qkv has " + to_string(qkv.features()) + " features and out " + to_string(out.features()) +
                             ": expected 3 to 1, and a multiple of " + to_string(heads) + " heads");
@@ -112,9 +114,38 @@ void attention(const Activations& qkv, const Array<const std::int64_t, 1>& start
   bool rising = !span.empty() && span.front() == 0 && static_cast<std::uint64_t>(span.back()) == qkv.tokens();
   for (std::size_t i = 0; rising && i + 1 < span.size(); ++i) rising = span[i] < span[i + 1];
   if (!rising) refuse("attention", "starts must rise from 0 to the " + to_string(qkv.tokens()) + " tokens");
+  DistanceBias distances;
+  if (bias) {
+    if (bias->shape(0) != heads || bias->shape(1) % 2 == 0)
+      refuse("attention", "bias is [" + to_string(bias->shape(0)) + ", " + to_string(bias->shape(1)) +
+                              "], expected a row for each of " + to_string(heads) +
+                              " heads and an odd number of columns");
+    distances = {bias->data(), bias->shape(1) / 2};
+  }
   const Computing computing;
   out.resize(qkv.tokens());
-  pruneonce::attention(qkv, span, heads, out);
+  pruneonce::attention(qkv, span, heads, std::min(window, qkv.tokens()), distances, out);
+}
+
+void gate(const Activations& gate_up, Activations& out, const std::string& nonlinearity) {
+  if (gate_up.features() != 2 * out.features())
+    refuse("gate", "gate_up has " + to_string(gate_up.features()) + " features and out " + to_string(out.features()) +
+                       ": expected 2 to 1");
+  if (gate_up.isa() != out.isa()) refuse("gate", "gate_up and out are laid out for different instruction sets");
+  const Nonlinearity f = nonlinearity_of(nonlinearity);
+  const Computing computing;
+  out.resize(gate_up.tokens());
+  pruneonce::gate(f, gate_up, out);
+}
+
+void copy(const Activations& from, Activations& to) {
+  if (from.features() != to.features() || from.isa() != to.isa())
+    refuse("copy", "to has " + to_string(to.features()) + " features, expected " + to_string(from.features()) +
+                       ", laid out for the same instruction set");
+  if (&from == &to) return;
+  const Computing computing;
+  to.resize(from.tokens());
+  pruneonce::copy(from, to);
 }
 
 void require_below(const char* name, const Array<const std::int64_t, 1>& numbers, std::size_t count,
@@ -126,10 +157,27 @@ void require_below(const char* name, const Array<const std::int64_t, 1>& numbers
              std::string(name) + " must be 0 to " + to_string(limit - 1) + ", got " + to_string(numbers.data()[i]));
 }
 
+void rotate(Activations& qkv, const Array<const std::int64_t, 1>& positions, std::size_t heads, const Matrix& cosines,
+            const Matrix& sines) {
+  const std::size_t rows = cosines.shape(0), half = cosines.shape(1);
+  if (heads == 0 || half == 0 || qkv.features() != 6 * heads * half)
+    refuse("rotate", "qkv has " + to_string(qkv.features()) + " features: expected queries, keys and values of " +
+                         to_string(heads) + " heads of " + to_string(2 * half));
+  if (sines.shape(0) != rows || sines.shape(1) != half) refuse("rotate", "cosines and sines differ in their shape");
+  if (positions.size() != qkv.tokens())
+    refuse("rotate", to_string(positions.size()) + " positions, but " + to_string(qkv.tokens()) + " tokens");
+  for (std::size_t i = 0; i < positions.size(); ++i)
+    if (positions.data()[i] < 0 || static_cast<std::uint64_t>(positions.data()[i]) >= rows)
+      refuse("rotate", "positions must be 0 to " + to_string(rows - 1) + ", got " + to_string(positions.data()[i]));
+  const Computing computing;
+  pruneonce::rotate(qkv, {positions.data(), positions.size()}, heads, cosines.data(), sines.data());
+}
+
 void embed(const nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>& words, const std::string& type,
-           const std::optional<Vector>& scale, const Matrix& positions, const std::optional<Matrix>& types,
-           const Array<const std::int64_t, 1>& token_ids, const Array<const std::int64_t, 1>& position_ids,
-           const Array<const std::int64_t, 1>& token_types, Activations& out) {
+           const std::optional<Vector>& scale, const std::optional<Matrix>& positions,
+           const std::optional<Matrix>& types, const Array<const std::int64_t, 1>& token_ids,
+           const Array<const std::int64_t, 1>& position_ids, const Array<const std::int64_t, 1>& token_types,
+           Activations& out) {
   Table table{words.data(), NumberType::fp32, scale ? scale->data() : nullptr};
   nb::dlpack::dtype stored = nb::dtype<float>();
   if (type == "fp16" || type == "bf16") {
@@ -145,7 +193,7 @@ void embed(const nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>
   if ((table.type == NumberType::int8) != scale.has_value())
     refuse("embed", "a scale belongs to int8, and to nothing else");
   require_length("embed", "scale", scale, words.shape(0));
-  for (const Matrix* each : {&positions, types ? &*types : nullptr})
+  for (const Matrix* each : {positions ? &*positions : nullptr, types ? &*types : nullptr})
     if (each && each->shape(1) != out.features())
       refuse("embed",
              "a table has " + to_string(each->shape(1)) + " columns, out " + to_string(out.features()) + " features");
@@ -153,12 +201,13 @@ void embed(const nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>
     refuse("embed",
            "words has " + to_string(words.shape(1)) + " columns, out " + to_string(out.features()) + " features");
   require_below("token_ids", token_ids, token_ids.size(), words.shape(0));
-  require_below("position_ids", position_ids, token_ids.size(), positions.shape(0));
+  require_below("position_ids", position_ids, token_ids.size(), positions ? positions->shape(0) : SIZE_MAX);
   require_below("token_types", token_types, token_ids.size(), types ? types->shape(0) : SIZE_MAX);
   const Computing computing;
   out.resize(token_ids.size());
-  pruneonce::embed(table, positions.data(), types ? types->data() : nullptr, {token_ids.data(), token_ids.size()},
-                   {position_ids.data(), position_ids.size()}, {token_types.data(), token_types.size()}, out);
+  pruneonce::embed(table, positions ? positions->data() : nullptr, types ? types->data() : nullptr,
+                   {token_ids.data(), token_ids.size()}, {position_ids.data(), position_ids.size()},
+                   {token_types.data(), token_types.size()}, out);
 }
 
 void layer_norm(Activations& x, const Vector& scale, const Vector& shift, float epsilon) {
@@ -173,7 +222,7 @@ void define_multiply(nb::module_& m) {
   m.def("multiply", &multiply<Weight, Input>, "weight"_a, "x"_a, nb::kw_only(), "out"_a,
         "bias"_a.noconvert() = nb::none(), "residual"_a = nb::none(), "nonlinearity"_a = "none",
         "out = nonlinearity(weight · x + bias + residual).\n\n"
-        "bias: float32 [rows]; nonlinearity: none, gelu, gelu_tanh or relu. `out` takes x's number of tokens.");
+        "bias: float32 [rows]; nonlinearity: none, gelu, gelu_tanh, relu or silu. `out` takes x's number of tokens.");
 }
 
 template <class Weight, class Next>
@@ -225,11 +274,22 @@ void bind_encoder(nb::module_& m) {
   define_multiply_to_codes<Int8Weight, Int8DenseWeight>(m);
   define_multiply_to_codes<Int8DenseWeight, Int8Weight>(m);
   define_multiply_to_codes<Int8DenseWeight, Int8DenseWeight>(m);
-  m.def("attention", &attention, "qkv"_a, nb::kw_only(), "starts"_a.noconvert(), "heads"_a, "out"_a,
+  m.def("attention", &attention, "qkv"_a, nb::kw_only(), "starts"_a.noconvert(), "heads"_a, "window"_a = 0,
+        "bias"_a.noconvert() = nb::none(), "out"_a,
         "out = softmax(Kᵀ Q / sqrt(head size)) on V, per sequence and head.\n\n"
-        "qkv: [3 · hidden, tokens]; starts: int64 [sequences + 1], first tokens and the end.");
+        "qkv: [3 · hidden, tokens]; starts: int64 [sequences + 1], first tokens and the end.\n"
+        "window: so many tokens on either side are seen; 0: all. bias: float32 [heads, 2 · reach + 1], added to scores "
+        "by\n"
+        "how far a key lies behind its query, -reach ... reach; those beyond take the last.");
+  m.def("gate", &gate, "gate_up"_a, nb::kw_only(), "out"_a, "nonlinearity"_a,
+        "out = nonlinearity(gate) · up; gate_up: [2 · features, tokens], the gates first.");
+  m.def("copy", &copy, "from_"_a, nb::kw_only(), "to"_a, "to = from_.");
+  m.def("rotate", &rotate, "qkv"_a, nb::kw_only(), "positions"_a.noconvert(), "heads"_a, "cosines"_a.noconvert(),
+        "sines"_a.noconvert(),
+        "Turn queries and keys by their positions, in place.\n\n"
+        "qkv: [3 · hidden, tokens]; positions: int64 [tokens]; cosines, sines: float32 [positions, head size / 2].");
   m.def("embed", &embed, "words"_a.noconvert(), "type"_a, nb::kw_only(), "scale"_a.noconvert() = nb::none(),
-        "positions"_a.noconvert(), "types"_a.noconvert() = nb::none(), "token_ids"_a.noconvert(),
+        "positions"_a.noconvert() = nb::none(), "types"_a.noconvert() = nb::none(), "token_ids"_a.noconvert(),
         "position_ids"_a.noconvert(), "token_types"_a.noconvert(), "out"_a,
         "out = rows of words, positions and types, added up; nothing else of the tables is read.\n\n"
         "words: [vocabulary, hidden] as `type` says: float32 of fp32, uint16 bits of fp16 and bf16, int8 times scale\n"

@@ -27,6 +27,7 @@
 #include "machine.h"
 #include "parallel.h"
 #include "rice.h"
+#include "rotary.h"
 #include "sparse_linear.h"
 #include "spmm.h"
 
@@ -233,25 +234,58 @@ void check_rice(Random& random) {
     }
 }
 
+// window 0: a token sees all of its sequence.
 void check_attention(Isa isa, std::size_t heads, std::size_t head_size, const std::vector<std::int64_t>& starts,
-                     Random& random) {
+                     std::size_t window, Random& random) {
   const std::size_t hidden = heads * head_size, tokens = static_cast<std::size_t>(starts.back());
   const Activations qkv = activations(random.vector(tokens * 3 * hidden), 3 * hidden, isa);
   Activations out(hidden, isa);
   out.resize(tokens);
-  attention(qkv, starts, heads, out);
+  attention(qkv, starts, heads, window, {}, out);
   const std::vector<float> in = rows_of(qkv), result = rows_of(out);
   for (std::size_t s = 0; s + 1 < starts.size(); ++s)
     for (auto t = static_cast<std::size_t>(starts[s]); t < static_cast<std::size_t>(starts[s + 1]); ++t)
       for (std::size_t f = 0; f < hidden; ++f) {  // an average of values lies between them
         float low = 2, high = -2;
         for (auto k = static_cast<std::size_t>(starts[s]); k < static_cast<std::size_t>(starts[s + 1]); ++k) {
+          if (window > 0 && (k > t ? k - t : t - k) > window) continue;
           low = std::min(low, in[k * 3 * hidden + 2 * hidden + f]);
           high = std::max(high, in[k * 3 * hidden + 2 * hidden + f]);
         }
         const float value = result[t * hidden + f];
-        require(low - 1e-5f <= value && value <= high + 1e-5f, "attention left its sequence");
+        require(low - 1e-5f <= value && value <= high + 1e-5f, "attention left its sequence or window");
       }
+}
+
+void check_rotary_and_gate(Isa isa, std::size_t heads, std::size_t half, std::size_t tokens, Random& random) {
+  const std::size_t hidden = heads * 2 * half, rows = 9;
+  const Activations qkv = activations(random.vector(tokens * 3 * hidden), 3 * hidden, isa);
+  Activations kept(3 * hidden, isa), gated(hidden, isa);
+  kept.resize(tokens);
+  copy(qkv, kept);
+  std::vector<float> cosines = random.vector(rows * half), sines = random.vector(rows * half);
+  std::vector<std::int64_t> positions(tokens);
+  for (std::size_t t = 0; t < tokens; ++t) positions[t] = static_cast<std::int64_t>(t % rows);
+  rotate(qkv, positions, heads, cosines.data(), sines.data());
+  const std::vector<float> before = rows_of(kept), after = rows_of(qkv);
+  for (std::size_t t = 0; t < tokens; ++t)
+    for (std::size_t f = 0; f < 3 * hidden; ++f) {
+      const std::size_t place = f % (2 * half), at = t % rows * half + place % half, here = t * 3 * hidden + f;
+      const float other = place < half ? -before[here + (f < 2 * hidden ? half : 0)] : before[here - half];
+      const float expected = f < 2 * hidden ? before[here] * cosines[at] + other * sines[at] : before[here];
+      require(std::abs(expected - after[here]) < 1e-5f, "rotary positions differ from plain loops");
+    }
+  Activations both(2 * hidden, isa);
+  both.resize(tokens);
+  load_rows(both, before.data(), 3 * hidden);  // queries are the gates, keys what is gated
+  gated.resize(tokens);
+  gate(Nonlinearity::relu, both, gated);
+  const std::vector<float> found = rows_of(gated);
+  for (std::size_t t = 0; t < tokens; ++t)
+    for (std::size_t f = 0; f < hidden; ++f) {
+      const float* row = before.data() + t * 3 * hidden;
+      require(std::abs(std::max(row[f], 0.0f) * row[hidden + f] - found[t * hidden + f]) < 1e-5f, "a gate differs");
+    }
 }
 
 // Against sums of products in the order of the definition; arrays are exactly as large as they must be.
@@ -311,8 +345,13 @@ void check_everything(unsigned seed) {
           check_int8_products(machine, rows, cols, tokens, density, random);
         }
     }
-    check_attention(isa, 3, 7, {0, 7, 38, 40, 75}, random);
-    check_attention(isa, 2, 64, {0, 1, 66}, random);
+    for (std::size_t window : {0u, 1u, 5u, 64u}) {
+      check_attention(isa, 3, 7, {0, 7, 38, 40, 75}, window, random);
+      check_attention(isa, 2, 64, {0, 1, 66}, window, random);
+      check_attention(isa, 1, 4, {0, 700}, window, random);
+    }
+    check_rotary_and_gate(isa, 3, 5, 75, random);
+    check_rotary_and_gate(isa, 1, 1, 1, random);
     check_attention_training(isa, 70, 2, 16, {70, 1, 33}, random);
     check_attention_training(isa, 20, 1, 48, {17}, random);
     check_embeddings(isa, random);

@@ -1,5 +1,6 @@
 #include "elementwise.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -9,6 +10,8 @@
 namespace pruneonce {
 
 namespace {
+
+constexpr std::size_t kFeaturesPerTask = 64;  // of a gate: both its inputs and its output then fit the L2 cache
 
 // Interpolated at Chebyshev's nodes, where a cubic is nearly as good as the best one.
 NormalTail normal_tail() {
@@ -46,7 +49,23 @@ void apply(Nonlinearity f, Isa isa, float* values, std::size_t count) {
       return kernel.gelu_tanh(values, count);
     case Nonlinearity::relu:
       return kernel.relu(values, count);
+    case Nonlinearity::silu:
+      return kernel.silu(values, count);
   }
+}
+
+void gate(Nonlinearity f, const Activations& gate_up, const Activations& out) {
+  const std::size_t features = out.features(), parts = divide_up(features, kFeaturesPerTask);
+  parallel_for(out.panels() * parts, [&](std::size_t task) {
+    const Panel from = gate_up.panel(task / parts), to = out.panel(task / parts);
+    const std::size_t first = part(features, parts, task % parts) * to.stride;
+    const std::size_t count = part(features, parts, task % parts + 1) * to.stride - first;
+    float* const y = to.data + first;
+    const float* const up = from.data + features * from.stride + first;
+    std::copy_n(from.data + first, count, y);
+    apply(f, out.isa(), y, count);
+    for (std::size_t i = 0; i < count; ++i) y[i] *= up[i];
+  });
 }
 
 void layer_norm(const Activations& x, const float* scale, const float* shift, float epsilon) {

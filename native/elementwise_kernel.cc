@@ -55,6 +55,12 @@ void relu(float* values, std::size_t count) {
   map(values, count, [](Vec x) { return Vec::max(x, Vec::broadcast(0.0f)); });
 }
 
+// x / (1 + e^-x)
+void silu(float* values, std::size_t count) {
+  const Vec zero = Vec::broadcast(0.0f), one = Vec::broadcast(1.0f);
+  map(values, count, [&](Vec x) { return x / (one + exp(zero - x)); });
+}
+
 // Some vectors of every feature at once: rows are then read in order.
 template <std::size_t vectors>
 void layer_norm_of(float* x, std::size_t features, std::size_t stride, const float* scale, const float* shift,
@@ -174,7 +180,7 @@ void divide(float* x, std::size_t rows, std::size_t stride, std::size_t vectors,
 }  // namespace
 
 extern const ElementwiseKernel elementwise_kernel;
-const ElementwiseKernel elementwise_kernel = {gelu<Table>,  gelu_tanh,        relu,  layer_norm,
+const ElementwiseKernel elementwise_kernel = {gelu<Table>,  gelu_tanh,        relu,  silu, layer_norm,
                                               exponentials, softmax_gradient, divide};
 
 }  // namespace pruneonce::PRUNEONCE_ISA_NAMESPACE

@@ -6,7 +6,7 @@
 namespace pruneonce {
 
 // of a feed-forward layer, by its name in config.json
-enum class Nonlinearity { none, gelu, gelu_tanh, relu };
+enum class Nonlinearity { none, gelu, gelu_tanh, relu, silu };
 
 // Φ(-a), the share of a normal distribution below -a, as cubic polynomials: at a = (n + t) / pieces_per_unit, |t| <=
 // 1/2, it is ((c3 t + c2) t + c1) t + c0 with the n-th of each; the last one is 0 (fp32 cannot tell 1 - Φ from 1
@@ -22,6 +22,7 @@ struct ElementwiseKernel {
   void (*gelu)(float* values, std::size_t count, const NormalTail& tail);
   void (*gelu_tanh)(float* values, std::size_t count);
   void (*relu)(float* values, std::size_t count);
+  void (*silu)(float* values, std::size_t count);
   // Columns of a panel, in place: x = (x - mean) / sqrt(variance + epsilon) * scale + shift over the features.
   void (*layer_norm)(float* x, std::size_t features, std::size_t stride, std::size_t vectors, const float* scale,
                      const float* shift, float epsilon);

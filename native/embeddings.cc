@@ -28,11 +28,10 @@ inline float decode(Half value) {
 template <class Stored>
 void add_rows(const Stored* word, float scale, const float* position, const float* type, std::size_t features,
               float* row) {
-  if (type) {
-    for (std::size_t f = 0; f < features; ++f) row[f] = decode(word[f]) * scale + position[f] + type[f];
-  } else {
-    for (std::size_t f = 0; f < features; ++f) row[f] = decode(word[f]) * scale + position[f];
-  }
+  for (std::size_t f = 0; f < features; ++f) row[f] = decode(word[f]) * scale;
+  for (const float* added : {position, type})
+    if (added)
+      for (std::size_t f = 0; f < features; ++f) row[f] += added[f];
 }
 
 template <class Stored>
@@ -48,7 +47,7 @@ void embed(const Table& words, const float* positions, const float* types, std::
     for (std::size_t t = 0; t < count; ++t) {
       const auto word = static_cast<std::size_t>(token_ids[first + t]);
       add_rows(table + word * features, words.scale ? words.scale[word] : 1.0f,
-               positions + static_cast<std::size_t>(position_ids[first + t]) * features,
+               positions ? positions + static_cast<std::size_t>(position_ids[first + t]) * features : nullptr,
                types ? types + static_cast<std::size_t>(token_types[first + t]) * features : nullptr, features,
                rows + t * features);
     }

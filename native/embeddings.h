@@ -18,8 +18,8 @@ struct Table {
   const float* scale;  // of each row; int8 only
 };
 
-// out[features, tokens] = word rows + position rows + type rows; types may be null. All numbers are below the tables'
-// lengths. fp16 must be finite.
+// out[features, tokens] = word rows + position rows + type rows; positions and types may be null. All numbers are below
+// the tables' lengths. fp16 must be finite.
 void embed(const Table& words, const float* positions, const float* types, std::span<const std::int64_t> token_ids,
            std::span<const std::int64_t> position_ids, std::span<const std::int64_t> token_types,
            const Activations& out);

@@ -60,15 +60,18 @@ def sample_model() -> PackedModel:
 
 
 def mutate(raw: bytes, generator: np.random.Generator) -> bytes:
-    """A file with one to three mutations of its bytes or, as a liar would, of its header."""
-    for _ in range(generator.integers(1, 4)):
-        choice = generator.integers(6)
-        if choice == 0:
+    """A file with one to three mutations of its bytes or, as a liar would, of its header or of its arrays alone."""
+    for _ in range(generator.choice((1, 1, 1, 2, 3))):
+        choice = generator.random()
+        if choice < 0.08:
             raw = raw[: generator.integers(len(raw) + 1)]
-        elif choice == 1:
+        elif choice < 0.16:
             raw = flip_bits(raw, generator)
-        elif choice == 2:
+        elif choice < 0.24:
             raw = _copy_slice(raw, generator)
+        elif choice < 0.5:
+            begin = 8 + int.from_bytes(raw[:8], "little")
+            raw = raw[:begin] + flip_bits(raw[begin:], generator)
         else:
             raw = _lie(raw, generator)
     return raw
@@ -121,11 +124,13 @@ def _lie(raw: bytes, generator: np.random.Generator) -> bytes:
     length = int.from_bytes(raw[:8], "little")
     try:
         header = json.loads(raw[8 : 8 + length])
-        inner = generator.random() < 0.5
-        target = json.loads(header["__metadata__"]["tensors"]) if inner else header
+        inner = generator.random() < 0.6
+        names = list(header["__metadata__"])
+        name = "tensors" if generator.random() < 0.6 else names[generator.integers(len(names))]
+        target = json.loads(header["__metadata__"][name]) if inner else header
         change_something(target, generator)
         if inner:
-            header["__metadata__"]["tensors"] = json.dumps(target)
+            header["__metadata__"][name] = json.dumps(target)
     except (ValueError, KeyError, TypeError, RecursionError):
         return flip_bits(raw, generator)
     encoded = json.dumps(header).encode()

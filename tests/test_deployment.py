@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,28 @@ def test_what_names_another_object_names_one_that_is_there():
     assert inference["spec"]["predictor"]["model"]["runtime"] == runtime["metadata"]["name"]
     grace = deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert grace > 5 + 30  # draining, and what has been admitted
+
+
+def test_objects_follow_kubernetes_own_schemas():
+    validate = pytest.importorskip("kubernetes_validate")
+    version = validate.latest_version()
+    for document in documents("kubernetes.yaml"):
+        validate.validate(document, version, strict=True)
+    _, container = containers()  # KServe's kinds have no schema there, but their containers are those of any pod
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": {"containers": [container]}}
+    validate.validate(pod, version, strict=True)
+    container["livenessprobe"] = {}  # a letter is wrong
+    with pytest.raises(validate.ValidationError):
+        validate.validate(pod, version, strict=True)
+
+
+def test_the_dockerfile_is_one_that_its_linter_takes():
+    hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if hadolint is None:
+        pytest.skip("hadolint is not installed")
+    # DL3008 wants versions of Debian's packages, which leave its archive when they are mended
+    linted = subprocess.run([hadolint, "--ignore", "DL3008", DEPLOY / "Dockerfile"], capture_output=True, text=True)
+    assert (linted.returncode, linted.stdout) == (0, "")
 
 
 def test_the_unit_is_one_that_systemd_reads(tmp_path):

@@ -120,12 +120,14 @@ def test_every_fence_is_closed_and_every_mark_stands_before_a_block():
 
 
 def test_lines_of_the_pages_fit():
-    """What `pruneonce report`, the quickstart and `make docs` write is theirs to lay out."""
+    """What `report`, the quickstart and `make docs` write is theirs to lay out; a row of models is one line."""
     written = re.compile(r"(?s)<!-- quickstart results.*?<!-- end of results -->")
     for page in [ROOT / "CHANGELOG.md", *PAGES]:
         if page.name not in ("results.md", "recipes.md", "commands.md"):
             text = written.sub(lambda found: "\n" * found[0].count("\n"), page.read_text(encoding="utf-8"))
-            long = [number for number, line in enumerate(text.splitlines(), 1) if len(line) > 120]
+            rows = "| " if page.name == "models.md" else "\0"
+            lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if not line.startswith(rows)]
+            long = [number for number, line in lines if len(line) > 120]
             assert not long, f"{page.name}: lines of more than 120 columns: {long}"
 
 

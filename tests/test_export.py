@@ -38,7 +38,7 @@ def save(tiny_bert, tmp_path):
             names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
         sizes = dict(zip(names, (32, 2, 2, 64), strict=True))
         torch.manual_seed(0)
-        settings = getattr(transformers, family + "Config")(vocab_size=90, **sizes, **(config or {}))
+        settings = getattr(transformers, family + "Config")(vocab_size=200, **sizes, **(config or {}))
         model = getattr(transformers, family + head)(settings)
         with torch.no_grad():
             for name, parameter in model.named_parameters():

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 import time
+from xml.etree import ElementTree
 
 import pytest
 
@@ -15,6 +16,8 @@ from pruneonce.bench.serving.client import Target
 from pruneonce.bench.serving.load import LoadSettings, bodies, run_load
 from pruneonce.bench.serving.results import record
 from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.report.load_chart import load_figure
+from pruneonce.report.picture import picture
 
 
 class Fake:
@@ -86,6 +89,18 @@ def test_answers_refusals_and_tokens_are_counted(fake):
     assert found["tokens_per_second"] == 7 * answered / 0.5
     assert (found["lost"], found["changed"]) == (0, 0)
     assert b"Authorization: Bearer k" in server.asked[0][0]
+
+
+def test_every_second_tells_what_was_due_in_it_and_can_be_drawn(fake):
+    server = fake(lambda count: (200 if count < 12 else 429, b"{}", 0))
+    found = measure(server, rate=20.0, seconds=2.0)
+    rows = found["by_second"]
+    assert len(rows) == 2
+    for kind, status in (("answered", "200"), ("refused", "429")):
+        assert sum(row[kind] for row in rows) == found["statuses"][status]
+    assert all((row["p99"] is None) == (row["answered"] == 0) for row in rows)
+    drawn = ElementTree.fromstring(picture(load_figure(found), "")).iter("{http://www.w3.org/2000/svg}svg")
+    assert any("refused" in each.get("aria-label", "") for each in drawn)
 
 
 def test_an_answer_that_changes_and_a_connection_that_breaks_are_told(fake):

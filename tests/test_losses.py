@@ -137,6 +137,20 @@ def test_hidden_states_of_a_task_model_are_one_more_term_and_padding_takes_no_pa
     assert torch.allclose(loss_of(objective, student, keys), expected, rtol=1e-5)
 
 
+def test_hidden_states_come_first_and_alone_where_a_recipe_says_so():
+    teacher, student = tiny(BertForQuestionAnswering, seed=1), tiny(BertForQuestionAnswering)
+    given = Distillation(hidden_weight=2.0, hidden_first=0.5)
+    objective = TaskObjective(
+        features(8, 40), HEADS["question_answering"], 0, True, Teacher(teacher), given, hidden_steps=3
+    )
+    first, then = ([ExampleKey(0, step, 0), ExampleKey(1, step, 0)] for step in (2, 3))
+    alone = 2.0 * relative_error(student.bert, teacher.bert, objective.collate(first), [1])
+    assert loss_of(objective, student, first).item() == pytest.approx(alone, rel=1e-5)
+    everything = loss_of(replace(objective, hidden_steps=0), student, then)
+    assert torch.equal(loss_of(objective, student, then), everything)
+    assert everything > alone
+
+
 def test_a_layer_of_zeros_in_the_teacher_gives_a_finite_loss():
     from pruneonce.train.losses import Answer, Totals
 
@@ -151,6 +165,9 @@ def test_a_layer_of_zeros_in_the_teacher_gives_a_finite_loss():
     [
         ({"hard_weight": 0.0, "kd_weight": 0.0}, "nor all 0"),
         ({"hidden_weight": -1.0}, "must not be negative"),
+        ({"hidden_weight": 1.0, "hidden_first": 1.0}, "at least 0 and below 1"),
+        ({"hidden_first": 0.5}, "hidden_first says when labels and logits join"),
+        ({**HIDDEN_ALONE, "hidden_first": 0.5}, "hidden_first says when labels and logits join"),
         ({"hidden_layers": (1, 1)}, "different numbers from 0"),
         ({"hidden_layers": (-1,)}, "different numbers from 0"),
     ],

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from pruneonce.data.build import build
 from pruneonce.data.corpus import Corpus
@@ -17,6 +18,7 @@ from pruneonce.recipe import Matching
 from pruneonce.sparsity.sensitivity import Sensitivity
 from pruneonce.train.batching import BatchPlan, ExampleKey
 from pruneonce.train.encoder_model import load_encoder_model
+from pruneonce.train.heads import HEADS
 from pruneonce.train.matching import MatchingObjective, held_out_error
 from pruneonce.train.objectives import encoder_inputs
 from pruneonce.train.teacher import Teacher
@@ -157,6 +159,58 @@ def test_the_loss_is_the_mean_of_relative_squares_over_real_tokens(objective, st
     assert found.item() == pytest.approx(3.0 * np.mean((squares / norms)[chosen]), rel=1e-4)
 
 
+@pytest.mark.parametrize("pooling", [("mean",), ("cls",), ("mean", "max")])
+def test_vectors_and_similarities_are_those_of_texts_read_alone(objective, student, original, pooling):
+    matching = replace(objective.matching, vectors_weight=2.0, similarities_weight=0.5)
+    given = replace(objective, matching=matching, pooling=pooling)
+    batch = given.collate(keys(2))
+    found = loss_of(given, student, batch) - loss_of(objective, student, batch)
+    sides = []
+    with torch.no_grad():
+        for model in (student, original):
+            vectors = []
+            for row in range(len(batch["input_ids"])):
+                real = int(batch["attention_mask"][row].sum())
+                one = {name: value[row : row + 1, :real] for name, value in encoder_inputs(batch).items()}
+                states = model(**one)[-1][0].double().numpy()
+                parts = {"mean": states.mean(0), "cls": states[0], "max": states.max(0)}
+                vector = np.concatenate([parts[mode] for mode in pooling])
+                vectors.append(vector / np.linalg.norm(vector))
+            sides.append(np.stack(vectors))
+    ours, theirs = sides
+    alike = [side @ side.T - np.eye(len(side)) for side in sides]
+    expected = 2.0 * np.square(ours - theirs).sum(1).mean()
+    expected += 0.5 * np.square(alike[0] - alike[1]).sum() / np.square(alike[1]).sum()
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression", "question_answering"])
+def test_answers_of_the_models_own_head_are_matched_and_the_head_stays(objective, tiny_bert, tmp_path, kind):
+    torch.manual_seed(1)
+    settings = {"classification": {"num_labels": 3}, "regression": {"num_labels": 1}}.get(kind, {})
+    name = "BertForQuestionAnswering" if kind == "question_answering" else "BertForSequenceClassification"
+    getattr(transformers, name).from_pretrained(tiny_bert, **settings).save_pretrained(tmp_path)
+    own, changed = load_encoder_model(tmp_path).eval(), load_encoder_model(tmp_path).eval()
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter) * parameter.requires_grad)
+    matching = replace(objective.matching, logits_weight=2.0)
+    given = replace(objective, teacher=Teacher(own), matching=matching, head=HEADS[kind])
+    plain = replace(given, matching=objective.matching)
+    batch = given.collate(keys(2))
+    loss = loss_of(given, changed, batch)
+    texts = len(batch["input_ids"])
+    with torch.no_grad():
+        ours, theirs = (HEADS[kind].logits(each(**encoder_inputs(batch), whole=True), batch) for each in (changed, own))
+        expected = 2.0 * HEADS[kind].soft_loss(ours, theirs, 1.0) / texts
+    assert expected > 0
+    assert (loss - loss_of(plain, changed, batch)).item() == pytest.approx(expected.item(), rel=2e-3, abs=1e-7)
+    loss.backward()
+    heads = [each for each in changed.model.named_parameters() if each[0].startswith(("classifier", "qa_outputs"))]
+    assert heads
+    assert all(parameter.grad is None for _, parameter in heads)
+
+
 @pytest.mark.parametrize("step", [2, 20, 27])
 def test_the_loss_of_a_step_is_the_same_however_its_windows_are_shared_out(objective, student, step):
     whole = loss_of(objective, student, objective.collate(keys(step)))
@@ -253,6 +307,8 @@ def test_layers_that_are_matched_are_named_by_their_numbers(objective, student):
         ({"late_share": 1.5}, r"matching\.late_share must be from 0 to 1, got 1\.5"),
         ({"pairs": -0.1}, r"matching\.pairs must be from 0 to 1, got -0\.1"),
         ({"hidden_weight": 0.0}, "hidden_weight"),
+        ({"vectors_weight": -1.0}, r"matching\.vectors_weight must not be negative, got -1\.0"),
+        ({"temperature": 0.0}, "temperature"),
         ({"hidden_layers": (-1, 2)}, r"matching\.hidden_layers must be different numbers from 0 .*got \[-1, 2\]"),
         ({"hidden_layers": (2, 2)}, r"matching\.hidden_layers must be different numbers from 0 .*got \[2, 2\]"),
     ],

@@ -198,7 +198,7 @@ def test_features_of_a_model_with_a_head(make):
 def brute_force_answers(folder, question, context, window, stride, longest, top_k):
     """Spans of every window by transformers 4's definition, best first, with torch and transformers' tokenizer."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    model = transformers.BertForQuestionAnswering.from_pretrained(folder).eval()
+    model = transformers.AutoModelForQuestionAnswering.from_pretrained(folder).eval()
     encoded = tokenizer(
         question,
         context,
@@ -209,9 +209,10 @@ def brute_force_answers(folder, question, context, window, stride, longest, top_
         return_offsets_mapping=True,
     )
     found, nothing = {}, 1.0
-    for i, (ids, types) in enumerate(zip(encoded["input_ids"], encoded["token_type_ids"], strict=True)):
+    inputs = [name for name in ("input_ids", "token_type_ids") if name in encoded]
+    for i in range(len(encoded["input_ids"])):
         with torch.no_grad():
-            out = model(input_ids=torch.tensor([ids]), token_type_ids=torch.tensor([types]))
+            out = model(**{name: torch.tensor([encoded[name][i]]) for name in inputs})
         allowed = torch.tensor([part == 1 or place == 0 for place, part in enumerate(encoded.sequence_ids(i))])
         start, end = (
             logits[0].masked_fill(~allowed, -10000).softmax(-1).tolist()

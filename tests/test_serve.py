@@ -17,6 +17,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -475,6 +476,7 @@ def test_every_route_but_health_asks_for_a_key(app_of):
     app = app_of(keys=[b"first key", b"second"])
     routes = [(path, method) for path, methods in app_paths(app) for method in methods]
     unlocked = {path for path, method in routes if ask(app, method, path).status != 401}
+    assert app.get("/").status == 200  # the same bytes for all; what it asks needs a key
     assert unlocked == {
         "/health",
         "/ping",
@@ -511,6 +513,20 @@ def test_a_page_that_resolves_its_name_to_this_machine_gets_nothing(app_of):
         assert app.get("/info", {"host": host}).status == 200
     for host in ("evil.example", "localhost.evil.example:80", "127.0.0.1.evil.example", ""):
         assert app.get("/info", {"host": host}).status == 421
+
+
+def test_nothing_can_run_in_the_page_or_frame_it_but_what_is_in_its_file(app_of):
+    answer = app_of("classes", keys=[b"a key"]).get("/")
+    policy = answer.headers["content-security-policy"]
+    assert {"default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'"} <= set(policy.split("; "))
+    assert "unsafe" not in policy
+
+
+def test_tensors_without_a_content_type_come_from_triton_s_client_but_not_from_a_page(served):
+    content = json.dumps({"inputs": [bytes_tensor("text", ["good"])]}).encode()
+    assert served.post("/v2/models/classes/infer", content, {"host": "localhost"}).status == 200
+    assert served.post("/v2/models/classes/infer", content, {"origin": "http://evil.example"}).status == 415
+    assert served.post("/predict", b'{"inputs": "a"}', {"host": "localhost"}).status == 415
 
 
 def test_what_a_page_can_send_without_asking_is_refused(served):
@@ -551,6 +567,14 @@ def test_sigterm_ends_readiness_then_answers_what_is_under_way_and_exits_cleanly
             answer = half.makefile("rb").read()
         assert answer.startswith(b"HTTP/1.1 200 OK")
         assert server.ended() == 0
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="reads the limits of a process from /proc")
+def test_as_many_connections_as_the_limit_says_fit_however_few_files_a_process_starts_with(packed):
+    few = ["sh", "-c", 'ulimit -Sn 256; exec "$@"', "sh"]
+    with running({"classes": packed["classes"]}, {"connections": 500}, few, kernels="sparse") as server:
+        limits = Path(f"/proc/{server.process.pid}/limits").read_text()
+    assert re.search(r"Max open files +(\d+)", limits)[1] == "756"
 
 
 def test_the_log_has_a_line_of_json_per_request_and_none_of_its_text(packed):

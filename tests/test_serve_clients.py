@@ -90,6 +90,42 @@ def test_tei_s_client_classifies(packed, loaded):  # noqa: F811
             client.client.close()
 
 
+def test_triton_s_client_gets_the_pipeline_s_vectors_as_binary_tensors(server, sentences):  # noqa: F811
+    http = pytest.importorskip("tritonclient.http")
+    key = {"Authorization": "Bearer a key"}
+    client = http.InferenceServerClient(f"127.0.0.1:{server.port}")
+    try:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("vectors")
+        told = client.get_model_metadata("vectors", headers=key)
+        assert [each["name"] for each in told["inputs"]] == ["text"]
+        texts = http.InferInput("text", [len(TEXTS)], "BYTES")
+        texts.set_data_from_numpy(np.array(TEXTS, object))
+        expected = pipeline("embeddings", sentences[1]["vectors"])(TEXTS)
+        for binary in (True, False):
+            wanted = [http.InferRequestedOutput("embedding", binary_data=binary)]
+            found = client.infer("vectors", [texts], outputs=wanted, headers=key).as_numpy("embedding")
+            assert np.array_equal(found, expected)
+        with pytest.raises(http.InferenceServerException, match="no model is named"):
+            client.infer("nobody", [texts], headers=key)
+    finally:
+        client.close()
+
+
+def test_langchain_s_openai_embeddings(server, sentences):  # noqa: F811
+    langchain = pytest.importorskip("langchain_openai")
+    embeddings = langchain.OpenAIEmbeddings(
+        model="vectors",
+        base_url=f"http://127.0.0.1:{server.port}/v1",
+        api_key="a key",
+        check_embedding_ctx_length=False,  # it would count tokens of OpenAI's own models
+    )
+    expected = pipeline("embeddings", sentences[1]["vectors"])(TEXTS, normalize=True)
+    assert np.array_equal(np.array(embeddings.embed_documents(TEXTS), np.float32), expected)
+    assert np.array_equal(np.array(embeddings.embed_query(TEXTS[0]), np.float32), expected[0])
+
+
 def test_schemathesis_finds_no_server_error_and_no_answer_that_is_not_described(packed, sentence_files):  # noqa: F811
     """What it makes of the OpenAPI document, right and wrong, for every route."""
     from hypothesis import HealthCheck, Phase, settings

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -115,6 +117,35 @@ def test_common_ancestors_are_made_once_and_a_second_run_makes_nothing(study):
     assert read_study(index_file(plan)).runs.keys() == plan.nodes.keys()
 
 
+VECTORS = """
+[tasks.pairs]
+as_is = true
+task = { name = "embedding", validation = "pairs.jsonl", max_tokens = 32 }
+"""
+
+
+@pytest.mark.slow
+def test_a_task_that_takes_models_as_they_are_scores_what_came_before_its_stages(study, data):
+    rows = [{"text": f"a good film {n}", "text_pair": f"it was a good film {n}"} for n in range(12)]
+    (data / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plan = study(STUDY + VECTORS, ["seeds=[1]", "sparsities=[0.8]"])
+    chains = {cell.method: cell.chain for cell in plan.cells if cell.task == "pairs"}
+    assert [plan.nodes[name].stage for name in chains["dense"]] == ["teacher", "evaluate"]
+    assert [plan.nodes[name].stage for name in chains["once"]] == ["teacher", "prune", "evaluate"]
+    wanted = {name: node for name, node in plan.nodes.items() if name in {*chains["dense"], *chains["once"]}}
+    some = replace(plan, nodes=wanted)
+    result = run_study(some, silent)
+    assert not result.failures
+    for chain in chains.values():
+        record, folder = result.records[chain[-1]], plan.out / chain[-1]
+        assert list(record.metrics) == ["ndcg@10", "mrr@10", "accuracy@1", "recall@100"]
+        assert (folder / "predictions.json").is_file()
+        assert not list(folder.glob("*.safetensors")), "scores are not worth a copy of the model"
+    times = written(some)
+    run_study(some, silent)
+    assert written(some) == times
+
+
 @pytest.mark.slow
 def test_interrupted_study_goes_on_where_it_was(study, monkeypatch):
     plan = study(overrides=["seeds=[1]", "sparsities=[0.8]"])
@@ -190,6 +221,17 @@ def test_a_study_that_is_killed_leaves_no_worker_behind(study, data, tiny_bert, 
     waited_for(lambda: not any(alive(worker) for worker in workers))
 
 
+def test_a_worker_that_is_killed_is_one_line(study, monkeypatch):
+    monkeypatch.setattr(study_run, "_run_node", be_killed)
+    with pytest.raises(PruneonceError, match="want of memory: give fewer --jobs, then run the same command") as caught:
+        run_study(study(STUDY, ["sparsities=[0.8]", "seeds=[1]"]), silent, jobs=2)
+    assert "\n" not in str(caught.value)
+
+
+def be_killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def waited_for(condition, seconds=300.0):
     """What `condition` returns once that is true."""
     end = time.monotonic() + seconds
@@ -260,6 +302,7 @@ def test_only_the_wanted_cells_cost_anything_when_a_task_or_method_is_switched_o
         (('title = "Prune Once"', 'like = "later"'), "a method above it"),
         (('stage = "finetune", lock', 'stage = "finetune", model = "x", lock'), "'model' is the study's to say"),
         (('reference = "once"', 'reference = "twice"'), "names 'twice'"),
+        (('distillation = { teacher = "@dense" }', "distillation = 0.5"), "distillation"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_line(study, change, message):

@@ -16,6 +16,7 @@ from pruneonce.tasks.classification import TextExample
 from pruneonce.tasks.metrics import (
     METRICS,
     accuracy,
+    average_precision,
     average_ranks,
     binary_f1,
     check_no_nan,
@@ -42,6 +43,15 @@ def test_binary_metrics_equal_scikit_learn_even_when_constant(pair):
     assert accuracy(predictions, labels) == pytest.approx(reference.accuracy_score(labels, predictions))
     assert binary_f1(predictions, labels) == pytest.approx(reference.f1_score(labels, predictions, zero_division=0))
     assert matthews(predictions, labels) == pytest.approx(_quiet(reference.matthews_corrcoef, labels, predictions))
+
+
+@settings(deadline=None)
+@given(pairs(st.integers(0, 8)))
+def test_average_precision_equals_scikit_learn_with_ties(pair):
+    predictions, values = pair
+    labels = values / 8
+    expected = reference.average_precision_score(labels >= 0.5, predictions) if (labels >= 0.5).any() else 0.0
+    assert average_precision(predictions, labels) == pytest.approx(expected)
 
 
 @settings(deadline=None)

@@ -76,21 +76,33 @@ def test_ndcg_is_that_of_scikit_learn_with_ties_and_grades():
 
 def test_a_model_that_tells_nothing_apart_gains_nothing_by_the_order_of_the_file():
     relevance = np.array([1.0, 0, 0, 0])
-    ndcg, rank, first = retrieval_scores(np.zeros(4, np.float32), relevance)
-    assert (rank, first) == (1 / 4, 0)
+    ndcg, rank, first, recall = retrieval_scores(np.zeros(4, np.float32), relevance)
+    assert (rank, first, recall) == (1 / 4, 0, 1)
     assert ndcg == pytest.approx(ndcg_score([relevance], [np.zeros(4)], k=10))
-    assert retrieval_scores(np.arange(4.0), np.zeros(4)) == (0, 0, 0)
+    assert retrieval_scores(np.arange(4.0), np.zeros(4)) == (0, 0, 0, 0)
 
 
 def test_reciprocal_rank_counts_the_first_ten():
     relevance = np.zeros(12)
     relevance[3] = 1
     scores = -np.arange(12.0)
-    assert retrieval_scores(scores, relevance)[1:] == (1 / 4, 0)
+    assert retrieval_scores(scores, relevance)[1:] == (1 / 4, 0, 1)
     assert retrieval_scores(-scores, relevance)[:2] == (1 / np.log2(10), 1 / 9)
     relevance = np.zeros(12)
     relevance[11] = 1
-    assert retrieval_scores(scores, relevance) == (0, 0, 0)
+    assert retrieval_scores(scores, relevance) == (0, 0, 0, 1)
+
+
+def test_recall_counts_those_that_come_before_the_hundredth_and_ties_against_it():
+    relevance = np.zeros(300)
+    relevance[[0, 99, 100, 250]] = 1
+    assert retrieval_scores(-np.arange(300.0), relevance)[3] == 2 / 4
+    tied = np.zeros(300)
+    tied[0] = 1
+    assert retrieval_scores(tied, relevance)[3] == 1 / 4
+    few = np.zeros(100)
+    few[3] = 1
+    assert retrieval_scores(np.zeros(100), few)[3] == 1
 
 
 # ------------------------------------------------------------------------------------------------------------ reading
@@ -237,7 +249,7 @@ def test_embedding_from_pairs_keeps_the_zeros_and_is_the_same_everywhere(sparse_
     task = {"name": "embedding", "train": str(train), "validation": str(dev), "negative": "negative", "max_tokens": 16}
     out = tmp_path / "out"
     record = run("finetune", recipe(sparse_bert, task), out)
-    assert list(record.metrics) == ["ndcg@10", "mrr@10", "accuracy@1"]
+    assert list(record.metrics) == ["ndcg@10", "mrr@10", "accuracy@1", "recall@100"]
     assert masks_kept(sparse_bert, out)
     data = TaskData("embedding", "", str(dev), negative="negative", max_tokens=16)
     assert score_folder(out, data) == pytest.approx(record.metrics, abs=0.02)
@@ -263,7 +275,7 @@ def test_embedding_from_grades_and_from_a_teachers_vectors(sparse_bert, tiny_ber
     graded = {"name": "embedding", "train": str(train), "validation": str(train), "label_max": 5.0, "max_tokens": 16}
     graded |= {"text": "a", "text_pair": "b", "label": "score", "pooling": ["cls"]}
     record = run("finetune", recipe(sparse_bert, graded), tmp_path / "graded")
-    assert list(record.metrics) == ["spearman", "pearson"]
+    assert list(record.metrics) == ["spearman", "pearson", "average_precision"]
     assert json.loads((tmp_path / "graded/1_Pooling/config.json").read_text())["pooling_mode_cls_token"] is True
     alone = write(tmp_path / "alone.jsonl", [{"text": row["text_pair"]} for row in pairs(40)])
     dev = write(tmp_path / "d.jsonl", pairs(20))

@@ -154,3 +154,13 @@ def test_a_worker_draws_what_its_parent_would(articles, tiny_bert, tmp_path):
         ours, theirs = (each.draw(np.random.default_rng(seed), 32) for each in (windows, worker))
         assert np.array_equal(ours.input_ids, theirs.input_ids)
         assert len(ours.input_ids) <= 32
+
+
+def test_two_texts_are_parted_as_the_vocabulary_parts_them():
+    windows = Windows(Documents([[9, 9, 9, 9]]), SPECIAL, 1.0, separators=2)
+    for seed in range(20):
+        window = windows.draw(np.random.default_rng(seed), 32)
+        ids, start = window.input_ids, window.segment_b_start
+        assert len(ids) <= 32
+        assert ids[start - 2 : start].tolist() == [SEP, SEP] or start == len(ids)
+        assert (ids == SEP).sum() in ((3,) if start < len(ids) else range(9))

@@ -122,7 +122,7 @@ def multiply(weight: Int8DenseWeight, x: Codes, *, out: Activations, bias: Annot
     """
     out = nonlinearity(weight · x + bias + residual).
 
-    bias: float32 [rows]; nonlinearity: none, gelu, gelu_tanh or relu. `out` takes x's number of tokens.
+    bias: float32 [rows]; nonlinearity: none, gelu, gelu_tanh, relu or silu. `out` takes x's number of tokens.
     """
 
 @overload
@@ -142,14 +142,31 @@ def multiply_to_codes(weight: Int8DenseWeight, x: Codes, *, out: Codes, next: In
     The same codes as those of `multiply` and `quantize`, but floats never leave the caches.
     """
 
-def attention(qkv: Activations, *, starts: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], heads: int, out: Activations) -> None:
+def attention(qkv: Activations, *, starts: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], heads: int, window: int = 0, bias: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None = None, out: Activations) -> None:
     """
     out = softmax(Kᵀ Q / sqrt(head size)) on V, per sequence and head.
 
     qkv: [3 · hidden, tokens]; starts: int64 [sequences + 1], first tokens and the end.
+    window: so many tokens on either side are seen; 0: all. bias: float32 [heads, 2 · reach + 1], added to scores by
+    how far a key lies behind its query, -reach ... reach; those beyond take the last.
     """
 
-def embed(words: Annotated[NDArray, dict(shape=(None, None), order='C', device='cpu', writable=False)], type: str, *, scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, positions: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], types: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None = None, token_ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], position_ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], token_types: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Activations) -> None:
+def gate(gate_up: Activations, *, out: Activations, nonlinearity: str) -> None:
+    """
+    out = nonlinearity(gate) · up; gate_up: [2 · features, tokens], the gates first.
+    """
+
+def copy(from_: Activations, *, to: Activations) -> None:
+    """to = from_."""
+
+def rotate(qkv: Activations, *, positions: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], heads: int, cosines: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], sines: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)]) -> None:
+    """
+    Turn queries and keys by their positions, in place.
+
+    qkv: [3 · hidden, tokens]; positions: int64 [tokens]; cosines, sines: float32 [positions, head size / 2].
+    """
+
+def embed(words: Annotated[NDArray, dict(shape=(None, None), order='C', device='cpu', writable=False)], type: str, *, scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, positions: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None = None, types: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None = None, token_ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], position_ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], token_types: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Activations) -> None:
     """
     out = rows of words, positions and types, added up; nothing else of the tables is read.
 

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, ClassVar, Literal, TypeVar, overload
 
 from pruneonce.errors import UsageError
 
@@ -128,9 +128,18 @@ class Distillation:
     # hard loss, Kurtic et al. 2023, arXiv:2310.06927). The teacher then has the student's layers and hidden size.
     hidden_weight: float = 0.0
     hidden_layers: tuple[int, ...] = ()  # 0: embeddings, 1: first transformer layer …; empty: every transformer layer
+    # On a task: hidden states come first and alone, labels and logits after this share of the steps.
+    hidden_first: float = 0.0
 
     def __post_init__(self) -> None:
         _positive(self, "temperature")
+        if not 0.0 <= self.hidden_first < 1.0:
+            raise UsageError(f"distillation.hidden_first must be at least 0 and below 1, got {self.hidden_first}")
+        if self.hidden_first and (self.hidden_weight == 0 or self.hidden_alone):
+            raise UsageError(
+                "distillation.hidden_first says when labels and logits join the hidden states: it needs hidden_weight "
+                "and one of hard_weight and kd_weight"
+            )
         weights = {name: getattr(self, name) for name in ("hard_weight", "kd_weight", "hidden_weight")}
         if min(weights.values()) < 0 or not any(weights.values()):
             given = ", ".join(f"{name} {weight}" for name, weight in weights.items())
@@ -176,14 +185,21 @@ class Matching:
 
     hidden_weight: float = 1.0  # of the relative squared error of hidden states, as in [distillation]
     hidden_layers: tuple[int, ...] = ()  # as in [distillation]
+    vectors_weight: float = 0.0  # of the squared distance of texts' vectors, of length 1 and pooled as the model's
+    similarities_weight: float = 0.0  # of the relative squared error of the cosines between a step's texts
+    logits_weight: float = 0.0  # of the divergence of what the model's head answers, where it has one for whole texts
+    temperature: float = 1.0  # of those answers
     lengths: tuple[int, ...] = (32, 64, 128, 192)  # tokens of a window, special tokens included
     late_lengths: tuple[int, ...] = (128, 384)  # in the last part: as long as texts will be in use
     late_share: float = 0.33  # of the steps
     pairs: float = 0.5  # share of windows of two texts, a sentence and a passage, as questions and answers come
 
     def __post_init__(self) -> None:
-        _positive(self, "hidden_weight")
+        _positive(self, "hidden_weight", "temperature")
         _layers(self.hidden_layers, "matching")
+        for name in ("vectors_weight", "similarities_weight", "logits_weight"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"matching.{name} must not be negative, got {getattr(self, name)}")
         if not self.lengths or not self.late_lengths or min(*self.lengths, *self.late_lengths) < SHORTEST_WINDOW:
             raise UsageError(
                 f"matching.lengths and late_lengths must be lists of numbers from {SHORTEST_WINDOW} on, got "
@@ -297,16 +313,30 @@ class QuantizeRecipe:
             raise UsageError(f"begin_step must not be negative, got {self.begin_step}")
 
 
-Recipe = TeacherRecipe | PruneRecipe | CompressRecipe | FinetuneRecipe | QuantizeRecipe
-STAGES: dict[
-    str,
-    type[TeacherRecipe] | type[PruneRecipe] | type[CompressRecipe] | type[FinetuneRecipe] | type[QuantizeRecipe],
-] = {
+@dataclass(frozen=True)
+class EvaluateRecipe:
+    """Score a model on a task, as it is: a stage of studies."""
+
+    model: str
+    task: TaskData
+    seed: int = 42  # nothing is drawn; that of the cell
+    published: dict[str, float] = field(default_factory=dict)
+    source: str = ""
+
+    training: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
+
+Recipe = EvaluateRecipe | TeacherRecipe | PruneRecipe | CompressRecipe | FinetuneRecipe | QuantizeRecipe
+STAGES: dict[str, type[Recipe]] = {
     "teacher": TeacherRecipe,
     "compress": CompressRecipe,
     "prune": PruneRecipe,
     "finetune": FinetuneRecipe,
     "quantize": QuantizeRecipe,
+    "evaluate": EvaluateRecipe,
 }
 
 
@@ -444,12 +474,13 @@ def _toml_value(text: str) -> Any:
 
 def build(section: type[Section], values: Mapping[str, Any], *, prefix: str = "") -> Section:
     """The dataclass `section` from a mapping; UsageError for a key or value that does not fit, named with `prefix`."""
-    hints = typing.get_type_hints(section)
+    assert dataclasses.is_dataclass(section)
+    names = {item.name for item in dataclasses.fields(section)}
+    hints = {name: hint for name, hint in typing.get_type_hints(section).items() if name in names}
     for key in values:
         if key not in hints:
             raise UsageError(_unknown_key(prefix, key, hints))
     arguments = {key: _convert(value, hints[key], prefix + key) for key, value in values.items()}
-    assert dataclasses.is_dataclass(section)
     for item in dataclasses.fields(section):
         required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
         if required and item.name not in arguments:

@@ -18,6 +18,7 @@ from campaign import company, full_disk, kills, long_use, mutants
 from campaign.page import write_table
 from campaign.worker import Tally, run_for
 from pruneonce.files import read_json, write_json
+from pruneonce.models.hub import quiet_transformers
 
 CASES = [*mutants.CASES, *kills.CASES, *full_disk.CASES, *company.CASES, *long_use.CASES]
 
@@ -34,6 +35,7 @@ def main() -> None:
     if not chosen:
         sys.exit(f"no such case; there are: {', '.join(case.name for case in CASES)}")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    quiet_transformers()
     scratch = {case.name: given.out.resolve() / case.name.replace(" ", "-").replace(",", "") for case in CASES}
     for case in chosen:
         scratch[case.name].mkdir(parents=True, exist_ok=True)

@@ -5,26 +5,39 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fuzz_format import change_something, flip_bits, mutate, sample_model, use
+from fuzz_format import NUMBERS, change_something, flip_bits, mutate, sample_model, use
 
 from campaign.case import Case
 from campaign.models import TEXTS, TINY, made, make_tiny
 from pruneonce import _native
 from pruneonce.convert.inspect import inspect
+from pruneonce.convert.to_onnx import export_onnx
 from pruneonce.convert.to_packed import export_packed
+from pruneonce.data import articles
 from pruneonce.data import text as text_files
 from pruneonce.data.build import build
 from pruneonce.data.corpus import Corpus
 from pruneonce.errors import PruneonceError
+from pruneonce.evaluation import predictions
+from pruneonce.evaluation.predictions import Split, read_predictions, write_predictions
+from pruneonce.files import write_json
+from pruneonce.formats import record, scales_file
 from pruneonce.formats.packed_file import read_packed, write_packed
+from pruneonce.formats.record import Provenance, read_provenance
+from pruneonce.recipe import load_recipes, recipes_folder, stage_of
 from pruneonce.run.model import load_model
 from pruneonce.run.pipelines import pipeline
+from pruneonce.study.index import StudyIndex, read_study
+from pruneonce.study.plan import make_plan
+from pruneonce.study.recipe import load_study
 from pruneonce.tasks.table import read_table
 
 REFUSED, ANSWERED = "refused", "answered"
@@ -199,6 +212,111 @@ def _open_corpus(given: tuple[Path, Path], seed: int) -> str:
     return refused_or(read)
 
 
+def _to_onnx(given: tuple[Path, list[Path]], seed: int) -> str:
+    scratch, folders = given
+    folder = _mutated_copy(folders[seed % len(folders)], scratch / "mutant", np.random.default_rng(seed))
+
+    def write() -> None:
+        export_onnx(folder, scratch / "mutant.onnx")
+        onnxruntime.InferenceSession(str(scratch / "mutant.onnx"))
+
+    return refused_or(write)
+
+
+def _articles(scratch: Path) -> tuple[Path, Path]:
+    _corpus(scratch)
+    return scratch, scratch / "articles"
+
+
+def _read_articles(given: tuple[Path, Path], seed: int) -> str:
+    scratch, source = given
+    folder = _mutated_copy(source, scratch / "mutant", np.random.default_rng(seed))
+    return refused_or(lambda: list(articles.read(folder)))
+
+
+def _scales(scratch: Path) -> tuple[Path, bytes]:
+    folder = made(scratch.parent / "tiny", make_tiny) / "int8"
+    return scratch, (folder / scales_file.FILE_NAME).read_bytes()
+
+
+def _read_scales(given: tuple[Path, bytes], seed: int) -> str:
+    scratch, raw = given
+    written(scratch, scales_file.FILE_NAME, mutate(raw, np.random.default_rng(seed)))
+
+    def read() -> None:
+        for layer in (scales_file.read_quantization(scratch) or {}).values():
+            layer.check()
+
+    return refused_or(read)
+
+
+# ------------------------------------------------------------------------------------------ recipes and records
+
+
+def mutate_toml(raw: bytes, generator: np.random.Generator) -> bytes:
+    """Other bytes, or a line less, twice, or with another value."""
+    if generator.random() < 0.2:
+        return flip_bits(raw, generator)
+    lines = raw.decode().splitlines()
+    at = generator.integers(len(lines))
+    choice = generator.random()
+    if choice < 0.1:
+        del lines[at]
+    elif choice < 0.2:
+        lines.insert(generator.integers(len(lines)), lines[at])
+    else:
+        given = [number for number, line in enumerate(lines) if "=" in line and not line.startswith("#")]
+        at = given[generator.integers(len(given))]
+        value = json.dumps(NUMBERS[generator.integers(len(NUMBERS))]).replace("null", '"null"')
+        lines[at] = f"{lines[at].partition('=')[0]}= {value}"
+    return "\n".join(lines).encode()
+
+
+def _recipes(scratch: Path) -> tuple[Path, list[tuple[str, bytes]]]:
+    """Each with its stage."""
+    files = sorted(recipes_folder().glob("*/*.toml"))
+    return scratch, [
+        ("study" if file.parent.name == "studies" else stage_of(file), file.read_bytes())
+        for file in files
+        if b"extends" not in file.read_bytes()
+    ]
+
+
+def _read_recipe(given: tuple[Path, list[tuple[str, bytes]]], seed: int) -> str:
+    scratch, files = given
+    stage, raw = files[seed % len(files)]
+    file = written(scratch, "recipe.toml", mutate_toml(raw, np.random.default_rng(seed)))
+    if stage == "study":
+        return refused_or(lambda: make_plan(load_study(file), scratch / "out"))
+    return refused_or(lambda: load_recipes(file, stage))
+
+
+def _records(scratch: Path) -> tuple[Path, list[tuple[str, bytes, Callable[[Path], object]]]]:
+    """Of a run, its predictions, and a study; each with its reader."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    Provenance("prune", {"model": "m"}, {"model": "0"}, 1, 2, {"loss": 1.5}, {"layer": 0.9}, {"layer": "0"}).write(
+        scratch
+    )
+    write_predictions(scratch, "sst2", {"": Split("0", ("accuracy",), {"label": [0, 1, 1], "predicted": [0, 1, 0]})})
+    cell = {"method": "once", "sparsity": 0.9, "task": "sst2", "seed": 1, "chain": ["prune-1", "locked-1"]}
+    runs = {name: {"stage": "prune", "steps": 4, "examples": 9} for name in cell["chain"]}
+    index = StudyIndex("s", "ours", "once", "", {"once": "Once"}, ("sst2",), [cell], runs)
+    write_json(scratch / "s.study.json", asdict(index))
+    readers = {
+        record.FILE_NAME: lambda file: read_provenance(file.parent),
+        predictions.FILE_NAME: lambda file: read_predictions(file.parent),
+        "s.study.json": read_study,
+    }
+    return scratch, [(name, (scratch / name).read_bytes(), read) for name, read in readers.items()]
+
+
+def _read_record(given: tuple[Path, list[tuple[str, bytes, Callable[[Path], object]]]], seed: int) -> str:
+    scratch, files = given
+    name, raw, read = files[seed % len(files)]
+    file = written(scratch, name, mutate_text(raw, np.random.default_rng(seed)))
+    return refused_or(lambda: read(file))
+
+
 def _tables(scratch: Path) -> tuple[Path, list[tuple[str, bytes]]]:
 
     rows = [{"text": f'text {number}, of "a" film', "label": ("yes", "no")[number % 2]} for number in range(20)]
@@ -224,12 +342,12 @@ def _read_table(given: tuple[Path, list[tuple[str, bytes]]], seed: int) -> str:
 
 ENDS = (REFUSED, ANSWERED)
 CASES = [
-    Case("packed file, read", "refused, or every array is sound", 720_000, ENDS, _sample, _read, memory_bytes=GIB),
+    Case("packed file, read", "refused, or every array is sound", 640_000, ENDS, _sample, _read, memory_bytes=GIB),
     *(
         Case(
             f"packed file, run with {isa}",
             "refused, or a text is answered the same alone and in company",
-            130_000,
+            40_000,
             ENDS,
             _tiny_files,
             _engine(isa),
@@ -238,6 +356,11 @@ CASES = [
         for isa in _native.available_isas()
     ),
     Case("model folder, packed", "refused, or the packed file is sound", 20_000, ENDS, _tiny_folders, _pack),
+    Case("scales of an int8 folder, read", "refused, or sound", 60_000, ENDS, _scales, _read_scales),
+    Case("articles, read", "refused, or read", 20_000, ENDS, _articles, _read_articles),
     Case("corpus, opened", "refused, or every example can be read", 20_000, ENDS, _corpus, _open_corpus),
-    Case("table, read", "refused, or read", 50_000, ENDS, _tables, _read_table),
+    Case("table, read", "refused, or read", 80_000, ENDS, _tables, _read_table),
+    Case("recipe, read", "refused, or read; a study also planned", 60_000, ENDS, _recipes, _read_recipe),
+    Case("record, read", "refused, or read", 60_000, ENDS, _records, _read_record),
+    Case("model folder, written as ONNX", "refused, or ONNX Runtime loads it", 200, ENDS, _tiny_folders, _to_onnx, 300),
 ]

@@ -86,7 +86,7 @@ def _watch(worker: int, case: Case, counts: mmap.mmap) -> str | None:
             return None if code == 0 else f"died of {signal.Signals(-code).name}"
         if counts[:8] != seen:
             seen, since = counts[:8], time.monotonic()
-        if time.monotonic() - since > case.attempt_seconds + 60 * (seen == bytes(8)):  # the first one prepares
+        if time.monotonic() - since > case.attempt_seconds + 900 * (seen == bytes(8)):  # the first one prepares
             os.kill(worker, signal.SIGKILL)
             os.waitpid(worker, 0)
             return f"took more than {case.attempt_seconds:.0f} s"

@@ -128,6 +128,8 @@ def _print_inspection(report: Inspection) -> None:
         table.add_row(name, f"{total.parameters:,}", f"{total.sparsity:.2%}", f"{total.bytes / 1e6:.2f}", "")
     console = terminal()
     console.print(table)
+    runs = "runs" if report.obstacle is None else f"DOES NOT RUN: {plain(report.obstacle)}"
+    console.print(f"in the engine it {runs}", markup=False)
     if report.lock_intact is not None:
         state = "are the recorded ones" if report.lock_intact else "ARE NOT the recorded ones"
         console.print(f"stage {plain(report.stage)}; the zeros {state}", markup=False)

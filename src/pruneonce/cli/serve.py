@@ -11,7 +11,7 @@ import typer
 from pruneonce.cli.run import texts_of
 from pruneonce.cli.show import plain
 from pruneonce.errors import UsageError
-from pruneonce.files import check_writable, write_json
+from pruneonce.files import check_writable, write_json, write_text
 
 
 def serve(
@@ -72,22 +72,28 @@ def loadtest(
     seconds: Annotated[float, typer.Option(min=0.1, help="After a second of warm-up.")] = 10.0,
     api_key: Annotated[str, typer.Option(envvar="PRUNEONCE_API_KEY", help="Of the server.")] = "",
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Keep the numbers.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw them by second.")] = None,
 ) -> None:
     """Load a server and measure latency from when requests were due, throughput, errors and changed answers."""
-    import asyncio
-
     from pruneonce.bench.serving import results
     from pruneonce.bench.serving.client import Target
-    from pruneonce.bench.serving.load import LoadSettings, run_load
+    from pruneonce.bench.serving.load import LoadSettings, measure_load
 
-    if json_file is not None:
-        check_writable(json_file)
+    for file in (json_file, plot):
+        if file is not None:
+            check_writable(file)
     given = [text for text in texts_of(texts, "") if isinstance(text, str)]
     if not given:
         raise UsageError(f"loadtest: {texts} has no text")
     settings = LoadSettings(seconds, rate, clients, per_request)
-    found = results.record(asyncio.run(run_load(Target.of(url, route, api_key or None), given, settings)), settings)
+    found = results.record(measure_load(Target.of(url, route, api_key or None), given, settings), settings)
     for line in results.lines(found):
         print(plain(line))
     if json_file is not None:
         write_json(json_file, found)
+    if plot is not None:
+        from pruneonce.report.load_chart import load_figure
+        from pruneonce.report.page import STYLE
+        from pruneonce.report.picture import picture
+
+        write_text(plot, picture(load_figure(found), STYLE.read_text(encoding="utf-8")))

@@ -6,7 +6,6 @@ Both are packed files and read the same tokens; the figures are by what the mode
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from pruneonce.data.corpus import Corpus, Example
 from pruneonce.data.windows import Windows
 from pruneonce.formats.stored_tensors import Array
-from pruneonce.models.tokenizer import special_token_ids, tokenizer_from_text
+from pruneonce.models.tokenizer import separators_between, special_token_ids, tokenizer_from_text
 from pruneonce.progress import Advance, no_progress
 from pruneonce.run.model import Model, load_model
 from pruneonce.run.sentence import unit
@@ -65,8 +64,9 @@ def compare(
 
 
 def _examples(corpus: Path, model: Model, pairs: float, seed: int) -> list[Example]:
-    special = special_token_ids(tokenizer_from_text(model.tokenizer))
-    windows = replace(Windows(Corpus(corpus, "validation"), special, pairs))
+    tokenizer = tokenizer_from_text(model.tokenizer)
+    special, separators = special_token_ids(tokenizer), separators_between(tokenizer)
+    windows = Windows(Corpus(corpus, "validation"), special, pairs, separators)
     longest = min(LONGEST, model.max_tokens)
     return [windows.draw(np.random.default_rng([seed, number]), longest) for number in range(TEXTS)]
 

@@ -17,7 +17,7 @@ from pruneonce.formats.record import read_provenance
 from pruneonce.formats.scales_file import write_quantization
 from pruneonce.formats.sentence_folder import copy_sentence_files
 from pruneonce.models import family_of
-from pruneonce.models.tokenizer import load_tokenizer, special_token_ids
+from pruneonce.models.tokenizer import load_tokenizer, separators_between, special_token_ids
 from pruneonce.recipe import CompressRecipe
 from pruneonce.sparsity.in_place import lock_, quantize_
 from pruneonce.train.encoder_model import load_encoder_model
@@ -46,8 +46,9 @@ def round_to_int8(folder: Path, recipe: CompressRecipe, out: Path) -> None:
 
 
 def _calibration(recipe: CompressRecipe, names: tuple[str, ...]) -> Iterator[dict[str, Tensor]]:
-    special = special_token_ids(load_tokenizer(recipe.model))
-    windows = Windows(Corpus(recipe.corpus, "train"), special, recipe.matching.pairs)
+    tokenizer = load_tokenizer(recipe.model)
+    special, separators = special_token_ids(tokenizer), separators_between(tokenizer)
+    windows = Windows(Corpus(recipe.corpus, "train"), special, recipe.matching.pairs, separators)
     longest = max(recipe.matching.lengths)
     for begin in range(0, CALIBRATION_WINDOWS, CALIBRATION_BATCH):
         draws = (

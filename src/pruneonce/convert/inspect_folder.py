@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pruneonce.convert.runnable import obstacle_of
 from pruneonce.formats.model_folder import Matrix, mask_digests, read_family, read_matrices, require_folder
-from pruneonce.formats.record import read_provenance
+from pruneonce.formats.record import Provenance, read_provenance
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Inspection:
     everything: Total
     stage: str | None  # from pruneonce.json, if it is there
     lock_intact: bool | None  # zeros are the recorded ones; None without a record
+    obstacle: str | None  # why the engine would not run it; None: it would
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -51,6 +53,7 @@ def inspect_folder(path: str | Path) -> Inspection:
     folder = require_folder(path)
     matrices = list(read_matrices(folder))
     family = read_family(folder)
+    obstacle = obstacle_of(folder, family)
     digests = mask_digests(matrices, family)
     record = read_provenance(folder)
     return Inspection(
@@ -61,6 +64,7 @@ def inspect_folder(path: str | Path) -> Inspection:
         everything=_total(matrices),
         stage=record.stage if record else None,
         lock_intact=record.masks.items() <= digests.items() if record and record.masks else None,
+        obstacle=obstacle,
     )
 
 
@@ -71,3 +75,14 @@ def _total(matrices: Iterable[Matrix]) -> Total:
         zeros += matrix.zeros
         size += matrix.bytes
     return Total(parameters, zeros, size)
+
+
+def zeros_of_pruned(folder: str | Path, record: Provenance) -> float:
+    """Share of zeros in the matrices that a run has pruned or locked, counted in the saved file."""
+    family = read_family(Path(folder))
+    pruned = [
+        matrix
+        for matrix in read_matrices(Path(folder))
+        if family.encoder_name(matrix.name.removesuffix(".weight")) in record.masks
+    ]
+    return sum(matrix.zeros for matrix in pruned) / sum(matrix.size for matrix in pruned)

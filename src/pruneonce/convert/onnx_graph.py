@@ -14,6 +14,7 @@ from pruneonce.models import family_of
 from pruneonce.models.hub import load_hub_model
 
 AXES = ("sequences", "tokens")
+UNSEEN = -1e9  # added to the score of a token that is not seen
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,6 @@ HEADS = {
     "ForQuestionAnswering": Head("AutoModelForQuestionAnswering", ("start_logits", "end_logits")),
     "ForTokenClassification": Head("AutoModelForTokenClassification", ("logits",)),
     "ForMaskedLM": Head("AutoModelForMaskedLM", ("logits",)),
-    "ForPreTraining": Head("AutoModelForMaskedLM", ("logits",)),
     "Model": Head("AutoModel", ("last_hidden_state",)),
 }
 
@@ -45,6 +45,11 @@ class NamedOutputs(nn.Module):
         self.head = HEADS[head]
         options = {"dtype": torch.float32, "attn_implementation": attention}
         self.model: Any = load_hub_model(self.head.loader, folder, **options)
+        family = family_of(self.model.config.model_type)
+        self._plan = family.encoder_plan(self.model.config.to_dict())
+        # Of the encoder alone: a head that takes the mean of its states needs to know the real ones.
+        encoder = getattr(self.model, family.base, self.model)
+        encoder.register_forward_pre_hook(self._add_masks, with_kwargs=True)
         self.eval()  # not the model alone: the exporter puts back what the outermost module was
 
     @property
@@ -54,10 +59,19 @@ class NamedOutputs(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """int64 [sequences, tokens] per name of `inputs` -> float32 per name of the head's outputs."""
         named = dict(zip(self.inputs, tensors, strict=True))
-        # As the sum that attention adds: transformers' own mask code does not trace with free sizes.
-        named["attention_mask"] = (1.0 - named["attention_mask"][:, None, None, :].float()) * -1e9
         output = self.model(**named)
         return tuple(output[name] for name in self.head.outputs)
+
+    def _add_masks(self, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
+        """Masks as the sums that attention adds: transformers' own code for them does not trace with free sizes."""
+        real = named["attention_mask"]
+        padding = (1.0 - real[:, None, None, :].float()) * UNSEEN
+        if not self._plan.local_window:
+            return inputs, {**named, "attention_mask": padding}
+        places = torch.cumsum(torch.ones_like(real[:1]), 1)[0]
+        outside = (places[:, None] - places).abs() > self._plan.local_window
+        windows = torch.minimum(padding, outside.float()[None, None] * UNSEEN)
+        return inputs, {**named, "attention_mask": {"full_attention": padding, "sliding_attention": windows}}
 
 
 def write_graph(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pruneonce.convert.runnable import require_runnable
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import cannot_write, read_json, replacing, scratch_folder
 from pruneonce.formats.model_folder import read_family, require_folder
@@ -56,10 +57,11 @@ def export_onnx(model: str | Path, out: str | Path) -> OnnxFile:
             raise UsageError(
                 f"ONNX export needs {package}, which is not installed: `pip install 'pruneonce[train,onnxruntime]'`"
             )
-    read_family(folder)  # is this a model we know?
+    head = head_of(folder)
+    require_runnable(folder, read_family(folder))
     from pruneonce.convert.onnx_graph import NamedOutputs, write_graph
 
-    module = NamedOutputs(folder, head_of(folder))
+    module = NamedOutputs(folder, head)
     outputs = dict.fromkeys(module.head.outputs, module.head.axes)
     try:
         with scratch_folder(out) as scratch:
@@ -88,7 +90,10 @@ def head_of(folder: Path) -> str:
     from pruneonce.convert.onnx_graph import HEADS
 
     classes = read_json(folder / "config.json").get("architectures") or ["none"]
-    head = next((head for head in HEADS if str(classes[0]).endswith(head)), None)
+    named = str(classes[0])
+    if named.endswith("ForPreTraining"):
+        named = read_family(folder).heads.pretraining
+    head = next((head for head in HEADS if named.endswith(head)), None)
     if head is None:
         raise UsageError(f"{folder} holds a {classes[0]}: one of {', '.join(HEADS)} is expected")
     return head

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tokenizers import normalizers
 
+from pruneonce.convert.runnable import require_runnable
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import read_json
-from pruneonce.formats.model_folder import mask_digest_of_array, read_family, require_folder
+from pruneonce.formats.model_folder import mask_digest_of_array, read_family, require_folder, rows_of_part
 from pruneonce.formats.nonzero_codes import Array
 from pruneonce.formats.packed_file import FLOAT_OF_CONTAINER, PackedModel, write_packed
 from pruneonce.formats.record import Provenance, check_masks, read_provenance
@@ -33,7 +35,7 @@ def export_packed(
 
     embeddings: type of the embedding matrices, of EMBEDDINGS. values: type of the encoder's matrices, of VALUES.
     Matrices of a quantised folder are stored as their int8 values. Everything else stays float32. PruneonceError if the
-    zeros are not those that the folder's record promises, or the engine cannot compute the folder's quantisation.
+    engine would not run the file, found out first, or the zeros are not those that the folder's record promises.
     """
     _require_choice("embeddings", embeddings, EMBEDDINGS)
     _require_choice("values", values, VALUES)
@@ -41,12 +43,15 @@ def export_packed(
     if out.is_dir():
         raise UsageError(f"'{out}' is a folder: the name of a file is expected")
     family, record = read_family(folder), read_provenance(folder)
+    require_runnable(folder, family)
+    config = read_json(folder / "config.json")
+    hidden_size = family.encoder_plan(config).hidden_size
     weights = _Weights(folder, family)
     quantization = _quantization(folder, weights)
     if record:
         _check_masks(weights, family, record, folder)
     sentence = read_sentence_folder(folder)
-    projections = {} if sentence is None else read_projections(folder, sentence.plan, _hidden_size(folder, family))
+    projections = {} if sentence is None else read_projections(folder, sentence.plan, hidden_size)
     tensors: dict[str, Tensor] = {name: dense(weight) for name, weight in projections.items()}
     for name in weights.names:
         try:
@@ -57,7 +62,7 @@ def export_packed(
         except ValueError as error:
             raise PruneonceError(f"{folder}: tensor {name}: {error}") from error
     packed = PackedModel(
-        config=read_json(folder / "config.json"),
+        config=config,
         tokenizer=_tokenizer(folder, lower_case=sentence is not None and sentence.lower_case),
         tensors=tensors,
         provenance=asdict(record) if record else None,
@@ -65,13 +70,6 @@ def export_packed(
     )
     write_packed(out, packed)
     return packed
-
-
-def _hidden_size(folder: Path, family: Family) -> int:
-    try:
-        return family.encoder_plan(read_json(folder / "config.json")).hidden_size
-    except ValueError as error:
-        raise PruneonceError(f"{folder}: {error}") from error
 
 
 def _tokenizer(folder: Path, *, lower_case: bool) -> str:
@@ -83,12 +81,21 @@ def _tokenizer(folder: Path, *, lower_case: bool) -> str:
     return text
 
 
+class _Place(NamedTuple):
+    """Where a tensor is: some of the rows of one in a file."""
+
+    container: Container
+    name: str  # there
+    part: int
+    parts: int
+
+
 class _Weights:
     """The tensors of a folder under their present names, mapped, without those that transformers derives itself."""
 
     def __init__(self, folder: Path, family: Family) -> None:
-        self._folder = folder
-        self._where: dict[str, tuple[Container, str]] = {}  # present name -> (file, name there)
+        self._folder, self._family = folder, family
+        self._where: dict[str, _Place] = {}  # by present name
         for file in sorted(folder.glob("model*.safetensors")):
             self._add(open_container(file))
         words = f"{family.base}.{family.embeddings.words}.weight"
@@ -102,27 +109,29 @@ class _Weights:
 
     def read(self, name: str) -> Array:
         """A tensor as float32, exact."""
-        container, stored_name = self._where[name]
-        dtype = container.entries[stored_name].dtype
+        place = self._where[name]
+        container = place.container
+        dtype = container.entries[place.name].dtype
         if dtype not in FLOAT_OF_CONTAINER:
             raise PruneonceError(
-                f"{container.path}: tensor {stored_name} is {dtype}; {', '.join(FLOAT_OF_CONTAINER)} are expected"
+                f"{container.path}: tensor {place.name} is {dtype}; {', '.join(FLOAT_OF_CONTAINER)} are expected"
             )
-        return decode_floats(container.array(stored_name), FLOAT_OF_CONTAINER[dtype])
+        part = rows_of_part(container, place.name, place.part, place.parts)
+        return decode_floats(np.ascontiguousarray(part), FLOAT_OF_CONTAINER[dtype])
 
     def _add(self, container: Container) -> None:
         for stored_name in container.entries:
-            name = _present_name(stored_name)
-            if name.endswith("position_ids"):
+            if stored_name.endswith("position_ids"):
                 continue  # 0, 1, 2, …, saved by older transformers
-            if name in self._where:
-                raise PruneonceError(f"{self._folder}: tensor {name} is in two of its safetensors files")
-            self._where[name] = (container, stored_name)
+            names = self._family.names_of_stored(_present_name(stored_name))
+            for part, name in enumerate(names):
+                if name in self._where:
+                    raise PruneonceError(f"{self._folder}: tensor {name} is in two of its safetensors files")
+                self._where[name] = _Place(container, stored_name, part, len(names))
 
     def _same(self, name: str, other: str) -> bool:
-        (file, stored), (other_file, other_stored) = self._where[name], self._where[other]
-        same_shape = file.entries[stored].shape == other_file.entries[other_stored].shape
-        return same_shape and np.array_equal(self.read(name), self.read(other))
+        shapes = [each.container.entries[each.name].shape for each in (self._where[name], self._where[other])]
+        return shapes[0] == shapes[1] and np.array_equal(self.read(name), self.read(other))
 
 
 def _quantization(folder: Path, weights: _Weights) -> dict[str, Quantization]:

@@ -12,6 +12,7 @@ from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.models.tokenizer import load_tokenizer
 from pruneonce.recipe import (
     CompressRecipe,
+    EvaluateRecipe,
     FinetuneRecipe,
     PruneRecipe,
     Pruning,
@@ -203,7 +204,7 @@ def _data_size(recipe: Recipe, unbuilt_corpus_tokens: int) -> tuple[int, int]:
     return examples, tokens
 
 
-def _measured(recipe: FinetuneRecipe | QuantizeRecipe) -> tuple[int, int]:
+def _measured(recipe: EvaluateRecipe | FinetuneRecipe | QuantizeRecipe) -> tuple[int, int]:
     """(training examples, windows counted; tokens of a typical one, padding to a multiple of 8 included)."""
     task = task_of(recipe.task)
     examples = task.read(recipe.task.train, training=True)

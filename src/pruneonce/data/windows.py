@@ -30,12 +30,13 @@ TAKEN_OUT, LEFT_IN = 0.4, 0.7
 class Windows:
     """Draws windows from one split of a corpus. Picklable.
 
-    special_ids: of "cls" and "sep". pairs: share of windows of two texts.
+    special_ids: of "cls" and "sep". pairs: share of windows of two texts. separators: [SEP] between two texts.
     """
 
     corpus: Corpus
     special_ids: Mapping[str, int]
     pairs: float
+    separators: int = 1
 
     def __post_init__(self) -> None:
         if self.corpus.layout != LAYOUT:
@@ -59,13 +60,14 @@ class Windows:
     def _pair(self, rng: np.random.Generator, sentences: list[NDArray[np.int64]], tokens: int) -> Example | None:
         """A sentence and a passage; None where no sentence of the document serves."""
         shortest, longest = QUESTION_TOKENS
-        longest = min(longest, (tokens - 3) // 2)
+        special = 2 + self.separators
+        longest = min(longest, (tokens - special) // 2)
         fit = [index for index, sentence in enumerate(sentences) if shortest <= len(sentence) <= longest]
         if not fit:
             return None
         chosen = fit[int(rng.integers(len(fit)))]
         question = sentences[chosen]
-        room = tokens - 3 - len(question)
+        room = tokens - special - len(question)
         kind = rng.random()
         if kind < TAKEN_OUT and len(sentences) > 1:
             # Near it: what surrounds the sentence is what speaks of the same.
@@ -80,8 +82,8 @@ class Windows:
         if not len(question):
             return None
         cls, sep = self.special_ids["cls"], self.special_ids["sep"]
-        ids = np.concatenate([[cls], question, [sep], passage, [sep]])
-        return Example(ids, len(question) + 2, NO_LABEL)
+        ids = np.concatenate([[cls], question, [sep] * self.separators, passage, [sep]])
+        return Example(ids, len(question) + 1 + self.separators, NO_LABEL)
 
     @functools.cached_property
     def _ends(self) -> NDArray[np.int64]:

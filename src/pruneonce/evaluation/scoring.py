@@ -73,13 +73,20 @@ def embeddings_as_exported(model: Any) -> Iterator[None]:
                 table.copy_(old)
 
 
-def score_folder(model: str | Path, data: TaskData, on_progress: Advance | None = None) -> dict[str, float]:
+def score_folder(
+    model: str | Path,
+    data: TaskData,
+    on_progress: Advance | None = None,
+    *,
+    examples: Mapping[str, Sequence[Any]] | None = None,
+    keep_in: Path | None = None,
+) -> dict[str, float]:
     """Load a fine-tuned model and `score` it, rounding as its quantisation says if it has one.
 
     A pruned model on a CPU answers by its non-zeros alone: several times as fast, alike but for rounding. Memory
     that is freed meanwhile then stays with the process (glibc).
     Class names of one's own task are read from the model's config.
-    UsageError if the model has no head for the task, or one with other labels.
+    examples, keep_in: as in `score`. UsageError if the model has no head for the task, or one with other labels.
     """
     record = read_provenance(model)
     data = with_length_of(with_labels_of(data, lambda: _labels_in_config(model)), asdict(record) if record else None)
@@ -88,7 +95,8 @@ def score_folder(model: str | Path, data: TaskData, on_progress: Advance | None 
     loaded, _ = load_task_model(model, task, trained=True)
     layers = read_quantization(model)
     with embeddings_as_exported(loaded) if layers else contextlib.nullcontext(), as_served(loaded, layers):
-        return score(loaded, task, data, load_tokenizer(model), on_progress=on_progress)
+        tokenizer = load_tokenizer(model)
+        return score(loaded, task, data, tokenizer, examples=examples, keep_in=keep_in, on_progress=on_progress)
 
 
 def score_packed_beside(

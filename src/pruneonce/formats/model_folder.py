@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 
-from pruneonce.errors import UsageError
+from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import cannot_write, fsync, read_json, replacing, settle, sha256_file
-from pruneonce.formats.safetensors_file import open_container
+from pruneonce.formats.safetensors_file import Container, open_container
 from pruneonce.models import Family, family_of
 from pruneonce.models.hub import load_hub_tokenizer
 from pruneonce.models.tokenizer import load_tokenizer
@@ -23,14 +23,22 @@ from pruneonce.models.tokenizer import load_tokenizer
 WEIGHTS_FILE = "model.safetensors"
 STAGING = ".saving-"  # what a folder in which a model is being saved begins with
 INDEX_FILE = "model.safetensors.index.json"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+)
 
 
 @dataclass(frozen=True)
 class Matrix:
     """One tensor of a folder as stored."""
 
-    name: str  # tensor name in the file
+    name: str  # of the tensor, as transformers' model calls it
     shape: tuple[int, ...]
     bytes: int
     zeros: int
@@ -77,15 +85,33 @@ def read_family(folder: Path) -> Family:
 
 
 def read_matrices(folder: Path) -> Iterator[Matrix]:
-    """Every tensor of a folder, one at a time (memory: the largest tensor). PruneonceError as of `open_container`."""
+    """Every tensor of a folder, one at a time (memory: the largest tensor). PruneonceError as of `open_container`.
+
+    What a file stacks in one tensor is several here, as it is in transformers' model.
+    """
     family = read_family(folder)
     for file in sorted(folder.glob("model*.safetensors")):
         container = open_container(file)
         for name, entry in container.entries.items():
-            tensor = container.array(name)
-            if entry.dtype == "BF16":  # its bits: without the sign, zero is zero
-                tensor = tensor & 0x7FFF
-            yield _measure(name, tensor, family)
+            names = family.names_of_stored(name)
+            for part, present in enumerate(names):
+                tensor = rows_of_part(container, name, part, len(names))
+                if entry.dtype == "BF16":  # its bits: without the sign, zero is zero
+                    tensor = tensor & 0x7FFF
+                yield _measure(present, tensor, family)
+
+
+def rows_of_part(container: Container, name: str, part: int, parts: int) -> np.ndarray:
+    """Some of a stored tensor's rows: the `part`-th of so many alike. PruneonceError if they cannot be shared out."""
+    tensor = container.array(name)
+    if parts == 1:
+        return tensor
+    if tensor.ndim == 0 or tensor.shape[0] % parts:
+        raise PruneonceError(
+            f"{container.path}: tensor {name} of shape {list(tensor.shape)} must be {parts} matrices of as many rows"
+        )
+    rows = tensor.shape[0] // parts
+    return tensor[part * rows : (part + 1) * rows]
 
 
 def mask_digests(matrices: Iterable[Matrix], family: Family) -> dict[str, str]:

@@ -17,9 +17,18 @@ from typing import Any, Literal
 from pruneonce.models.plan import EncoderPlan
 
 # Roles of an encoder's linear layers: what they compute, whatever a family calls them.
-ATTENTION_ROLES = ("query", "key", "value", "attention_output")
-FEED_FORWARD_ROLES = ("gate", "up", "down")
+ATTENTION_ROLES = ("query", "key", "value", "query_key_value", "attention_output")
+FEED_FORWARD_ROLES = ("gate", "up", "gate_up", "down")
 POOLER_ROLE = "pooler"
+
+# A class in config.json ends with the key -> what its answers are for.
+TASK_OF_HEAD = {
+    "ForSequenceClassification": "text-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForTokenClassification": "token-classification",
+    "ForMaskedLM": "fill-mask",
+    "Model": "feature-extraction",
+}
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # of a transformers model, in the order of its forward
 
@@ -64,29 +73,51 @@ class LayerNames:
     """Parts of one transformer layer, relative to it."""
 
     attention: str  # the module that holds scores and softmax
-    query: str
-    key: str
-    value: str
+    query: str | None  # None: query, key and value are one layer
+    key: str | None
+    value: str | None
     attention_output: str
-    attention_norm: str
-    up: str
+    attention_norm: str  # after attention, or before it
+    up: str | None  # None: gate and up are one layer
     down: str
-    output_norm: str
+    output_norm: str  # after the feed-forward, or before it
     gate: str | None = None
+    query_key_value: str | None = None  # their rows one after another
+    gate_up: str | None = None  # likewise
+
+    @property
+    def reading_states(self) -> tuple[str, ...]:
+        """The layers whose rows, one after another, are queries, keys and values."""
+        fused = self.query_key_value
+        return (fused,) if fused is not None else tuple(filter(None, (self.query, self.key, self.value)))
+
+    @property
+    def widening(self) -> tuple[str, ...]:
+        """The layers whose rows, one after another, are the gates, if there are any, and what is gated."""
+        return (self.gate_up,) if self.gate_up is not None else tuple(filter(None, (self.gate, self.up)))
 
 
 @dataclass(frozen=True)
 class SequenceHead:
-    """A text's classes: out(nonlinearity(dense x)), x the state of the first token."""
+    """A text's classes: out(norm(nonlinearity(dense x))), x the state of the first token, or the mean of all."""
 
     dense: str
     nonlinearity: Literal["tanh", "relu", "gelu"]
     out: str
+    norm: str | None = None
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What a family has between states and outputs: norm(nonlinearity(dense x)), as in its head for masks."""
+
+    dense: str
+    norm: str
 
 
 @dataclass(frozen=True)
 class MaskedLMHead:
-    """Words in place of masks: decoder · norm(nonlinearity(dense x)) + bias, the nonlinearity that of the encoder."""
+    """Words in place of masks: decoder · norm(nonlinearity(dense x)) + bias."""
 
     dense: str
     norm: str
@@ -94,6 +125,7 @@ class MaskedLMHead:
     biases: tuple[str, ...]  # tensors, the first that is there holds; of the same parameter
     norm_epsilon: float | None  # None: that of the encoder
     modules: tuple[str, ...]  # what computes the head in transformers' model, called one after another
+    nonlinearity: str | None = None  # of models.plan.NONLINEARITIES' values; None: that of the encoder
 
     def has(self, tensor: str) -> bool:
         """Whether a tensor is part of this head."""
@@ -106,9 +138,19 @@ class Heads:
 
     sequence: SequenceHead
     tokens: str
-    spans: str  # start and end of an answer
+    spans: str | None  # start and end of an answer; None: transformers has no such model of the family
     masked_lm: MaskedLMHead
     next_sentence: str | None  # reads the pooler's output; None: the family has no such task
+    transform: Transform | None = None  # before `tokens` and `spans`
+    pretraining: Literal["ForMaskedLM", "Model"] = "ForMaskedLM"  # what transformers' ForPreTraining is computed as
+
+
+@dataclass(frozen=True)
+class StoredNames:
+    """How files of a family call what transformers' model has under other names, or as several tensors."""
+
+    renamed: tuple[tuple[str, str], ...] = ()  # part of a name in a file -> what it is in the model
+    stacked: tuple[tuple[str, tuple[str, ...]], ...] = ()  # likewise -> the parts whose rows lie one after another
 
 
 @dataclass(frozen=True)
@@ -140,6 +182,8 @@ class Family:
     corpus_layout: str  # how the family was pre-trained: a layout of `data.corpus`
     shapes: tuple[Shape, ...]
     encoder_plan: Callable[[Mapping[str, Any]], EncoderPlan]  # from config.json; ValueError names the key
+    stored: StoredNames = StoredNames()
+    relative_bias: str | None = None  # table of biases on attention scores, [buckets, heads], of all layers
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -151,6 +195,36 @@ class Family:
         """Tensors of the tables, relative to the encoder."""
         tables = (self.embeddings.words, self.embeddings.positions, self.embeddings.types)
         return tuple(f"{name}.weight" for name in tables if name is not None)
+
+    def task_of(self, config: Mapping[str, Any]) -> str:
+        """What a model of this config answers, of TASK_OF_HEAD; ValueError for a head that we do not compute."""
+        names = config.get("architectures") or []
+        name = names[0] if isinstance(names, list) and names else None
+        if isinstance(name, str) and name.endswith("ForPreTraining"):
+            name = self.heads.pretraining
+        task = next(
+            (task for head, task in TASK_OF_HEAD.items() if isinstance(name, str) and name.endswith(head)), None
+        )
+        if task is None:
+            known = ", ".join([*TASK_OF_HEAD, "ForPreTraining"])
+            raise ValueError(
+                f"config.json: architectures is {str(names)[:60]!a}; expected a name that ends with {known}"
+            )
+        if task == "question-answering" and self.heads.spans is None:
+            raise ValueError(f"{self.model_type} has no head for question answering")
+        return task
+
+    def names_of_stored(self, name: str) -> tuple[str, ...]:
+        """What the model calls a file's tensor: one name, or those that its rows are shared out among, alike many each.
+
+        A name of the model is its own.
+        """
+        for stored, present in self.stored.renamed:
+            name = name.replace(stored, present)
+        for stored, parts in self.stored.stacked:
+            if stored in name:
+                return tuple(name.replace(stored, part) for part in parts)
+        return (name,)
 
     def encoder_name(self, name: str) -> str:
         """A name within the encoder: the same for the bare encoder and every head model built on it."""
@@ -187,9 +261,10 @@ class Family:
     def part_of(self, tensor: str) -> Literal["embeddings", "encoder", "heads"]:
         """Which part of the model a tensor is of; the pooler counts as the encoder's."""
         name = self.encoder_name(tensor)
-        if name.startswith(self.embeddings.prefix):
+        if name.startswith((self.embeddings.prefix, f"{self.embeddings.projection}.")):
             return "embeddings"
-        inside = [part for part in (self.layers, self.pooler, self.final_norm) if part is not None]
+        own = (self.layers, self.pooler, self.final_norm, self.relative_bias)
+        inside = [part for part in own if part is not None]
         return "encoder" if name.startswith(tuple(f"{part}." for part in inside)) else "heads"
 
     def config_of(self, shape: Shape) -> dict[str, Any]:

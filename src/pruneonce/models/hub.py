@@ -16,7 +16,8 @@ from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import check_safetensors_length, read_json, require_plain_name
 from pruneonce.models import Family, family_of
 
-VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")  # either will do, for every family
+# Any will do: ours, WordPiece's, byte-level BPE's, Unigram's.
+VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
 
 
 def load_config(path: str | Path) -> Any:
@@ -45,7 +46,7 @@ def load_hub_model(auto_class: str, path: str | Path, **options: Any) -> Any:
     """
     import transformers
 
-    load_config(path)
+    _require_head(auto_class, family_of(load_config(path).model_type))
     _check_indices(Path(path))
     for file in sorted(Path(path).glob("model*.safetensors")):
         check_safetensors_length(file)
@@ -68,7 +69,7 @@ def random_hub_model(auto_class: str, config: Any) -> Any:
     """A model of a config with random weights, as one of transformers' `AutoModel…` classes makes it."""
     import transformers
 
-    family_of(config.model_type)
+    _require_head(auto_class, family_of(config.model_type))
     return getattr(transformers, auto_class).from_config(config, trust_remote_code=False)
 
 
@@ -110,6 +111,14 @@ def quiet_transformers() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def _require_head(auto_class: str, family: Family) -> None:
+    """UsageError for a head that transformers does not have of a family."""
+    if auto_class.endswith("ForQuestionAnswering") and family.heads.spans is None:
+        raise UsageError(
+            f"transformers has no head for question answering of {family.model_type}: choose another model"
+        )
 
 
 def _check_there(path: str | Path) -> None:

@@ -73,6 +73,13 @@ def _plain(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
+def separators_between(tokenizer: Tokenizer) -> int:
+    """How many [SEP] stand between the two texts of a pair: one in BERT's vocabularies, two in RoBERTa's."""
+    places = encode_batch(tokenizer, [("a", "a")])[0].sequence_ids
+    between = places[places.index(0) : len(places) - places[::-1].index(1)] if {0, 1} <= set(places) else []
+    return max(1, between.count(None))
+
+
 def special_token_ids(tokenizer: Tokenizer) -> dict[str, int]:
     """Ids of the special tokens of a family's vocabulary: keys `pad`, `unk`, `cls`, `sep`, `mask`.
 

@@ -6,9 +6,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruneonce._native import Activations, Codes, attention, embed, layer_norm, multiply, multiply_to_codes
+from pruneonce._native import (
+    Activations,
+    Codes,
+    attention,
+    copy,
+    embed,
+    gate,
+    layer_norm,
+    multiply,
+    multiply_to_codes,
+    rotate,
+)
 from pruneonce.formats.stored_tensors import Array, DenseTensor, Int8Matrix
 from pruneonce.models.plan import EncoderPlan
+from pruneonce.run.rotary import Rotary
 from pruneonce.run.weights import Int8Weight, Weight
 from pruneonce.run.workspace import Workspace
 
@@ -18,7 +30,7 @@ class Linear:
     """A linear layer: x -> weight · x + bias."""
 
     weight: Weight
-    bias: Array  # float32 [rows]
+    bias: Array | None  # float32 [rows]
 
     def __call__(
         self,
@@ -55,8 +67,8 @@ class Layer:
 
     query_key_value: Linear  # the three matrices as one: x is read once
     attention_output: Linear
-    attention_norm: LayerNorm
-    up: Linear
+    attention_norm: LayerNorm | None  # None: this layer attends to what it is given
+    up: Linear  # of a gated feed-forward: the gates first
     down: Linear
     output_norm: LayerNorm
 
@@ -65,13 +77,17 @@ class Layer:
 class Embeddings:
     """Word embeddings as stored; position and type embeddings float32."""
 
-    words: DenseTensor | Int8Matrix  # [vocabulary, hidden]
-    positions: Array  # float32 [max tokens, hidden]
-    types: Array | None  # float32 [types, hidden]; None: the family has none
+    words: DenseTensor | Int8Matrix  # [vocabulary, width], the width that of the hidden states or the projection's
+    positions: Array | None  # float32 [max tokens, width]; None: positions are not in the embeddings
+    types: Array | None  # float32 [types, width]; None: the family has none
     norm: LayerNorm
+    projection: Linear | None = None  # to the hidden size
 
-    def __call__(self, token_ids: Array, token_types: Array, positions: Array, out: Activations) -> None:
-        """out = their sum, normalised: [hidden, tokens]. Only the words in use are decoded."""
+    def __call__(
+        self, token_ids: Array, token_types: Array, positions: Array, out: Activations, space: Workspace
+    ) -> None:
+        """out = their sum, normalised and projected: [hidden, tokens]. Only the words in use are decoded."""
+        summed = out if self.projection is None else space.activations("embedded", self.projection.weight.cols)
         words = self.words
         table, kind, scale = (
             (words.codes, "int8", words.scale)
@@ -87,18 +103,31 @@ class Embeddings:
             token_ids=token_ids,
             position_ids=positions,
             token_types=token_types,
-            out=out,
+            out=summed,
         )
-        self.norm(out)
+        self.norm(summed)
+        if self.projection is not None:
+            self.projection(summed, out, space.codes)
 
 
 class Encoder:
     """Embeddings and layers, as a plan says. Several threads may call it at once, each with a workspace of its own."""
 
-    def __init__(self, embeddings: Embeddings, layers: list[Layer], plan: EncoderPlan) -> None:
-        """ValueError for a plan that these kernels cannot compute."""
-        require_computable(plan)
-        self.embeddings, self.layers, self.plan = embeddings, layers, plan
+    def __init__(
+        self,
+        embeddings: Embeddings,
+        layers: list[Layer],
+        plan: EncoderPlan,
+        final_norm: LayerNorm | None = None,
+        distance_biases: Array | None = None,
+    ) -> None:
+        """distance_biases: of attention's scores, float32 [heads, 2 · reach + 1], for distances of -reach … reach."""
+        self.embeddings, self.layers, self.plan, self.final_norm = embeddings, layers, plan, final_norm
+        self._biases = distance_biases
+        self._windows = [plan.local_window if layer in plan.local_layers else 0 for layer in range(plan.layers)]
+        bases = [plan.local_rotary_base if window else plan.rotary_base for window in self._windows]
+        tables = {base: Rotary(base, plan.hidden_size // plan.heads) for base in bases if base is not None}
+        self._rotary = [None if base is None else tables[base] for base in bases]
 
     def __call__(
         self, token_ids: Array, token_types: Array, starts: Array, space: Workspace, kept: Array | None = None
@@ -112,26 +141,46 @@ class Encoder:
         size = self.plan.hidden_size
         hidden, attended = space.activations("hidden", size), space.activations("attended", size)
         context, query_key_value = space.activations("context", size), space.activations("query_key_value", 3 * size)
-        positions = (
-            np.arange(len(token_ids)) - np.repeat(starts[:-1], np.diff(starts)) + (self.plan.first_position or 0)
-        )
-        self.embeddings(token_ids, token_types, positions, hidden)
-        for layer in self.layers:
-            layer.query_key_value(hidden, query_key_value, space.codes)
-            attention(query_key_value, starts=starts, heads=self.plan.heads, out=context)
+        places = np.arange(len(token_ids)) - np.repeat(starts[:-1], np.diff(starts))
+        self.embeddings(token_ids, token_types, places + (self.plan.first_position or 0), hidden, space)
+        before = self.plan.norm_placement == "pre"
+        for layer, window, rotary in zip(self.layers, self._windows, self._rotary, strict=True):
+            x = _normed(layer.attention_norm, hidden, space) if before else hidden
+            layer.query_key_value(x, query_key_value, space.codes)
+            if rotary is not None:
+                cosines, sines = rotary.tables(int(np.diff(starts).max()))
+                rotate(query_key_value, positions=places, heads=self.plan.heads, cosines=cosines, sines=sines)
+            attention(
+                query_key_value, starts=starts, heads=self.plan.heads, window=window, bias=self._biases, out=context
+            )
             if layer is self.layers[-1] and kept is not None and len(kept) < len(token_ids):
                 for states in (context, hidden):
                     states.take(kept)
             layer.attention_output(context, attended, space.codes, residual=hidden)
-            layer.attention_norm(attended)
-            self._feed_forward(layer, attended, hidden, space)
-            layer.output_norm(hidden)
+            if before:
+                x = _normed(layer.output_norm, attended, space)
+                self._feed_forward(layer, x, attended, hidden, space)
+            else:
+                if layer.attention_norm is not None:
+                    layer.attention_norm(attended)
+                self._feed_forward(layer, attended, attended, hidden, space)
+                layer.output_norm(hidden)
+        if self.final_norm is not None:
+            self.final_norm(hidden)
         return hidden
 
-    def _feed_forward(self, layer: Layer, x: Activations, out: Activations, space: Workspace) -> None:
-        """out = down(nonlinearity(up(x))) + x; the many floats between two quantised layers are never stored."""
+    def _feed_forward(
+        self, layer: Layer, x: Activations, residual: Activations, out: Activations, space: Workspace
+    ) -> None:
+        """out = down(nonlinearity(up(x))) + residual; the many floats between two quantised layers are never stored."""
         up, down, nonlinearity = layer.up, layer.down, self.plan.nonlinearity
-        if isinstance(up.weight, Int8Weight) and isinstance(down.weight, Int8Weight):
+        if self.plan.gated:
+            both, gated = up.weight.rows, down.weight.cols
+            gates_and_up, between = space.activations("gate and up", both), space.activations("intermediate", gated)
+            up(x, gates_and_up, space.codes)
+            gate(gates_and_up, out=between, nonlinearity=nonlinearity)
+            down(between, out, space.codes, residual=residual)
+        elif isinstance(up.weight, Int8Weight) and isinstance(down.weight, Int8Weight):
             space.codes.quantize(x, up.weight)
             codes = space.intermediate_codes
             multiply_to_codes(
@@ -142,28 +191,18 @@ class Encoder:
                 bias=up.bias,
                 nonlinearity=nonlinearity,
             )
-            multiply(down.weight, codes, out=out, bias=down.bias, residual=x)
+            multiply(down.weight, codes, out=out, bias=down.bias, residual=residual)
         else:
             between = space.activations("intermediate", up.weight.rows)  # layers may differ
             up(x, between, space.codes, nonlinearity=nonlinearity)
-            down(between, out, space.codes, residual=x)
+            down(between, out, space.codes, residual=residual)
 
 
-def require_computable(plan: EncoderPlan) -> None:
-    """ValueError, which names the first part, for a plan that asks for more than these kernels compute."""
-    beyond = {
-        f"layer norms placed {plan.norm_placement}": plan.norm_placement != "post",
-        "a final layer norm": plan.final_norm,
-        "layer norms without shifts": not plan.norm_shifts,
-        "linear layers without biases": not plan.biases,
-        "gated feed-forwards": plan.gated,
-        f"embeddings of {plan.embedding_size} projected to {plan.hidden_size}": plan.embedding_size
-        not in (None, plan.hidden_size),
-        "positions without a table": plan.first_position is None,
-        "relative attention biases": bool(plan.relative_buckets),
-        "rotary positions": plan.rotary_base is not None or plan.local_rotary_base is not None,
-        f"attention within windows of {plan.local_window} tokens": bool(plan.local_window),
-    }
-    for part, asked in beyond.items():
-        if asked:
-            raise ValueError(f"the engine does not compute {part}, which this model's config.json asks for")
+def _normed(norm: LayerNorm | None, x: Activations, space: Workspace) -> Activations:
+    """x itself without a norm; else a copy that is normalised, since x is added later."""
+    if norm is None:
+        return x
+    normed = space.activations("normed", x.features)
+    copy(x, to=normed)
+    norm(normed)
+    return normed

@@ -29,22 +29,40 @@ class HiddenStates:
 
 
 @dataclass(frozen=True, eq=False)
+class StateTransform:
+    """What stands before the outputs: norm(nonlinearity(dense x))."""
+
+    dense: Linear
+    nonlinearity: str
+    norm: LayerNorm
+
+    def __call__(self, states: Activations, space: Workspace) -> Activations:
+        transformed = _apply(self.dense, states, space, "transformed", self.nonlinearity)
+        self.norm(transformed)
+        return transformed
+
+
+@dataclass(frozen=True, eq=False)
 class TokenOutputs:
     """A linear layer over each token: classes, or start and end of an answer."""
 
     linear: Linear
+    transform: StateTransform | None = None
 
     def __call__(self, states: Activations, space: Workspace) -> Array:
+        if self.transform is not None:
+            states = self.transform(states, space)
         return rows_of(_apply(self.linear, states, space, "outputs"))
 
 
 @dataclass(frozen=True, eq=False)
 class TextClasses:
-    """A text's classes: two layers over the states of first tokens."""
+    """A text's classes: two layers over the states of first tokens, or over the means of all."""
 
     dense: Linear
     nonlinearity: str
     out: Linear
+    norm: LayerNorm | None = None
 
     def __call__(self, states: Activations, space: Workspace) -> Array:
         if self.nonlinearity == "tanh":  # no kernel has it, and one token of a text is little work
@@ -53,6 +71,8 @@ class TextClasses:
             first.load(pooled)
         else:
             first = _apply(self.dense, states, space, "pooled", self.nonlinearity)
+        if self.norm is not None:
+            self.norm(first)
         return rows_of(_apply(self.out, first, space, "outputs"))
 
 
@@ -60,31 +80,29 @@ class TextClasses:
 class MaskedWords:
     """A vocabulary's logits."""
 
-    dense: Linear
-    nonlinearity: str
-    norm: LayerNorm
+    transform: StateTransform
     decoder: Linear
 
     def __call__(self, states: Activations, space: Workspace) -> Array:
-        transformed = _apply(self.dense, states, space, "transformed", self.nonlinearity)
-        self.norm(transformed)
-        return rows_of(_apply(self.decoder, transformed, space, "outputs"))
+        return rows_of(_apply(self.decoder, self.transform(states, space), space, "outputs"))
 
 
 def head_of(task: str, tensors: Tensors) -> Head:
-    """The head of a task, of those that `run.model.TASK_OF_HEAD` names; ValueError if the file lacks a tensor."""
-    heads, hidden = tensors.family.heads, tensors.plan.hidden_size
+    """The head of a task, of those that `Family.task_of` gives; ValueError if the file lacks a tensor."""
+    heads, hidden, plan = tensors.family.heads, tensors.plan.hidden_size, tensors.plan
     if task == "text-classification":
         sequence = heads.sequence
         return TextClasses(
-            dense=tensors.linear([sequence.dense], hidden, hidden),
-            nonlinearity=sequence.nonlinearity,
+            dense=tensors.linear([sequence.dense], hidden, hidden, biases=plan.head_biases),
+            nonlinearity=plan.head_nonlinearity or sequence.nonlinearity,
             out=tensors.linear([sequence.out], None, hidden),
+            norm=None if sequence.norm is None else tensors.norm(sequence.norm, plan.norm_epsilon),
         )
     if task == "question-answering":
-        return TokenOutputs(tensors.linear([heads.spans], 2, hidden))
+        assert heads.spans is not None  # `task_of` gives no such task otherwise
+        return TokenOutputs(tensors.linear([heads.spans], 2, hidden), _before_outputs(tensors))
     if task == "token-classification":
-        return TokenOutputs(tensors.linear([heads.tokens], None, hidden))
+        return TokenOutputs(tensors.linear([heads.tokens], None, hidden), _before_outputs(tensors))
     return _masked_lm(tensors) if task == "fill-mask" else HiddenStates()
 
 
@@ -105,16 +123,28 @@ def rows_of(states: Activations) -> Array:
     return rows
 
 
+def _before_outputs(tensors: Tensors) -> StateTransform | None:
+    names, plan = tensors.family.heads.transform, tensors.plan
+    if names is None:
+        return None
+    dense = tensors.linear([names.dense], plan.hidden_size, plan.hidden_size, biases=plan.head_biases)
+    norm = tensors.norm(names.norm, plan.norm_epsilon)
+    return StateTransform(dense, plan.head_nonlinearity or plan.nonlinearity, norm)
+
+
 def _masked_lm(tensors: Tensors) -> MaskedWords:
     head, plan = tensors.family.heads.masked_lm, tensors.plan
     tied, own = tensors.in_encoder(f"{tensors.family.embeddings.words}.weight"), f"{head.decoder}.weight"
     epsilon = plan.norm_epsilon if head.norm_epsilon is None else head.norm_epsilon
-    dense = tensors.linear([head.dense], plan.hidden_size, plan.hidden_size)
-    norm = tensors.norm(head.norm, epsilon)
-    decoder = tensors.get(own if tensors.has(own) else tied, (None, plan.hidden_size))
-    bias = next((name for name in head.biases if tensors.has(name)), head.biases[0])
-    words = Linear(tensors.weight([decoder]), tensors.vector(bias, decoder.shape[0]))
-    return MaskedWords(dense, plan.nonlinearity, norm, words)
+    width = plan.embedding_size or plan.hidden_size
+    dense = tensors.linear([head.dense], width, plan.hidden_size, biases=plan.head_biases)
+    norm = tensors.norm(head.norm, epsilon, width)
+    decoder = tensors.get(own if tensors.has(own) else tied, (None, width))
+    name = next((name for name in head.biases if tensors.has(name)), head.biases[0])
+    bias = tensors.vector(name, decoder.shape[0]) if plan.decoder_bias else None
+    words = Linear(tensors.weight([decoder]), bias)
+    chosen = plan.head_nonlinearity or head.nonlinearity or plan.nonlinearity
+    return MaskedWords(StateTransform(dense, chosen, norm), words)
 
 
 def _apply(linear: Linear, x: Activations, space: Workspace, purpose: str, nonlinearity: str = "none") -> Activations:

@@ -13,8 +13,9 @@ from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.formats.packed_file import PackedModel, read_packed
 from pruneonce.formats.stored_tensors import Array
 from pruneonce.models.sentence import POOLINGS, EmbeddingPlan, Pooling, RankingPlan
-from pruneonce.run.encoder import Embeddings, Encoder, Layer, require_computable
+from pruneonce.run.encoder import Embeddings, Encoder, Layer
 from pruneonce.run.heads import Head, HiddenStates, classes_of, head_of
+from pruneonce.run.relative_bias import distance_biases
 from pruneonce.run.sentence import pooled, projection_layers, tokens_read, unit
 from pruneonce.run.tensors import Tensors
 from pruneonce.run.weights import KERNELS, Int8Weight, Kernels
@@ -25,15 +26,6 @@ from pruneonce.tasks.recipe_data import recorded_tokens
 # the figures.
 PASS_TOKENS = 128
 INT8_PASS_TOKENS = 256  # codes take a quarter of the space
-
-TASK_OF_HEAD = {
-    "ForSequenceClassification": "text-classification",
-    "ForQuestionAnswering": "question-answering",
-    "ForTokenClassification": "token-classification",
-    "ForMaskedLM": "fill-mask",
-    "ForPreTraining": "fill-mask",
-    "Model": "feature-extraction",
-}
 
 
 class Model:
@@ -46,7 +38,7 @@ class Model:
         self.config = packed.config
         self.tokenizer = packed.tokenizer
         self.provenance = packed.provenance
-        self.task = _task_of(packed)
+        self.task = self.family.task_of(packed.config)
         self.labels = _labels(packed, classes_of(self.task, tensors))
         given = packed.sentence
         self.embedding = given if isinstance(given, EmbeddingPlan) else EmbeddingPlan()  # of `embed`
@@ -59,7 +51,8 @@ class Model:
         self.hidden_size = self.encoder.plan.hidden_size
         quantized = all(isinstance(layer.down.weight, Int8Weight) for layer in self.encoder.layers)
         self._pass_tokens = INT8_PASS_TOKENS if quantized else PASS_TOKENS
-        self.max_tokens = len(self.encoder.embeddings.positions) - (self.encoder.plan.first_position or 0)
+        table, first = self.encoder.embeddings.positions, self.encoder.plan.first_position or 0
+        self.max_tokens = self.encoder.plan.max_tokens if table is None else len(table) - first
         trained = recorded_tokens(packed.provenance)
         # What texts are cut to where nobody says; by the record, the length that the model was trained and scored with.
         self.usual_tokens = self.max_tokens if trained is None else min(trained, self.max_tokens)
@@ -87,6 +80,8 @@ class Model:
         """
         if positions is not None and self.task != "fill-mask":
             raise UsageError(f"positions are for fill-mask; this is a model for {self.task}")
+        if self.task == "text-classification" and self.encoder.plan.classifier_pooling == "mean":
+            return self._classes_of_means(token_ids, token_types)
         first_only = self.task == "text-classification"
         if first_only:
             positions = [np.zeros(1, np.int64)] * len(token_ids)
@@ -94,6 +89,16 @@ class Model:
         if first_only:
             return np.concatenate(outputs) if outputs else np.zeros((0, len(self.labels)), np.float32)
         return outputs
+
+    def _classes_of_means(self, token_ids: Sequence[Array], token_types: Sequence[Array] | None) -> Array:
+        """float32 [sequences, labels]: the head reads the mean of a text's states."""
+        states = self._run(HiddenStates(), token_ids, token_types, None)
+        if not states:
+            return np.zeros((0, len(self.labels)), np.float32)
+        with self._workspaces.borrowed() as space:
+            means = space.activations("means", self.hidden_size)
+            means.load(np.stack([pooled(each, ("mean",)) for each in states]))
+            return self._head(means, space)
 
     @property
     def ranks(self) -> bool:
@@ -211,7 +216,7 @@ class Model:
         return end
 
     def _checked_like(self, ids: list[Array], token_types: Sequence[Array] | None) -> list[Array]:
-        if token_types is None or self.encoder.embeddings.types is None:
+        if token_types is None or self.encoder.embeddings.types is None or not self.family.token_types:
             return [np.zeros(len(sequence), np.int64) for sequence in ids]
         kinds = len(self.encoder.embeddings.types)
         types = [self._checked(sequence, kinds, "token types", i) for i, sequence in enumerate(token_types)]
@@ -260,17 +265,6 @@ def load_model(path: str | Path, *, isa: str | None = None, kernels: Kernels = "
         raise PruneonceError(f"{path}: {error}") from error
 
 
-def _task_of(packed: PackedModel) -> str:
-    names = packed.config.get("architectures") or []
-    name = names[0] if isinstance(names, list) and names else None
-    for head, task in TASK_OF_HEAD.items():
-        if isinstance(name, str) and name.endswith(head):
-            return task
-    raise ValueError(
-        f"config.json: architectures is {str(names)[:60]!a}; expected a name that ends with {', '.join(TASK_OF_HEAD)}"
-    )
-
-
 def _labels(packed: PackedModel, classes: tuple[str, int] | None) -> list[str]:
     """Class names, one for each of the classifier's rows; ValueError if the config has more or fewer."""
     if classes is None:
@@ -284,32 +278,51 @@ def _labels(packed: PackedModel, classes: tuple[str, int] | None) -> list[str]:
 
 def _encoder(tensors: Tensors) -> Encoder:
     family, plan, name = tensors.family, tensors.plan, tensors.in_encoder
-    require_computable(plan)
+    width = plan.embedding_size or plan.hidden_size
     hidden, tables, parts = plan.hidden_size, family.embeddings, family.layer
-    assert tables.positions is not None  # a plan whose positions have no table is none we compute
+    positions = None if plan.first_position is None else tables.positions
     types = None if tables.types is None else name(f"{tables.types}.weight")
     embeddings = Embeddings(
-        words=tensors.table(name(f"{tables.words}.weight"), hidden),
-        positions=tensors.table(name(f"{tables.positions}.weight"), hidden).to_dense(),
-        types=tensors.table(types, hidden).to_dense() if types is not None and tensors.has(types) else None,
-        norm=tensors.norm(name(tables.norm), plan.norm_epsilon),
+        words=tensors.table(name(f"{tables.words}.weight"), width),
+        positions=None if positions is None else tensors.table(name(f"{positions}.weight"), width).to_dense(),
+        types=tensors.table(types, width).to_dense() if types is not None and tensors.has(types) else None,
+        norm=tensors.norm(name(tables.norm), plan.norm_epsilon, width),
+        projection=None if width == hidden else tensors.linear([name(str(tables.projection))], hidden, width),
     )
-    tables_of_rows = (embeddings.words.shape[0], len(embeddings.positions))
-    if not min(*tables_of_rows, 1 if embeddings.types is None else len(embeddings.types)):
+    others = [len(table) for table in (embeddings.positions, embeddings.types) if table is not None]
+    if 0 in (embeddings.words.shape[0], *others):
         raise ValueError("the embeddings are empty: words, positions and types need a row at least")
     layers = []
     for number in range(plan.layers):
         layer = name(f"{family.layers}.{number}.")
-        up = tensors.linear([layer + parts.up], None, hidden)
-        query_key_value = [layer + part for part in (parts.query, parts.key, parts.value)]
+        up = tensors.linear([layer + part for part in parts.widening], None, hidden, biases=plan.feed_forward_biases)
+        between, odd = divmod(up.weight.rows, 2) if plan.gated else (up.weight.rows, 0)
+        if odd:
+            raise ValueError(
+                f"tensor {layer + parts.widening[0]}.weight: {up.weight.rows} rows are not gates and as many"
+            )
+        reading = [layer + part for part in parts.reading_states]
+        normed = number > 0 or plan.norm_placement == "post" or plan.first_attention_norm
         layers.append(
             Layer(
-                query_key_value=tensors.linear(query_key_value, hidden, hidden),
-                attention_output=tensors.linear([layer + parts.attention_output], hidden, hidden),
-                attention_norm=tensors.norm(layer + parts.attention_norm, plan.norm_epsilon),
+                query_key_value=tensors.linear(
+                    reading, 3 * hidden // len(reading), hidden, biases=plan.attention_biases
+                ),
+                attention_output=tensors.linear(
+                    [layer + parts.attention_output], hidden, hidden, biases=plan.attention_biases
+                ),
+                attention_norm=tensors.norm(layer + parts.attention_norm, plan.norm_epsilon) if normed else None,
                 up=up,
-                down=tensors.linear([layer + parts.down], hidden, up.weight.rows),
+                down=tensors.linear([layer + parts.down], hidden, between, biases=plan.feed_forward_biases),
                 output_norm=tensors.norm(layer + parts.output_norm, plan.norm_epsilon),
             )
         )
-    return Encoder(embeddings, layers, plan)
+    final_norm = None
+    if plan.final_norm:
+        assert family.final_norm is not None  # a plan of a family that has it
+        final_norm = tensors.norm(name(family.final_norm), plan.norm_epsilon)
+    biases = None
+    if plan.relative_buckets:
+        table = tensors.get(name(f"{family.relative_bias}.weight"), (plan.relative_buckets, plan.heads))
+        biases = distance_biases(table.to_dense(), plan.relative_max_distance)
+    return Encoder(embeddings, layers, plan, final_norm, biases)

@@ -60,20 +60,24 @@ class Tensors:
         """float32 [size]."""
         return np.ascontiguousarray(self.get(name, (size,)).to_dense())
 
-    def linear(self, names: Sequence[str], rows: int | None, columns: int) -> Linear:
+    def linear(self, names: Sequence[str], rows: int | None, columns: int, *, biases: bool = True) -> Linear:
         """Layers of equally many inputs, as one; rows: of each, None for any."""
         weights = [self.get(f"{name}.weight", (rows, columns)) for name in names]
-        biases = [self.vector(f"{name}.bias", weight.shape[0]) for name, weight in zip(names, weights, strict=True)]
-        return Linear(self.weight(weights), np.concatenate(biases))
+        if not biases:
+            return Linear(self.weight(weights), None)
+        vectors = [self.vector(f"{name}.bias", weight.shape[0]) for name, weight in zip(names, weights, strict=True)]
+        return Linear(self.weight(weights), np.concatenate(vectors))
 
     def weight(self, tensors: Sequence[Tensor]) -> Weight:
         """Matrices of equally many columns, stacked and packed for a kernel."""
         return weight_of(tensors, self.isa, kernels=self._kernels)
 
-    def norm(self, name: str, epsilon: float) -> LayerNorm:
-        """A layer norm over hidden states."""
-        size = self.plan.hidden_size
-        return LayerNorm(self.vector(f"{name}.weight", size), self.vector(f"{name}.bias", size), epsilon)
+    def norm(self, name: str, epsilon: float, size: int | None = None) -> LayerNorm:
+        """A layer norm over hidden states, or over so many features."""
+        size = size or self.plan.hidden_size
+        shifts = self.plan.norm_shifts
+        shift = self.vector(f"{name}.bias", size) if shifts else np.zeros(size, np.float32)
+        return LayerNorm(self.vector(f"{name}.weight", size), shift, epsilon)
 
 
 def _require_memory(matrices: Sequence[SparseMatrix]) -> None:

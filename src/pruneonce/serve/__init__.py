@@ -2,7 +2,8 @@
 
 Requests come in, JSON goes out. In order: what is refused (`limits`); the queue of a model and its thread
 (`scheduler`); a model as requests see it (`served_model`); what it counts (`metrics`); how errors are told (`refusal`);
-the bodies and routes of each contract (`contracts`); what surrounds all of them (`gate`); deadlines of connections
-(`connection`); all of it as one application (`application`), and as a process (`server`). docs/serving.md has the
+the bodies and routes of each contract (`route`, `tei`, `embeddings`, `ranking`, `questions`, `kserve`), the document of
+them all (`openapi`) and the page for people (`page`); what surrounds them (`endpoint`); deadlines of connections
+(`connection`); all of it as one application (`application`), and as a process (`process`). docs/serving.md has the
 design, docs/security.md what is trusted.
 """

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pruneonce.serve import embeddings, kserve, questions, ranking, tei
 from pruneonce.serve.endpoint import Endpoint, Server
 from pruneonce.serve.openapi import document
+from pruneonce.serve.page import ROUTE as PAGE_ROUTE
 from pruneonce.serve.route import Exchange, Reply, Route, json_bytes
 
 ROUTES = [*tei.ROUTES, *embeddings.ROUTES, *ranking.ROUTES, *questions.ROUTES, *kserve.ROUTES]
@@ -28,7 +29,7 @@ def application(server: Server, cors_origins: list[str]) -> ASGIApp:
 
     routes = [*ROUTES, Route("GET", "/openapi.json", openapi, "This document", dict[str, Any])]
     by_path: dict[str, dict[str, Route]] = {}
-    for route in routes:
+    for route in (*routes, PAGE_ROUTE):
         by_path.setdefault(route.path, {})[route.method] = route
     router = Router(
         [PathRoute(path, endpoint=Endpoint(server, methods)) for path, methods in by_path.items()],

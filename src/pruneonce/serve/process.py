@@ -31,6 +31,7 @@ from pruneonce.serve.route import Models
 from pruneonce.serve.served_model import ServedModel, Threads
 
 KEY_VARIABLE = "PRUNEONCE_API_KEY"
+OTHER_FILES = 256  # that are no connections
 LOOPBACK_ADDRESSES = ("127.0.0.1", "::1", "localhost")
 # A thread that comes back from a kernel waits so long at most for Python, which the event loop may hold: at the default
 # of 5 ms a batch's dozens of kernels would wait longer than they compute.
@@ -62,6 +63,7 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
         _native.num_threads()  # may be one of $PRUNEONCE_THREADS that means nothing
     except ValueError as error:
         raise UsageError(f"serve: {error}") from error
+    _allow_files(settings.limits.connections)
     listener = _bound(settings.host, settings.port)
     with contextlib.ExitStack() as stack:
         stack.callback(listener.close)
@@ -156,6 +158,20 @@ class _Uvicorn(uvicorn.Server):
 
     def _exit(self) -> None:
         self.should_exit = True
+
+
+def _allow_files(connections: int) -> None:
+    """Each connection is a file, and processes often start with 1,024: as many as needed, if the system has them."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -4,7 +4,7 @@ What autocast hands over in bfloat16 is computed in float32 and rounded: torch's
 several times as long.
 
 It is an attention implementation like "sdpa", and hands over to that where the kernels do not fit: dropout within
-attention, other number types, masks that are not padding at the end.
+attention, other number types, masks that are not padding at the end, windows that are shorter than the texts.
 """
 
 from __future__ import annotations
@@ -28,17 +28,19 @@ HEAD_SIZE_MULTIPLE = 16  # of the kernels
 class NativeAttention:
     """Lets a transformers model attend by our kernels, and as it did before; its folder will not show it.
 
-    A decoder stays as it is: every token of ours sees all of its sequence.
+    A decoder stays as it is: every token of ours sees all of its sequence. So does a family whose attention is code of
+    its own in transformers, with more in it than ours has.
     """
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self._can = model._can_set_attn_implementation() and not getattr(model.config, "is_decoder", False)
         self._before: str | None = None  # the implementation to go back to; None: it is in use
 
     def switch(self, native: bool) -> None:
         """By our kernels, or as before."""
         now = self._model.config._attn_implementation
-        if native and now != NAME and not getattr(self._model.config, "is_decoder", False):
+        if native and now != NAME and self._can:
             self._before = now
             self._model.set_attn_implementation(NAME)
         elif not native and self._before is not None:
@@ -48,12 +50,22 @@ class NativeAttention:
 
 def _lengths_or_mask(*arguments: Any, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
     """What `_attention` gets as its mask: int64 [sequences], the real tokens of each; or torch's mask."""
-    if attention_mask is not None and attention_mask.dim() == 2 and options.get("q_length") == attention_mask.shape[1]:
+    if (
+        attention_mask is not None
+        and attention_mask.dim() == 2
+        and options.get("q_length") == attention_mask.shape[1]
+        and not _is_windowed(attention_mask.shape[1], options.get("local_size"))
+    ):
         real = attention_mask.to(torch.bool)
         lengths = real.sum(dim=1)
         if bool(lengths.min() > 0) and torch.equal(real, _real_tokens(lengths, real.shape[1])):
             return lengths
     return sdpa_mask(*arguments, attention_mask=attention_mask, **options)
+
+
+def _is_windowed(tokens: int, window: int | None) -> bool:
+    """Whether some tokens do not see all others: a window goes so many tokens to either side."""
+    return window is not None and tokens > window + 1
 
 
 def _attention(

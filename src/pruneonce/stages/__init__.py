@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pruneonce.formats.record import Provenance
+from pruneonce.stages.evaluation import run_evaluate
 from pruneonce.stages.options import StageOptions
 from pruneonce.stages.pruning import plan_pruning
 from pruneonce.stages.run import run_compress, run_finetune, run_prune, run_quantize, run_teacher
@@ -17,6 +18,7 @@ __all__ = [
     "StageOptions",
     "plan_pruning",
     "run_compress",
+    "run_evaluate",
     "run_finetune",
     "run_prune",
     "run_quantize",
@@ -29,4 +31,5 @@ RUNNERS: dict[str, Callable[[Any, StageOptions], Provenance]] = {
     "compress": run_compress,
     "finetune": run_finetune,
     "quantize": run_quantize,
+    "evaluate": run_evaluate,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +13,11 @@ from pruneonce.data.corpus import Corpus
 from pruneonce.data.windows import Windows
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.formats.model_folder import folder_digest
-from pruneonce.models import family_of
+from pruneonce.formats.sentence_folder import read_sentence_folder
+from pruneonce.models import encoder_plan_of
 from pruneonce.models.hub import load_config
-from pruneonce.models.tokenizer import load_tokenizer, special_token_ids
+from pruneonce.models.sentence import EmbeddingPlan, Pooling
+from pruneonce.models.tokenizer import load_tokenizer, separators_between, special_token_ids
 from pruneonce.recipe import CompressRecipe
 from pruneonce.sparsity.native_attention import NativeAttention
 from pruneonce.sparsity.sensitivity import Sensitivity
@@ -22,6 +25,7 @@ from pruneonce.stages.options import StageOptions
 from pruneonce.stages.pruning import scheduled_pruner
 from pruneonce.stages.setup import training_run
 from pruneonce.train.encoder_model import load_encoder_model
+from pruneonce.train.heads import HEADS, Head
 from pruneonce.train.matching import MatchingObjective, held_out_error
 from pruneonce.train.teacher import Teacher
 from pruneonce.train.trainer import TrainingRun, WorkingModel, autocast_of
@@ -49,6 +53,11 @@ class TextInputs:
             )
         return special_token_ids(tokenizer)
 
+    def windows(self, corpus: Corpus) -> Windows:
+        """Of one of the corpora, with the special tokens of the model's tokenizer."""
+        separators = separators_between(load_tokenizer(self.recipe.model))
+        return Windows(corpus, self.special_ids, self.recipe.matching.pairs, separators)
+
     def score(self, work: WorkingModel, options: StageOptions) -> dict[str, float]:
         """How far the model is from the original on the documents held out."""
         assert isinstance(work, TrainingRun)
@@ -63,7 +72,7 @@ def open_texts(recipe: CompressRecipe) -> TextInputs:
     corpus, held_out = Corpus(recipe.corpus, "train"), Corpus(recipe.corpus, "validation")
     given = recipe.matching
     longest = max(*given.lengths, *given.late_lengths)
-    positions = getattr(config, family_of(config.model_type).config.max_positions, longest)
+    positions = encoder_plan_of(config.to_dict(), recipe.model).max_tokens
     if longest > positions:
         raise UsageError(f"matching asks for windows of {longest} tokens, {recipe.model} takes {positions} at most")
     if max(given.hidden_layers, default=config.num_hidden_layers) != config.num_hidden_layers:
@@ -80,7 +89,7 @@ def open_texts(recipe: CompressRecipe) -> TextInputs:
 def build_matching(inputs: TextInputs, options: StageOptions) -> TrainingRun:
     """The model, its original as a teacher, and masks that grow."""
     recipe, matching = inputs.recipe, inputs.recipe.matching
-    windows = Windows(inputs.corpus, inputs.special_ids, matching.pairs)
+    windows = inputs.windows(inputs.corpus)
     torch.manual_seed(recipe.seed)
     autocast = autocast_of(recipe.training)
     model: Any = load_encoder_model(recipe.model)
@@ -98,6 +107,8 @@ def build_matching(inputs: TextInputs, options: StageOptions) -> TrainingRun:
         seed=recipe.seed,
         steps=steps,
         places=recipe.training.batch_size,
+        head=_head_of(inputs),
+        pooling=_pooling_of(recipe.model),
     )
     pruner = scheduled_pruner(model.model, recipe.pruning, steps)
     criterion = pruner.criterion
@@ -116,3 +127,19 @@ def build_matching(inputs: TextInputs, options: StageOptions) -> TrainingRun:
 def _windows_in(inputs: TextInputs) -> int:
     """Windows of the shortest length that the corpus makes: what an epoch is counted in."""
     return max(1, int(inputs.corpus.lengths.sum()) // min(inputs.recipe.matching.lengths))
+
+
+def _head_of(inputs: TextInputs) -> Head | None:
+    """By which the model answers whole texts; None for a bare one, and for heads that answer every token."""
+    named = str((inputs.config.architectures or [""])[0])
+    if named.endswith("ForQuestionAnswering"):
+        return HEADS["question_answering"]
+    if named.endswith("ForSequenceClassification"):
+        return HEADS["classification" if inputs.config.num_labels > 1 else "regression"]
+    return None
+
+
+def _pooling_of(model: str) -> tuple[Pooling, ...]:
+    """As the folder says, if it is one of sentence-transformers; else the mean."""
+    found = read_sentence_folder(Path(model)) if Path(model).is_dir() else None
+    return found.plan.pooling if found is not None and isinstance(found.plan, EmbeddingPlan) else ("mean",)

@@ -8,7 +8,7 @@ import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pruneonce.convert.model_card import write_model_card
 from pruneonce.errors import OtherInputsError, UsageError
@@ -19,7 +19,7 @@ from pruneonce.formats.record import Provenance, read_provenance
 from pruneonce.formats.scales_file import LinearQuantization, write_quantization
 from pruneonce.machine import library_versions
 from pruneonce.models import family_of
-from pruneonce.recipe import parse_recipe
+from pruneonce.recipe import Recipe, parse_recipe
 from pruneonce.sparsity.cpu_training import as_served
 from pruneonce.sparsity.pruner import Pruner
 from pruneonce.stages.compression import TextInputs
@@ -32,6 +32,19 @@ from pruneonce.train.trainer import TrainingRun, WorkingModel, checkpoints_folde
 RUN_FILE = "run.json"  # what an unfinished folder is being made from
 LOG_FILE = "training_log.json"
 Inputs = CorpusInputs | TaskInputs | TextInputs
+
+
+class Opened(Protocol):
+    """What tells one run from another."""
+
+    @property
+    def stage(self) -> str: ...
+    @property
+    def recipe(self) -> Recipe: ...
+    @property
+    def digests(self) -> dict[str, str]: ...
+
+
 # May differ between a run and its continuation: where inputs are (their digests are compared instead), and how the
 # work is cut up or reported, which changes rounding at most.
 INCIDENTAL_KEYS = (
@@ -51,7 +64,7 @@ INCIDENTAL_KEYS = (
 )
 
 
-def begin_stage(inputs: Inputs, out: Path) -> Provenance | None:
+def begin_stage(inputs: Opened, out: Path) -> Provenance | None:
     """The record of an identical finished run in `out`; else None, with `out` reserved for this one.
 
     UsageError if `out` holds another run, finished or not, or a model of elsewhere: nothing is ever overwritten. A
@@ -85,10 +98,10 @@ def clear_leftovers(options: StageOptions) -> None:
     for staging in options.out.glob(f"{STAGING}*"):
         shutil.rmtree(staging, ignore_errors=True)
     if read_provenance(options.out) is not None and (options.out / RUN_FILE).exists():
-        _end(options)
+        end_stage(options)
 
 
-def _end(options: StageOptions) -> None:
+def end_stage(options: StageOptions) -> None:
     """The run in a folder is done: what it would go on from is in the way."""
     if not options.keep_checkpoints:
         shutil.rmtree(checkpoints_folder(options.out), ignore_errors=True)
@@ -133,7 +146,7 @@ def complete_stage(inputs: Inputs, work: WorkingModel, options: StageOptions, sp
     write_json(options.out / LOG_FILE, log)
     write_model_card(options.out, record)
     record.write(options.out)
-    _end(options)
+    end_stage(options)
     return record
 
 

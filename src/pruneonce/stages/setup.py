@@ -330,6 +330,7 @@ def _build_task(inputs: TaskInputs, training: Training, options: StageOptions) -
         teacher=teacher,
         distillation=distillation,
         stored=stored,
+        hidden_steps=0 if distillation is None else round(distillation.hidden_first * steps),
     )
     run = training_run(model, objective, training, steps, recipe.seed, options, pruner, pruning)
     return replace(run, teacher=teacher, new_parameters=new_parameters)

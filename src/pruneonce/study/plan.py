@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from pruneonce.files import sha256_json
 from pruneonce.recipe import Recipe, parse_recipe
 from pruneonce.study.recipe import Method, Partial, Study, merged
 
-TASK_STAGES = ("finetune", "quantize")
+TASK_STAGES = ("finetune", "quantize", "evaluate")
 PRETRAINING_SEED = 42
 SPARSITIES = "sparsities"  # of a task: only these; all of the study when it does not say
+AS_IS = "as_is"  # of a task: true where models are scored as they are, in place of their stages for tasks
 REFERENCE = "@"  # "@dense" as a teacher: what the method `dense` made for the same task, with the study's first seed
 
 
@@ -116,8 +117,9 @@ def _partial(study: Study, method: Method, stage: str, task: str | None) -> dict
     """A stage's recipe, overridden by the task where it has one and then by the method."""
     recipe = study.stages[stage]
     for_task = study.tasks[task] if task is not None and recipe["stage"] in TASK_STAGES else {}
-    for_task = {key: value for key, value in for_task.items() if key != SPARSITIES}
-    if recipe.get("training") is False:  # a stage that trains nothing, whatever its task asks of others
+    for_task = {key: value for key, value in for_task.items() if key not in (SPARSITIES, AS_IS)}
+    # A stage that trains nothing, whatever its task asks of others.
+    if recipe.get("training") is False or recipe["stage"] == "evaluate":
         for_task = {key: value for key, value in for_task.items() if key != "training"}
     return merged(recipe, for_task, method.set.get(stage, {}))
 
@@ -142,10 +144,14 @@ def _chain(
         raise UsageError(f"methods need each other: {' -> '.join([*within, name])}")
     method, within = study.methods[name], (*within, name)
     if study.stages[method.stages[-1]]["stage"] not in TASK_STAGES:
-        raise UsageError(f"methods.{name}.stages must end with a stage for a task ({' or '.join(TASK_STAGES)})")
+        raise UsageError(f"methods.{name}.stages must end with a stage for a task ({', '.join(TASK_STAGES)})")
     chain, pruned = _Chain(), None
     for stage in method.stages:
         values = _partial(study, method, stage, task)
+        if values["stage"] in TASK_STAGES and study.tasks[task].get(AS_IS):
+            score = {"stage": "evaluate", "task": study.tasks[task]["task"]}
+            node = _node(study, out, score, "score", task, seed, _last(chain), "", where=f"task '{task}'")
+            return chain.then(node, _Chain())
         if _makes_zeros(values):
             if sparsity is None:
                 raise UsageError(f"method '{name}' is needed dense, but its stage '{stage}' prunes")
@@ -156,16 +162,22 @@ def _chain(
             reference = _chain(study, out, method.equal_steps, sparsity, task, seed, within).runs
             values = merged(values, {"training": {"steps": _missing_steps(name, reference, chain.runs)}})
         teacher = _Chain()
-        wanted = str((values.get("distillation") or {}).get("teacher", ""))
+        distillation = values.get("distillation")
+        wanted = str(distillation.get("teacher", "")) if isinstance(distillation, Mapping) else ""
         if wanted.startswith(REFERENCE):
             if wanted[1:] not in study.methods:
                 raise UsageError(f"stages.{stage}: teacher '{wanted}' names no method")
             teacher = _chain(study, out, wanted[1:], None, task, study.seeds[0], within)
         label = "-".join([stage, *([_percent(pruned)] if pruned is not None else [])])
-        parents = tuple(each.runs[-1].name if each.runs else "" for each in (chain, teacher))
+        parents = _last(chain), _last(teacher)
         node = _node(study, out, values, label, task, seed, *parents, where=f"method '{name}', stage '{stage}'")
         chain = chain.then(node, teacher)
     return chain
+
+
+def _last(chain: _Chain) -> str:
+    """Name of a chain's last run; "" if it has none."""
+    return chain.runs[-1].name if chain.runs else ""
 
 
 def _node(

@@ -64,7 +64,8 @@ class Study:
     stages: dict[str, Partial]  # recipes by name, each with its `stage`
     tasks: dict[
         str, Partial
-    ]  # what a task changes in its stages: `task`, and perhaps `training`; `sparsities`: only these
+    ]  # what a task changes in its stages: `task`, and perhaps `training`; `sparsities`: only these; `as_is`: true
+    # where nothing is trained for it, and what the stages before have made is scored
     methods: dict[str, Method]
     corpus: CorpusData = field(default_factory=CorpusData)
     data: str = ""  # folder that the files of tasks and corpus are relative to

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def run_study(plan: Plan, open_bar: OpenBar, jobs: int = 1) -> StudyResult:
 
 def _run_all(plan: Plan, open_bar: OpenBar, jobs: int) -> StudyResult:
     write_study(plan, {})
-    if any(node.stage in ("teacher", "prune") for node in plan.nodes.values()):
+    if any(node.stage in ("teacher", "prune", "compress") for node in plan.nodes.values()):
         make_corpus(plan, open_bar)
     result = StudyResult()
     if jobs == 1:
@@ -105,6 +106,11 @@ def _side_by_side(plan: Plan, open_bar: OpenBar, result: StudyResult, jobs: int)
                     except PruneonceError as error:
                         result.failures[name] = str(error)
                     advance(len(result.records) + len(result.failures), len(plan.nodes), name)
+        except BrokenProcessPool as error:
+            raise PruneonceError(
+                "a worker process was killed, most often for want of memory: give fewer --jobs, then run the same "
+                "command again"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

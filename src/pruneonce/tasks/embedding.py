@@ -65,7 +65,7 @@ class EmbeddingTask:
     @property
     def metrics(self) -> tuple[str, ...]:
         """The first is the main one."""
-        return ("spearman", "pearson") if self.label else RETRIEVAL_METRICS
+        return ("spearman", "pearson", "average_precision") if self.label else RETRIEVAL_METRICS
 
     @property
     def main_metric(self) -> str:
@@ -121,7 +121,7 @@ class EmbeddingTask:
                     candidates.append(vector)
             _, right = queries.setdefault(example.text[0], (vectors[0], set()))
             right.add(found[example.text[1]])
-        rows: list[tuple[float, float, float]] = []
+        rows: list[tuple[float, ...]] = []
         among = np.stack(candidates)
         for batch in batches(list(queries.values()), QUERIES_AT_ONCE):
             for scores, (_, right) in zip(np.stack([vector for vector, _ in batch]) @ among.T, batch, strict=True):

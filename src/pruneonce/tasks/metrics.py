@@ -60,6 +60,21 @@ def spearman(predictions: np.ndarray, targets: np.ndarray) -> float:
     return pearson(average_ranks(predictions), average_ranks(targets))
 
 
+def average_precision(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Mean precision at the rank of each positive, predictions falling; 0.0 where there is none.
+
+    labels: positive from 0.5 on. Equal predictions come as one group. Source: as scikit-learn's
+    `average_precision_score`, a sum of precisions times gains of recall.
+    """
+    _check_aligned(predictions, labels)
+    positive = labels >= 0.5
+    _, group = np.unique(-predictions, return_inverse=True)
+    sizes = np.bincount(group)
+    hits = np.bincount(group, positive)
+    precision = np.cumsum(hits) / np.cumsum(sizes)
+    return float(hits @ precision / positive.sum()) if positive.any() else 0.0
+
+
 def average_ranks(values: np.ndarray) -> np.ndarray:
     """Rank of each value, from 1; equal values get the mean of the ranks they occupy. float64 [values].
 
@@ -73,6 +88,7 @@ def average_ranks(values: np.ndarray) -> np.ndarray:
 
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "accuracy": accuracy,
+    "average_precision": average_precision,
     "f1": binary_f1,
     "matthews": matthews,
     "pearson": pearson,

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import read_json
-from pruneonce.models.tokenizer import encode_batch, require_unicode, special_token_ids
+from pruneonce.models.tokenizer import encode_batch, require_unicode, separators_between, special_token_ids
 from pruneonce.tasks.classification import ENCODE_BATCH, batches
 from pruneonce.tasks.metrics import check_no_nan, question_scores, squad_scores
 from pruneonce.tasks.table import HubData, Row, Table, read_source
@@ -119,12 +119,13 @@ class QuestionAnsweringTask:
             raise UsageError(f"max_tokens must be at least 8 to hold a question and a context, got {max_tokens}")
         special = special_token_ids(tokenizer)
         cls, sep = (np.array([special[name]], np.int32) for name in ("cls", "sep"))
+        between = sep.repeat(separators_between(tokenizer))
         questions = _tokenise([example.question for example in examples], tokenizer)
         contexts = _tokenise([example.context for example in examples], tokenizer)
         features = []
         for index, example in enumerate(examples):
-            question = questions[example.question].ids[: (max_tokens - 3) // 2]
-            head = np.concatenate([cls, question, sep])
+            question = questions[example.question].ids[: (max_tokens - 2 - len(between)) // 2]
+            head = np.concatenate([cls, question, between])
             context = contexts[example.context]
             answer = _answer_tokens(example.answer_span, context.offsets)
             bounds = window_bounds(len(context.ids), max_tokens - len(head) - 1, self.stride_tokens)

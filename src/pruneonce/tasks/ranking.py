@@ -14,7 +14,7 @@ from pruneonce.errors import PruneonceError
 from pruneonce.tasks.classification import TextFeature
 from pruneonce.tasks.embedding import sequences_of, text_of, unit_label
 from pruneonce.tasks.metrics import check_no_nan
-from pruneonce.tasks.retrieval import RETRIEVAL_METRICS, retrieval_scores
+from pruneonce.tasks.retrieval import RANKING_METRICS, retrieval_scores
 from pruneonce.tasks.table import read_source
 
 MOST_TEXTS = 16  # of one query in a training example: they are in memory together
@@ -55,8 +55,8 @@ class RankingTask:
     labels: ClassVar[None] = None
     dev_splits: ClassVar[tuple[str, ...]] = ("validation",)
     hub: ClassVar[None] = None
-    metrics: ClassVar[tuple[str, ...]] = RETRIEVAL_METRICS
-    main_metric: ClassVar[str] = RETRIEVAL_METRICS[0]
+    metrics: ClassVar[tuple[str, ...]] = RANKING_METRICS
+    main_metric: ClassVar[str] = RANKING_METRICS[0]
     pipeline: ClassVar[str] = "text-ranking"  # of pruneonce and the Hub, for models of such tasks
     usual_tokens: ClassVar[int] = 128
     in_percent: ClassVar[bool] = False
@@ -100,5 +100,5 @@ class RankingTask:
             if scores.shape != (len(example.label),):
                 raise PruneonceError(f"task ranking: expected {len(example.label)} logits, got shape {scores.shape}")
             check_no_nan(scores)
-            rows.append(retrieval_scores(scores, np.array(example.label)))
-        return {name: list(column) for name, column in zip(RETRIEVAL_METRICS, zip(*rows, strict=True), strict=True)}
+            rows.append(retrieval_scores(scores, np.array(example.label))[: len(RANKING_METRICS)])
+        return {name: list(column) for name, column in zip(RANKING_METRICS, zip(*rows, strict=True), strict=True)}

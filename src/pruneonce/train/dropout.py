@@ -12,3 +12,5 @@ def set_dropout(model: nn.Module, probability: float | None) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = probability
+        elif isinstance(getattr(module, "attention_dropout", None), float | int):  # of newer families: no layer's
+            module.attention_dropout = probability  # type: ignore[assignment]

@@ -39,15 +39,17 @@ class EncoderModel(nn.Module):
         """The encoder, which is the model itself if it is bare."""
         return getattr(self.model, self.family.base, self.model)
 
-    def forward(self, *, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor, whole: bool = False) -> Any:
         """Hidden states of the embeddings and of every layer: float [batch, tokens, size] each.
 
-        input_ids, attention_mask, token_type_ids: int64 [batch, tokens].
+        input_ids, attention_mask, token_type_ids: int64 [batch, tokens]. whole: transformers' output of the model with
+        its head instead, which has them as `hidden_states`.
         """
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         inputs = {name: given[name] for name in self.family.inputs}
-        states: tuple[Tensor, ...] = self.body(**inputs, output_hidden_states=True).hidden_states
-        return states
+        if whole:
+            return self.model(**inputs, output_hidden_states=True)
+        return self.body(**inputs, output_hidden_states=True).hidden_states
 
 
 def load_encoder_model(path: str | Path) -> EncoderModel:

@@ -103,11 +103,11 @@ def _initialise_mlm_head(language_model: LanguageModel, token_counts: np.ndarray
     transform, norm, bias = (attrgetter(name)(language_model.model) for name in (head.dense, head.norm, head.biases[0]))
     with torch.no_grad():
         nn.init.eye_(transform.weight)
-        nn.init.zeros_(transform.bias)
         nn.init.ones_(norm.weight)
-        nn.init.zeros_(norm.bias)
-        nn.init.zeros_(bias)
-        if token_counts is not None:
+        for shift in (transform.bias, norm.bias, bias):
+            if shift is not None:
+                nn.init.zeros_(shift)
+        if token_counts is not None and bias is not None:
             bias.copy_(torch.from_numpy(_log_frequencies(token_counts)))
 
 

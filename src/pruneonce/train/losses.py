@@ -17,7 +17,7 @@ from pruneonce.train.distillation import distillation_loss
 from pruneonce.train.heads import Head
 
 Batch = dict[str, Any]
-Needs = Literal["logits", "hidden_states"]
+Needs = Literal["logits", "hidden_states", "vectors"]
 IGNORED = -100  # label of positions without a target, as in transformers
 
 
@@ -26,16 +26,18 @@ class Answer:
     """What a model says to a batch.
 
     logits: by head, "mlm" [n, vocabulary], "nsp" [batch, 2], or "task", as the task's head gives them. hidden_states:
-    [real tokens, hidden size] of each layer that is matched; empty where no term reads them.
+    [real tokens, hidden size] of each layer that is matched; empty where no term reads them. vectors: of whole texts,
+    of length 1 each, float32 [texts, size]; None where no term reads them.
     """
 
     logits: Mapping[str, Tensor]
     hidden_states: Sequence[Tensor] = ()
+    vectors: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Totals:
-    """What sums are divided by: counts over the whole optimizer step, each at least 1, as float32 scalars.
+    """What sums are divided by: counts over the whole optimizer step, above 0 each, as float32 scalars.
 
     norms: of each layer whose hidden states are matched, the teacher's squares summed: float32 [layers].
     """
@@ -46,7 +48,7 @@ class Totals:
     @classmethod
     def named(cls, totals: Tensor, names: Sequence[str]) -> Totals:
         """From `Objective.counts` summed over the step: counts in the order of `names`, then the norms."""
-        counts = totals[: len(names)].clamp(min=1).to(torch.float32)
+        counts = totals[: len(names)].to(torch.float32).clamp(min=torch.finfo(torch.float32).tiny)
         return cls(dict(zip(names, counts, strict=True)), totals[len(names) :].to(torch.float32))
 
 
@@ -195,3 +197,56 @@ class HiddenStatesLoss:
         assert teacher is not None
         relative = self.squares(student, teacher) / totals.norms.clamp(min=torch.finfo(torch.float32).tiny)
         return self.weight * relative.mean()
+
+
+# ----------------------------------------------------------------------------------------------------------- vectors
+
+
+@dataclass(frozen=True)
+class VectorsLoss:
+    """Mean over texts of ‖v_student - v_teacher‖² = 2 (1 - cosine), of vectors of length 1.
+
+    Errors of single tokens that cancel in a text's vector count for nothing here, and those that add up count whole.
+    """
+
+    weight: float
+    needs: ClassVar[Needs | None] = "vectors"
+
+    def __call__(self, student: Answer, teacher: Answer | None, batch: Batch, totals: Totals) -> Tensor:
+        ours, theirs = _vectors(student, teacher)
+        return self.weight * (ours - theirs).square().sum() / totals.counts["texts"]
+
+
+@dataclass(frozen=True)
+class SimilaritiesLoss:
+    """Σ (s_student - s_teacher)² / Σ s_teacher² over all pairs of different texts of a batch, s being their cosine.
+
+    Who is near whom is what a search reads of vectors. A batch computed in parts has the pairs within each.
+    Source: Relational Knowledge Distillation (Park et al. 2019, https://arxiv.org/abs/1904.05068), with cosines in
+    place of distances.
+    """
+
+    weight: float
+    needs: ClassVar[Needs | None] = "vectors"
+
+    def squares(self, teacher: Answer) -> Tensor:
+        """Σ s_teacher²: what the term is divided by, a scalar."""
+        assert teacher.vectors is not None
+        return _similarities(teacher.vectors).square().sum()
+
+    def __call__(self, student: Answer, teacher: Answer | None, batch: Batch, totals: Totals) -> Tensor:
+        ours, theirs = map(_similarities, _vectors(student, teacher))
+        return self.weight * (ours - theirs).square().sum() / totals.counts["similarities"]
+
+
+def _vectors(student: Answer, teacher: Answer | None) -> tuple[Tensor, Tensor]:
+    assert teacher is not None
+    assert student.vectors is not None
+    assert teacher.vectors is not None
+    return student.vectors, teacher.vectors
+
+
+def _similarities(vectors: Tensor) -> Tensor:
+    """Cosines of all pairs of different texts: float32 [texts, texts], 0 on the diagonal."""
+    cosines = vectors @ vectors.T
+    return cosines * (1 - torch.eye(len(vectors), device=vectors.device))

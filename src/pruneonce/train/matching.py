@@ -7,6 +7,7 @@ The tokens of a step are a constant and their lengths are not: a step reads wind
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,22 +15,39 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pruneonce.data.windows import Windows
+from pruneonce.models.sentence import Pooling
 from pruneonce.recipe import Matching
 from pruneonce.sparsity.sensitivity import Sensitivity, probe_of
 from pruneonce.train.batching import ExampleKey
-from pruneonce.train.losses import Answer, Batch, HiddenStatesLoss, Totals
+from pruneonce.train.heads import Head
+from pruneonce.train.heads.embedding import pooled
+from pruneonce.train.losses import (
+    Answer,
+    Batch,
+    HiddenStatesLoss,
+    LogitsLoss,
+    Needs,
+    SimilaritiesLoss,
+    Term,
+    Totals,
+    VectorsLoss,
+    needs_of,
+    sum_of_terms,
+)
 from pruneonce.train.objectives import encoder_inputs, padded
 from pruneonce.train.teacher import Teacher
 
+COUNTS = ("texts", "similarities", "examples")  # in the order of MatchingObjective.counts
 PROBE_BATCHES = 2  # steps' worth of text that weights' worth is measured on
 PROBE_SEED = 1 << 20  # of the steps whose text it is: none that is trained on
 
 
 @dataclass(frozen=True)
 class MatchingObjective:
-    """Hidden states of a frozen original at every real token (an `objectives.Objective`).
+    """Hidden states of a frozen original at every real token, its vectors, its answers (an `objectives.Objective`).
 
     Models are called as `encoder_model.EncoderModel` is. steps: of the whole run; the last `matching.late_share` of
     them read long windows. places: windows of the shortest length that a step has room for.
@@ -42,10 +60,30 @@ class MatchingObjective:
     seed: int
     steps: int
     places: int
+    head: Head | None = None  # of the model's task, if it has one that terms can read
+    pooling: tuple[Pooling, ...] = ("mean",)  # of a text's vector
 
     @property
-    def terms(self) -> tuple[HiddenStatesLoss]:
-        return (HiddenStatesLoss(self.matching.hidden_weight, self.matching.hidden_layers),)
+    def hidden(self) -> HiddenStatesLoss:
+        """The term of hidden states, which there always is."""
+        return HiddenStatesLoss(self.matching.hidden_weight, self.matching.hidden_layers)
+
+    @functools.cached_property
+    def terms(self) -> tuple[Term, ...]:
+        given = self.matching
+        found: list[Term] = [self.hidden]
+        if given.vectors_weight > 0:
+            found.append(VectorsLoss(given.vectors_weight))
+        if given.similarities_weight > 0:
+            found.append(SimilaritiesLoss(given.similarities_weight))
+        if given.logits_weight > 0 and self.head is not None:
+            found.append(LogitsLoss(given.logits_weight, given.temperature, self.head))
+        return tuple(found)
+
+    @functools.cached_property
+    def needs(self) -> frozenset[Needs]:
+        """What both models answer."""
+        return needs_of(self.terms)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -89,17 +127,30 @@ class MatchingObjective:
         return batch | {"answer": self.answer(self.teacher, batch)}
 
     def counts(self, batch: Batch) -> Tensor:
-        """The norms: float64 [layers]."""
-        return self.terms[0].norms(batch["answer"]).cpu()
+        """What sums are divided by: float64 [texts, similarities, examples, norm of each layer]."""
+        taught, texts = batch["answer"], len(batch["input_ids"])
+        squares = 0.0 if taught.vectors is None else float(SimilaritiesLoss(1.0).squares(taught))
+        counts = torch.tensor([texts, squares, texts], dtype=torch.float64)
+        return torch.cat([counts, self.hidden.norms(taught).cpu()])
 
     def loss(self, model: nn.Module, batch: Batch, totals: Tensor) -> Tensor:
-        """weight x mean over layers of the relative squared error."""
-        (term,) = self.terms
-        return term(self.answer(model, batch), batch["answer"], batch, Totals.named(totals, ()))
+        """The terms' sum; that of hidden states is the mean over layers of the relative squared error."""
+        named = Totals.named(totals, COUNTS)
+        return sum_of_terms(self.terms, self.answer(model, batch), batch["answer"], batch, named)
 
     def answer(self, model: nn.Module, batch: Batch) -> Answer:
-        """The hidden states that are matched."""
-        return Answer({}, self.terms[0].matched(model(**encoder_inputs(batch)), batch["attention_mask"]))
+        """What the terms read."""
+        logits: dict[str, Tensor] = {}
+        if "logits" in self.needs:
+            assert self.head is not None
+            output = model(**encoder_inputs(batch), whole=True)
+            states, logits = output.hidden_states, {"task": self.head.logits(output, batch).float()}
+        else:
+            states = model(**encoder_inputs(batch))
+        mask, vectors = batch["attention_mask"], None
+        if "vectors" in self.needs:
+            vectors = functional.normalize(pooled(states[-1].float(), mask, self.pooling), dim=-1)
+        return Answer(logits, self.hidden.matched(states, mask), vectors)
 
     def measure(
         self, model: nn.Module, criterion: Sensitivity, layers: dict[str, nn.Linear], autocast: torch.dtype | None
@@ -129,7 +180,7 @@ def held_out_error(model: nn.Module, objective: MatchingObjective, windows: int)
     objective: over the validation split. windows: how many, about; alike many of each of the lengths.
     """
     model.eval()
-    (term,) = objective.terms
+    term = objective.hidden
     device = next(model.parameters()).device
     lengths = sorted({*objective.matching.lengths, *objective.matching.late_lengths})
     squares, norms = torch.zeros(0), torch.zeros(0)
@@ -139,7 +190,8 @@ def held_out_error(model: nn.Module, objective: MatchingObjective, windows: int)
             batch = objective.taught({name: value.to(device) for name, value in drawn.items()})
             found = term.squares(objective.answer(model, batch), batch["answer"]).double().cpu()
             squares = squares + found if len(squares) else found
-            norms = norms + objective.counts(batch) if len(norms) else objective.counts(batch)
+            found = term.norms(batch["answer"]).cpu()
+            norms = norms + found if len(norms) else found
     errors = squares / norms.clamp(min=torch.finfo(torch.float32).tiny)
     layers = objective.layers or range(1, len(errors) + 1)
     return {"hidden_error": float(errors.mean())} | {

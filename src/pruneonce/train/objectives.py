@@ -221,6 +221,7 @@ class TaskObjective:
     teacher: Teacher | None = None
     distillation: Distillation | None = None
     stored: Mapping[str, Sequence[np.ndarray]] | None = None  # `teacher_answers`; None: it is asked in each step
+    hidden_steps: int = 0  # the first ones, in which hidden states alone count
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -249,6 +250,8 @@ class TaskObjective:
             said = {name: [answers[key.example] for key in keys] for name, answers in self.stored.items()}
             logits = self.head.collated(said["logits"], batch["input_ids"].shape[1])
             batch["answer"] = Answer({"task": logits}, _collated_hidden(said.get("hidden_states", ())))
+        if self.hidden_steps:
+            batch["step"] = keys[0].step
         return batch
 
     def taught(self, batch: Batch) -> Batch:
@@ -268,7 +271,10 @@ class TaskObjective:
         answer = batch.get("answer")
         if answer is None and needs_of(self.terms):
             answer = self._asked(batch)
-        return sum_of_terms(self.terms, student, answer, batch, Totals.named(totals, ("examples",)))
+        hidden = _hidden_term(self.terms)
+        alone = hidden is not None and batch.get("step", self.hidden_steps) < self.hidden_steps
+        terms = (hidden,) if alone and hidden is not None else self.terms
+        return sum_of_terms(terms, student, answer, batch, Totals.named(totals, ("examples",)))
 
     @torch.no_grad()
     def _asked(self, batch: Batch) -> Answer:

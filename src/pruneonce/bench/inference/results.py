@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 
@@ -11,8 +12,13 @@ from pruneonce.bench.inference.record import BASELINE, EMBEDDINGS, INT8_BASELINE
 from pruneonce.bench.measure import paired_ratio
 from pruneonce.convert.to_packed import DEFAULT_EMBEDDINGS
 
+PROCESSES = (
+    "Every engine has a process of its own, stopped in the turns of others; each round has its own order. The first "
+    "call of a turn finds the caches as others left them. Memory is that of the process, Python and libraries too. "
+    "Others' share is the processor time, of all cores, that anybody else took in the engine's turns of the whole run."
+)
 HEADER = """# Results
-Every engine got the same inputs on the same threads in one run, called in turn (A B C A B C …). Ratios are those of
+Every engine got the same inputs on the same threads in one run, called in turn. Ratios are those of
 calls of one round, median and quartiles: above 1 the engine is slower than ours. Rivals pad a batch to its longest
 sequence; tokens are real ones. Useful work is two operations per non-zero weight and token, and attention; the peak is
 that of fp32 multiply-adds on registers, which 8-bit instructions exceed. The difference is the largest one between an
@@ -51,6 +57,44 @@ def engine_rows(record: BenchRecord, case: Case) -> list[tuple[str, ...]]:
             )
         )
     return found
+
+
+PROCESS_COLUMNS = ("engine", "first call ms", "memory MB", "same bits alone", "load s", "others' share")
+
+
+def process_rows(record: BenchRecord, case: Case) -> list[tuple[str, ...]]:
+    """One row per engine, as in PROCESS_COLUMNS; none of a record whose engines shared a process."""
+    if not record.used:
+        return []
+    found: list[tuple[str, ...]] = []
+    for name in case.seconds:
+        used, first = record.used[name], case.first_seconds.get(name)
+        share = used.others / (used.wall * record.machine.cores) if used.wall else math.nan
+        found.append(
+            (
+                name,
+                f"{statistics.median(first) * 1e3:.2f}" if first else "–",
+                f"{case.resident_bytes[name] / 1e6:.0f}",
+                {True: "yes", False: "no", None: "–"}[case.same_bits.get(name)],
+                f"{record.load_seconds[name]:.2f}" if name in record.load_seconds else "–",
+                "–" if math.isnan(share) else f"{share:.1%}",
+            )
+        )
+    return found
+
+
+def process_table(record: BenchRecord, case: Case) -> list[str]:
+    """The same as Markdown, and what it says; [] of a record whose engines shared a process."""
+    rows = process_rows(record, case)
+    if not rows:
+        return []
+    lines = ["| " + " | ".join(PROCESS_COLUMNS) + " |", "|---" + "|---:" * (len(PROCESS_COLUMNS) - 1) + "|"]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows), "", PROCESSES]
+
+
+def absent_lines(record: BenchRecord) -> list[str]:
+    """What has no row, and why."""
+    return [f"{name}: {why}" for name, why in record.absent.items()]
 
 
 def accuracy_lines(record: BenchRecord) -> list[str]:
@@ -172,8 +216,12 @@ def markdown(records: Sequence[BenchRecord]) -> str:
             lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + "|"]
             lines += ["| " + " | ".join(row) + " |" for row in engine_rows(record, case)]
             parts.append(f"### {case.name}\n" + "\n".join(lines) + f"\n\n{limits(record, case)}\n")
+            if processes := process_table(record, case):
+                parts.append("\n".join(processes) + "\n")
         if accuracy := accuracy_lines(record):
             parts.append(f"### Answers to {record.task or 'a task'}\n" + "\n".join(accuracy) + "\n")
         if mixed := mixed_lines(record):
             parts.append("### Mixed lengths\n" + "\n".join(f"- {line}" for line in mixed) + "\n")
+        if absent := absent_lines(record):
+            parts.append("### Without a row\n" + "\n".join(f"- {line}" for line in absent) + "\n")
     return "\n".join(parts)

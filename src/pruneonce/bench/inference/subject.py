@@ -38,6 +38,8 @@ class Subject:
     nonzeros_per_sequence: int  # of the pooler
     shape: str = ""  # of a random model: key of SHAPES
     pattern: str = ""  # of its zeros: of PATTERNS
+    local_layers: int = 0  # whose tokens see `window` others on either side, not all
+    window: int = 0
 
     @property
     def sparsity(self) -> float:
@@ -46,7 +48,9 @@ class Subject:
     def useful_flops(self, lengths: Sequence[int]) -> int:
         """Floating point operations no exact engine can avoid: non-zero weights, and attention over real tokens."""
         weights = self.nonzeros_per_token * sum(lengths) + self.nonzeros_per_sequence * len(lengths)
-        attention = 2 * self.layers * self.hidden_size * sum(length**2 for length in lengths)
+        everywhere = (self.layers - self.local_layers) * sum(length**2 for length in lengths)
+        in_windows = self.local_layers * sum(_seen_pairs(length, self.window) for length in lengths)
+        attention = 2 * self.hidden_size * (everywhere + in_windows)
         return 2 * (weights + attention)
 
     @property
@@ -87,7 +91,15 @@ def read_subject(folder: str | Path, name: str = "") -> Subject:
         prunable=size,
         nonzeros_per_token=token,
         nonzeros_per_sequence=pooled,
+        local_layers=len(plan.local_layers),
+        window=plan.local_window,
     )
+
+
+def _seen_pairs(tokens: int, window: int) -> int:
+    """Pairs of a sequence's tokens, each with itself too, that are no further apart than the window."""
+    furthest = min(window, tokens - 1)
+    return tokens + 2 * furthest * tokens - furthest * (furthest + 1)
 
 
 def make_random(

@@ -39,6 +39,9 @@ class Measured:
 
     seconds: float
     latencies: list[float] = field(default_factory=list)  # of answered requests
+    numbers: list[int] = field(default_factory=list)  # which of the requests in turn each of them was
+    due: list[float] = field(default_factory=list)  # when each of them was, seconds from the beginning
+    refused: list[float] = field(default_factory=list)  # the same of those that got another status
     texts: int = 0  # answered
     tokens: int = 0
     statuses: dict[int, int] = field(default_factory=dict)
@@ -62,22 +65,36 @@ def bodies(path: str, texts: Sequence[str], count: int) -> Iterator[bytes]:
             yield orjson.dumps({"inputs": given})
 
 
-async def run_load(target: Target, texts: Sequence[str], settings: LoadSettings) -> Measured:
-    """PruneonceError where nothing listens."""
+async def run_load(
+    target: Target, texts: Sequence[str], settings: LoadSettings, answers: dict[bytes, int] | None = None
+) -> Measured:
+    """PruneonceError where nothing listens. answers: by request the hash of its right answer, known or to be."""
     try:
         (await Connection.open(target)).close()
     except OSError as error:
         raise PruneonceError(f"loadtest: nothing answers at {target.host}:{target.port}: {error}") from error
-    return await _Load(target, texts, settings).run()
+    return await _Load(target, texts, settings, {} if answers is None else answers).run()
+
+
+def measure_load(
+    target: Target, texts: Sequence[str], settings: LoadSettings, answers: dict[bytes, int] | None = None
+) -> Measured:
+    """`run_load` on a loop of its own; uvloop's where it is: the server may need the cores."""
+    loading = run_load(target, texts, settings, answers)
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(loading)
+    return uvloop.run(loading)
 
 
 class _Load:
-    def __init__(self, target: Target, texts: Sequence[str], settings: LoadSettings) -> None:
+    def __init__(self, target: Target, texts: Sequence[str], settings: LoadSettings, answers: dict[bytes, int]) -> None:
         self._target, self._settings = target, settings
-        self._bodies = bodies(target.path, texts, settings.texts)
+        self._bodies = enumerate(bodies(target.path, texts, settings.texts))
         self._idle: list[Connection] = []
         self._places = asyncio.Semaphore(settings.clients)
-        self._seen: dict[bytes, int] = {}  # request -> hash of its answer
+        self._seen = answers  # request -> hash of its answer
         self._measured = Measured(settings.seconds)
         self._begin = time.perf_counter() + settings.warmup_seconds
 
@@ -110,7 +127,7 @@ class _Load:
         return tasks
 
     async def _ask(self, due: float) -> None:
-        body = next(self._bodies)
+        number, body = next(self._bodies)
         async with self._places:
             try:
                 connection = self._idle.pop() if self._idle else await Connection.open(self._target)
@@ -135,5 +152,9 @@ class _Load:
         self._measured.statuses[response.status] = self._measured.statuses.get(response.status, 0) + 1
         if response.status == 200:
             self._measured.latencies.append(latency)
+            self._measured.numbers.append(number)
+            self._measured.due.append(due - self._begin)
             self._measured.texts += self._settings.texts
             self._measured.tokens += response.tokens
+        else:
+            self._measured.refused.append(due - self._begin)

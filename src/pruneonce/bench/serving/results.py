@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from pruneonce.bench.serving.load import LoadSettings, Measured
 
 PERCENTILES = (50, 90, 95, 99, 99.9)
+SHOWN = (50, 99)  # second by second
 
 
 def record(measured: Measured, settings: LoadSettings) -> dict[str, Any]:
@@ -24,7 +26,22 @@ def record(measured: Measured, settings: LoadSettings) -> dict[str, Any]:
         "statuses": {str(status): count for status, count in sorted(measured.statuses.items())},
         "lost": measured.lost,
         "changed": measured.changed,
+        "by_second": _by_second(measured),
     }
+
+
+def _by_second(measured: Measured) -> list[dict[str, Any]]:
+    """Of the requests that were due in each: how many were answered and refused, and percentiles in milliseconds."""
+    answered, refused = (np.floor(np.array(each)).astype(int) for each in (measured.due, measured.refused))
+    latencies = 1000 * np.array(measured.latencies)
+    rows = []
+    for second in range(math.ceil(measured.seconds)):
+        here = latencies[answered == second]
+        row: dict[str, Any] = {"answered": len(here), "refused": int((refused == second).sum())}
+        rows.append(
+            row | {f"p{percent}": float(np.percentile(here, percent)) if len(here) else None for percent in SHOWN}
+        )
+    return rows
 
 
 def lines(found: dict[str, Any]) -> list[str]:

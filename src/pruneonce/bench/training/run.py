@@ -29,6 +29,7 @@ from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import read_json
 from pruneonce.formats.model_folder import read_matrices, require_folder
 from pruneonce.machine import library_versions
+from pruneonce.models import encoder_plan_of
 from pruneonce.progress import Advance
 
 FIRST_LOSS_TOLERANCE = 1e-4  # relative, of all subjects
@@ -157,7 +158,7 @@ def _describe(folder: Path, name: str, shape: str) -> tuple[TrainedModel, int]:
         )
     prunable, zeros = sum(each.size for each in matrices), sum(each.zeros for each in matrices)
     model = TrainedModel(name, shape, prunable, zeros, sparsity=zeros / prunable)
-    return model, int(read_json(path / "config.json")["max_position_embeddings"])
+    return model, encoder_plan_of(read_json(path / "config.json"), path).max_tokens
 
 
 def _measure(case: TrainingCase, steps: int, advance: Callable[[int, str], None]) -> MeasuredCase:

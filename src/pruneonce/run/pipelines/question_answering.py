@@ -82,7 +82,7 @@ class QuestionAnswering:
                 spans, none = _spans(encoding, next(logits), candidates, max_answer_len)
                 impossible = min(impossible, none)
                 for first, last, score in spans:
-                    start, end = _characters(encoding, first, last, align_to_words)
+                    start, end = _without_spaces(text, *_characters(encoding, first, last, align_to_words))
                     answer = {"score": 0.0, "start": start, "end": end, "answer": text[start:end]}
                     found.setdefault(text[start:end].lower(), answer)["score"] += score
             nothing = [{"score": impossible, "start": 0, "end": 0, "answer": ""}] if handle_impossible_answer else []
@@ -136,6 +136,11 @@ def _spans(
         if 0 <= column - row < max_answer_len  # the rest are zeros of the triangles
     ]
     return found, nothing
+
+
+def _without_spaces(text: str, start: int, end: int) -> tuple[int, int]:
+    """A stretch of the text without the space before its first word, which Unigram's tokens begin with."""
+    return end - len(text[start:end].lstrip()), end
 
 
 def _characters(encoding: Encoding, first: int, last: int, align_to_words: bool) -> tuple[int, int]:

@@ -88,13 +88,16 @@ class TokenClassification:
         return answers if several else answers[0]
 
     def _tokens(self, text: str, encoding: Encoding, scores: Array) -> list[_Token]:
-        tokens = []
+        tokens: list[_Token] = []
+        marked = bool(getattr(self.text_model.tokenizer.model, "continuing_subword_prefix", None))
         for index, (token_id, word) in enumerate(zip(encoding.ids, encoding.tokens, strict=True)):
             if encoding.special_tokens_mask[index]:
                 continue
             start, end = encoding.offsets[index]
             unknown = token_id == self.text_model.special["unk"]
-            continues = not unknown and len(word) != end - start  # "##" is not in the text
+            # "##" is not in the text; other vocabularies mark where a word begins: as transformers does, by the spaces.
+            continues = len(word) != end - start if marked else start > 0 and " " not in text[start - 1 : start + 1]
+            continues = continues and not unknown
             tokens.append(_Token(text[start:end] if unknown else word, scores[index], start, end, index, continues))
         return tokens
 

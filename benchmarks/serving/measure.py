@@ -1,0 +1,234 @@
+"""What is measured, case by case: each adds its part to the record, and one that is there is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import math
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from crowd import Crowd
+from processes import Offline, Plan, Server, put_aside
+
+from pruneonce.bench.isolation import Used, at_work, watched
+from pruneonce.bench.serving import results
+from pruneonce.bench.serving.load import LoadSettings, measure_load, run_load
+from pruneonce.errors import PruneonceError
+
+CLIENTS = 32
+ALONE_TEXTS = 128  # whose times alone are known, in the case of latencies
+OVERLOAD = 4.0  # times capacity
+UTILISATION = 0.6  # of capacity
+CROWD = 1000
+Record = dict[str, Any]
+Say = Callable[[str], None]
+
+
+def load(server: Server, texts: list[str], settings: LoadSettings, answers: dict[bytes, int] | None = None) -> Record:
+    """A load test's record, with the processor time of server, client and all others."""
+    client = time.process_time()
+    with at_work(server.pid), watched([server.pid]) as used:
+        measured = measure_load(server.target, texts, settings, answers)
+        resident = server.resident_bytes()
+    client = time.process_time() - client
+    found = results.record(measured, settings)
+    found["resident_bytes"] = resident
+    found["measured"] = measured
+    return found | _used(used, client)
+
+
+def _used(used: Used, client: float) -> Record:
+    others = None if math.isnan(used.others) else max(0.0, used.others - client)
+    return {
+        "processor_seconds": {"server": used.own, "client": client, "others": others},
+        "wall_seconds": used.wall,
+    }
+
+
+def check_answers(server: Server, texts: list[str], vectors: Path) -> Record:
+    """How many answers over the wire have the bits of the offline pipeline: alone, and with 31 others at once."""
+    expected = np.load(vectors)
+
+    def ask(number: int) -> bool:
+        told = server.post(server.plan.path, {"input": texts[number], "model": "any", "encoding_format": "base64"})
+        return base64.b64decode(told["data"][0]["embedding"]) == expected[number].astype("<f4").tobytes()
+
+    with at_work(server.pid):
+        alone = sum(ask(number) for number in range(0, len(texts), 4))
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            company = sum(pool.map(ask, range(len(texts))))
+    return {"alone": [alone, len(range(0, len(texts), 4))], "in company": [company, len(texts)]}
+
+
+def throughput(
+    record: Record,
+    servers: dict[str, Server],
+    offline: dict[str, Offline],
+    texts: list[str],
+    rounds: int,
+    seconds: float,
+    save: Callable[[], None],
+    say: Say,
+) -> None:
+    """Texts per second of every server with 32 clients, and of the offline pipelines, in turn."""
+    rows = record.setdefault("throughput", {})
+    offline_rows = record.setdefault("offline", {})
+    order = np.random.default_rng(0)
+    for number in range(rounds):
+        for name in order.permutation(sorted({*servers, *(f"offline {each}" for each in offline)})):
+            kind, _, file = str(name).partition(" ")
+            if kind == "offline" and file in offline:
+                done = offline_rows.setdefault(file, [])
+                if len(done) > number:
+                    continue
+                process = offline[file]
+                with at_work(process.pid), watched([process.pid]) as used:
+                    taken = process.seconds()
+                done.append({"texts_per_second": len(texts) / taken} | _used(used, 0.0))
+            else:
+                done = rows.setdefault(str(name), [])
+                if len(done) > number:
+                    continue
+                found = load(servers[str(name)], texts, LoadSettings(seconds, None, CLIENTS, warmup_seconds=0.5))
+                del found["measured"]
+                if found["statuses"].keys() != {"200"} or found["lost"] or (found["changed"] and "pruneonce" in name):
+                    raise PruneonceError(f"{name}: {found['statuses']}, lost {found['lost']}")
+                done.append(found)
+            say(f"throughput, round {number + 1}: {name} {done[-1]['texts_per_second']:.1f} texts/s")
+            save()
+
+
+def capacity(record: Record, name: str) -> float:
+    return statistics.median(each["texts_per_second"] for each in record["throughput"][name])
+
+
+def latency(record: Record, server: Server, texts: list[str], seconds: float, answers: dict[bytes, int]) -> Record:
+    """One text per request at 60 % of capacity; each beside the median time of the same text alone."""
+    some = texts[:ALONE_TEXTS]
+    alone = load(server, some, LoadSettings(max(2.0, seconds / 3), None, 1, warmup_seconds=0.3), answers)
+    times: dict[int, list[float]] = {}
+    measured = alone.pop("measured")
+    for number, latency_ in zip(measured.numbers, measured.latencies, strict=True):
+        times.setdefault(number % len(some), []).append(latency_)
+    rate = UTILISATION * capacity(record, server.plan.name)
+    loaded = load(server, some, LoadSettings(seconds, rate, 256, warmup_seconds=1.0), answers)
+    measured = loaded.pop("measured")
+    ratios = [
+        latency_ / statistics.median(times[number % len(some)])
+        for number, latency_ in zip(measured.numbers, measured.latencies, strict=True)
+        if number % len(some) in times
+    ]
+    return {
+        "rate": rate,
+        "alone": alone,
+        "loaded": loaded,
+        "times_alone": {f"p{percent}": float(np.percentile(ratios, percent)) for percent in (50, 90, 99)},
+    }
+
+
+def overload(record: Record, server: Server, texts: list[str], seconds: float, answers: dict[bytes, int]) -> Record:
+    """Four times what it can do; memory once a second."""
+    resident: list[int] = []
+    ended = threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(1.0):
+            resident.append(server.resident_bytes())
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    try:
+        rate = OVERLOAD * capacity(record, server.plan.name)
+        found = load(server, texts, LoadSettings(seconds, rate, 2048, warmup_seconds=3.0), answers)
+    finally:
+        ended.set()
+        sampler.join()
+    del found["measured"]
+    after = resident[max(5, len(resident) // 10) :] or resident
+    return found | {"rate": rate, "resident": {"first": after[0], "least": min(after), "most": max(after)}}
+
+
+def crowded(server: Server, texts: list[str], rounds: int, seconds: float, answers: dict[bytes, int]) -> Record:
+    """Goodput of 32 clients without and with a thousand connections that are idle or trickle, in turn."""
+    found: Record = {"without": [], "with": [], "closed_by_server": 0, "open": []}
+    for _ in range(rounds):
+        for kind in ("without", "with"):
+            with contextlib.ExitStack() as stack:
+                if kind == "with":
+                    stack.enter_context(at_work(server.pid))
+                    crowd = stack.enter_context(Crowd(server.target, CROWD))
+                each = load(server, texts, LoadSettings(seconds, None, CLIENTS, warmup_seconds=0.5), answers)
+                del each["measured"]
+                if kind == "with":
+                    found["open"].append(crowd.open)
+                    found["closed_by_server"] += crowd.closed_by_server
+            found[kind].append(each)
+    return found
+
+
+def replicas(plan: Plan, count: int, texts: list[str], rounds: int, seconds: float, logs: Path) -> list[float]:
+    """Texts per second of several servers with a thread each, the clients shared out among them."""
+    servers = [Server(plan, 1, logs / f"replica-{number}.log") for number in range(count)]
+    try:
+        for server in servers:
+            server.wait_until_ready()
+        settings = LoadSettings(seconds, None, CLIENTS // count, warmup_seconds=0.5)
+
+        async def load_all() -> float:
+            found = await asyncio.gather(*(run_load(server.target, texts, settings) for server in servers))
+            return sum(each.texts for each in found) / seconds
+
+        return [asyncio.run(load_all()) for _ in range(rounds)]
+    finally:
+        for server in servers:
+            server.close()
+
+
+def start_to_ready(plan: Plan, threads: int, rounds: int, log: Path) -> list[float]:
+    """Seconds from the start of the process until readiness is told, its file in the system's cache."""
+    taken = []
+    for _ in range(rounds + 1):
+        server = Server(plan, threads, log)
+        try:
+            taken.append(server.wait_until_ready(0.005))
+        finally:
+            server.close()
+    return taken[1:]
+
+
+def started(plans: list[Plan], threads: int, logs: Path, record: Record, say: Say) -> dict[str, Server]:
+    """All of them, one after the other, each stopped once it is ready; one that does not start is told and left out."""
+    servers = {}
+    for plan in plans:
+        server = Server(plan, threads, logs / f"{plan.name.replace(' ', '-')}.log")
+        try:
+            server.wait_until_ready()
+            server.post(plan.path, {"input": "ready?", "model": "any", "encoding_format": "base64"})
+        except PruneonceError as error:
+            server.close()
+            if plan.is_ours:
+                raise
+            say(f"left out: {error}")
+            record.setdefault("absent", {})[plan.name] = str(error)[:200]
+            continue
+        put_aside(server)
+        servers[plan.name] = server
+        record.get("absent", {}).pop(plan.name, None)
+        say(f"{plan.name} is ready")
+    return servers
+
+
+def nofile() -> None:
+    """As many open files as the system lets us have: a thousand connections and more."""
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
