@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from pruneonce.files import write_text
-from pruneonce.quickstart.run import TIMED_TOKENS, Report, Row, table
+from pruneonce.quickstart.run import TIMED_TOKENS, ModelRow, Report, table
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- quickstart results: written by benchmarks/readme_table.py -->\n", "<!-- end of results -->"
@@ -18,7 +18,7 @@ BEGIN, END = "<!-- quickstart results: written by benchmarks/readme_table.py -->
 
 def main() -> None:
     values = json.loads(Path(sys.argv[1]).read_text())
-    values["rows"] = [Row(**row) for row in values["rows"]]
+    values["rows"] = [ModelRow(**row) for row in values["rows"]]
     report = Report(**values)
     before, _, rest = README.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)

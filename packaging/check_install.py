@@ -27,7 +27,7 @@ def main(sample: Path) -> None:
         sys.exit("py.typed is missing: type checkers would not look at this package")
     if recipes_folder() != package / "recipes":
         sys.exit(f"recipes come from {recipes_folder()}, not from the wheel")
-    load_recipe(recipes_folder() / "quickstart/prune.toml", "prune")
+    load_recipe(recipes_folder() / "quickstart/compress.toml", "compress")
     if importlib.util.find_spec("torch") is not None:
         sys.exit("torch is here: this would not show that the engine runs without it")
     expected = json.loads((sample / "answers.json").read_text())

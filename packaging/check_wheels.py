@@ -12,7 +12,7 @@ ABI3_FROM = (3, 12)  # nanobind's stable ABI; for 3.10 and 3.11 it would need a 
 REQUIRED = (
     "pruneonce/py.typed",
     "pruneonce/_native.pyi",
-    "pruneonce/recipes/quickstart/prune.toml",
+    "pruneonce/recipes/quickstart/compress.toml",
     "pruneonce/recipes/bert-base/prune-90.toml",
     "pruneonce/report/page.css",
 )

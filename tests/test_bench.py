@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors import safe_open
 from transformers import BertForQuestionAnswering, BertForSequenceClassification, DistilBertForSequenceClassification
 
@@ -19,12 +20,13 @@ from pruneonce import _native
 from pruneonce.bench.inference import results
 from pruneonce.bench.inference.cases import Batch, Inputs, mixed_lengths, parse_grid
 from pruneonce.bench.inference.deepsparse_worker import receive, send
+from pruneonce.bench.inference.engine_process import start_engine
 from pruneonce.bench.inference.int8_subject import float_subject, int8_subject, is_int8
 from pruneonce.bench.inference.record import load_bench, read_bench
-from pruneonce.bench.inference.rivals import DeepSparse, Ours, Torch, require, rows
-from pruneonce.bench.inference.run import BenchSettings, run_on_folder
+from pruneonce.bench.inference.rivals import DeepSparse, EngineSettings, Ours, Torch, make_engine, pack, require, rows
+from pruneonce.bench.inference.run import BenchSettings, run_on_folder, take_turns
 from pruneonce.bench.inference.subject import make_random, read_subject
-from pruneonce.bench.measure import interleave, paired_ratio, timed
+from pruneonce.bench.measure import paired_ratio, timed
 from pruneonce.bench.speed_limits import SpeedLimits, best_of
 from pruneonce.bench.training.record import is_training, load_training_bench
 from pruneonce.cli import app as cli
@@ -34,17 +36,6 @@ from pruneonce.models.tokenizer import load_tokenizer
 from pruneonce.recipe import TaskData
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
-
-
-def scripted(log, name, durations):
-    """A Call that takes the given seconds in turn."""
-    remaining = iter(durations)
-
-    def call():
-        log.append(name)
-        return next(remaining), None
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +73,6 @@ def test_a_slow_moment_of_the_machine_does_not_move_the_ratio():
 def test_timings_of_different_rounds_are_never_paired(rival, ours):
     with pytest.raises(ValueError, match="cannot be paired"):
         paired_ratio(rival, ours)
-
-
-def test_calls_alternate_and_warm_up_and_settling_are_not_counted():
-    log: list[str] = []
-    calls = {"a": scripted(log, "a", [100, 50, 1, 50, 2]), "b": scripted(log, "b", [100, 50, 3, 50, 4])}
-    seconds = interleave(calls, rounds=2, warmup=1, settle=1, pause=lambda _: None)
-    assert seconds == {"a": [1, 2], "b": [3, 4]}
-    assert "".join(log) == "ab" + "aabb" * 2
 
 
 def test_timed_charges_exactly_the_function():
@@ -191,6 +174,20 @@ def test_a_damaged_record_is_an_error_that_names_the_field(tmp_path, change, mes
     assert str(error.value).startswith(str(file))
 
 
+def test_eighty_columns_show_every_engine_and_figure():
+    engines = [f"{name}{suffix}" for name in ("pruneonce", "onnxruntime", "openvino") for suffix in ("", "-int8")]
+    seconds = {name: [1.23456, 1.34567] for name in engines}
+    case = {**record()["cases"][0], "seconds": seconds, "max_difference": dict.fromkeys(engines, 1e-7)}
+    page = io.StringIO()
+    for table in results.tables(read_bench(record(cases=[case]), "record")):
+        Console(file=page, width=80).print(table)
+    lines = page.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [line.strip("│").split("│") for line in lines if line.startswith("│")]
+    assert [row[0].strip() for row in rows] == engines * 2
+    assert all(cell.strip() for row in rows[: len(engines)] for cell in row), "no figure is folded into the next line"
+
+
 @pytest.mark.parametrize("file", sorted(RESULTS.glob("*.json")), ids=lambda file: file.stem)
 def test_every_published_record_is_read_as_it_was_written(file):
     written = read_json(file)
@@ -230,7 +227,7 @@ def test_engines_compute_the_same_from_ragged_and_from_padded_input(folders, tmp
     subject = read_subject(folders[name])
     batch = Inputs(load_tokenizer(folders[name])).batch("mixed", [5, 17, 2])
     theirs = rows(Torch(subject).prepare(batch)()[1], batch.lengths)
-    ours = rows(Ours(subject, tmp_path).prepare(batch)()[1], batch.lengths)
+    ours = rows(Ours(pack(subject, tmp_path)).prepare(batch)()[1], batch.lengths)
     for mine, expected in zip(ours, theirs, strict=True):
         assert mine.shape == expected.shape
         np.testing.assert_allclose(mine, expected, atol=2e-6)
@@ -249,12 +246,84 @@ def test_a_run_records_every_engine_round_and_case(folders):
         rounds = {name: len(seconds) for name, seconds in case["seconds"].items()}
         assert rounds == {"pruneonce": 2, "pruneonce-int8": 2, "torch": 2}
         assert case["max_difference"]["pruneonce"] < 1e-5 < case["max_difference"]["pruneonce-int8"] < 0.1
+        assert case["first_seconds"].keys() == case["resident_bytes"].keys() == rounds.keys()
+        assert min(case["resident_bytes"].values()) > 10e6
+    assert all(case["same_bits"]["pruneonce"] and case["same_bits"]["pruneonce-int8"] for case in done["cases"][1:])
+    for used in done["used"].values():
+        assert used["wall"] > 0
+        assert used["own"] >= 0
+    assert done["load_seconds"].keys() == done["used"].keys()
     assert done["machine"]["peak_gflops"] > 0
     assert str(folders["classes"]) not in json.dumps(done)
     assert [case.get("uniform") for case in done["cases"]] == [None, None, "16x64", None]
     page = results.markdown([measured])
     assert "### 16x64" in page
+    assert "| torch | " in page.partition("| engine | first call ms | memory MB |")[2]
     assert "time / pruneonce's | quartiles | time / pruneonce-int8's | quartiles" in page
+
+
+class Scripted:
+    """An engine process whose calls take what they are told, and which keeps who was asked."""
+
+    def __init__(self, name, log):
+        self.name, self._log, self._calls = name, log, 0
+
+    def run(self, calls):
+        self._log.append((self.name, calls))
+        self._calls += calls
+        return [(10 * self._calls + number, None) for number in range(calls)]
+
+
+def test_turns_have_another_order_in_each_round_the_same_for_a_seed():
+    def orders(seed):
+        log = []
+        engines = [Scripted(name, log) for name in "abcd"]
+        seconds, first = take_turns(engines, 6, 2, np.random.default_rng(seed))
+        assert seconds["a"] == [10 * 3 * each + 2 for each in range(1, 7)]
+        assert first["a"] == [10 * 3 * each for each in range(1, 7)]
+        assert {calls for _, calls in log} == {3}
+        return ["".join(name for name, _ in log[at : at + 4]) for at in range(0, 24, 4)]
+
+    assert all(sorted(order) == list("abcd") for order in orders(1))
+    assert len(set(orders(1))) > 1
+    assert orders(1) == orders(1) != orders(2)
+
+
+def test_without_calls_that_settle_there_is_no_first_one():
+    seconds, first = take_turns([Scripted("a", [])], 2, 0, np.random.default_rng(0))
+    assert (len(seconds["a"]), first) == (2, {})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are stopped by what /proc tells")
+def test_an_engine_is_stopped_but_in_its_turn_and_ends_with_who_started_it(folders, tmp_path):
+    subject = read_subject(folders["classes"])
+    pack(subject, tmp_path)
+    made_from = EngineSettings(subject, str(tmp_path), 1)
+    batch = Inputs(load_tokenizer(folders["classes"])).batch("b", [5, 9])
+    engine = start_engine("pruneonce", made_from, [])
+    try:
+        call = engine.prepare(batch)
+        assert state_of(engine.pid) == "T"
+        (first, _), (last, output) = engine.run(2)
+        assert state_of(engine.pid) == "T"
+        assert min(first, last) > 0
+        assert engine.resident_bytes > 10e6
+        expected = Ours(tmp_path / "pruneonce.pruneonce").prepare(batch)()[1]
+        for answer in (output, call()[1]):
+            for found, row in zip(answer, expected, strict=True):  # another start may choose another kernel
+                np.testing.assert_allclose(found, row, atol=2e-6)
+    finally:
+        engine.close()
+    assert not Path(f"/proc/{engine.pid}").exists()
+    with pytest.raises(UsageError, match="unknown"):
+        make_engine("abacus", made_from)
+    with pytest.raises(PruneonceError, match="onnxruntime"):
+        start_engine("onnxruntime", made_from, [])  # its file is not there
+
+
+def state_of(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @pytest.mark.slow
@@ -282,9 +351,8 @@ def test_a_quantised_folder_is_measured_as_it_is_and_its_rivals_get_its_floats(f
     for key, each in {"int8": quantized, "floats": floats, "torch": floats}.items():
         folder = tmp_path / f"work-{key}"
         folder.mkdir()
-        engine = (
-            Torch(each) if key == "torch" else Ours(each, folder, "pruneonce-int8" if key == "int8" else "pruneonce")
-        )
+        name = "pruneonce-int8" if key == "int8" else "pruneonce"
+        engine = Torch(each) if key == "torch" else Ours(pack(each, folder, name), name)
         outputs[key] = np.concatenate([row.reshape(-1) for row in rows(engine.prepare(batch)()[1], batch.lengths)])
     np.testing.assert_allclose(outputs["floats"], outputs["torch"], atol=2e-6)
     difference = np.abs(outputs["int8"] - outputs["torch"]).max()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
@@ -70,7 +71,28 @@ def test_a_stranger_s_time_is_told_apart_from_that_of_who_is_measured(busy):
     both = used + strange
     assert both.own == used.own
     assert both.wall > strange.wall
-    assert (used + Used(1.0, 1.0, None)).others is None
+    assert math.isnan((used + Used(1.0, 1.0, math.nan)).others)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the parent's death is told on Linux alone")
+def test_a_stopped_process_does_not_outlive_who_started_it():
+    """It could not see that its input has ended."""
+    child = "from pruneonce.bench.isolation import end_with_parent; end_with_parent(); print('on', flush=True); input()"
+    parent = (
+        "import subprocess, sys, time\n"
+        "from pruneonce.bench.isolation import stop\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
+        "child.stdout.readline(); stop(child.pid); print(child.pid, flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
+    pid = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{pid}/stat").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_process_that_has_ended_is_no_error():

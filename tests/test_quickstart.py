@@ -9,7 +9,7 @@ import statistics
 
 import pytest
 
-from pruneonce.convert.inspect_folder import inspect_folder
+from pruneonce.convert.inspect_folder import zeros_of_pruned
 from pruneonce.data.assets import Assets, split_reviews
 from pruneonce.formats.record import read_provenance
 from pruneonce.quickstart import run as quickstart
@@ -38,9 +38,12 @@ def small(tiny_bert, tmp_path, monkeypatch):
     shutil.copytree(recipes_folder(), recipes)
     for file in (recipes / "quickstart").iterdir():
         file.write_text(re.sub(r"(?m)^(steps|epochs) = .*$", "steps = 6", file.read_text()))
+    compress = recipes / "quickstart" / "compress.toml"
+    windows = "lengths = [16, 32]\nlate_lengths = [32, 64]\n"
+    compress.write_text(compress.read_text().replace("[matching]\n", f"[matching]\n{windows}"))
+    monkeypatch.setattr(quickstart, "HELD_OUT", 0.2)
     monkeypatch.setattr(quickstart, "fetch_assets", lambda: assets)
     monkeypatch.setattr(quickstart, "recipes_folder", lambda: recipes)
-    monkeypatch.setattr(quickstart, "CORPUS_TOKENS", 32)
     monkeypatch.setattr(quickstart, "TIMED_TOKENS", 32)
     return recipes
 
@@ -50,7 +53,8 @@ def test_report_holds_what_the_folders_say_and_a_second_run_trains_nothing(small
     report = quickstart.run_quickstart(out)
     dense, onnxruntime, onnxruntime_int8, sparse, packed, int8, majority = report.rows
     assert sparse.accuracy == read_provenance(out / "sparse").metrics["accuracy"]
-    assert sparse.sparsity == inspect_folder(out / "sparse").prunable.sparsity == pytest.approx(0.9, abs=0.01)
+    assert sparse.sparsity == zeros_of_pruned(out / "sparse", read_provenance(out / "sparse"))
+    assert sparse.sparsity == pytest.approx(0.9, abs=0.01), "of what was pruned: the pooler is dense"
     assert dense.sparsity < 0.01
     assert sparse.file_bytes == (out / "sparse" / "model.safetensors").stat().st_size
     assert packed.accuracy == sparse.accuracy
@@ -58,7 +62,7 @@ def test_report_holds_what_the_folders_say_and_a_second_run_trains_nothing(small
     assert packed.file_bytes == (out / "sparse.pruneonce").stat().st_size
     assert 0 < report.largest_difference < 1e-3, "embeddings are rounded, nothing else"
     assert int8.accuracy == pytest.approx(read_provenance(out / "int8").metrics["accuracy"], abs=0.05)
-    assert int8.sparsity == inspect_folder(out / "int8").prunable.sparsity >= sparse.sparsity
+    assert int8.sparsity >= sparse.sparsity
     assert int8.file_bytes == (out / "int8.pruneonce").stat().st_size < packed.file_bytes
     assert 0 < report.largest_difference_int8 < 1e-2, "embeddings are rounded, nothing else"
     case = json.loads((out / "speed.json").read_text())["bench"]["cases"][0]
@@ -74,6 +78,8 @@ def test_report_holds_what_the_folders_say_and_a_second_run_trains_nothing(small
     assert dense.speedup == 1
     assert majority.accuracy == pytest.approx(11 / 21)  # the first of two equally frequent labels
     assert json.loads((out / "report.json").read_text())["rows"][3]["accuracy"] == sparse.accuracy
+    assert 0 < report.vectors["cosine"] < 1
+    assert f"{report.vectors['neighbours']:.3f}" in (out / "report.md").read_text()
     assert f"{sparse.accuracy:.1%}" in (out / "report.md").read_text()
 
     written = {path: path.stat().st_mtime_ns for path in out.glob("*/model.safetensors")}

@@ -112,8 +112,8 @@ def test_seeds_that_no_generator_takes_are_refused_with_the_file(tmp_path, seeds
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_negative_seed_is_refused_in_every_stage(stage):
-    data = {"task": {"name": "sst2"}} if stage in ("finetune", "quantize") else {"corpus": "c"}
-    values = {"model": "m", "training": MINIMAL["training"], **data}
+    data = {"task": {"name": "sst2"}} if stage in ("finetune", "quantize", "evaluate") else {"corpus": "c"}
+    values = {"model": "m", **({} if stage == "evaluate" else {"training": MINIMAL["training"]}), **data}
     parse_recipe(values | {"seed": 0}, stage)
     with pytest.raises(UsageError, match="recipe: 'seed' must be at least 0 and below 4,294,967,296, got -1"):
         parse_recipe(values | {"seed": -1}, stage)

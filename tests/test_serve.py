@@ -515,6 +515,20 @@ def test_a_page_that_resolves_its_name_to_this_machine_gets_nothing(app_of):
         assert app.get("/info", {"host": host}).status == 421
 
 
+def test_nothing_can_run_in_the_page_or_frame_it_but_what_is_in_its_file(app_of):
+    answer = app_of("classes", keys=[b"a key"]).get("/")
+    policy = answer.headers["content-security-policy"]
+    assert {"default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'"} <= set(policy.split("; "))
+    assert "unsafe" not in policy
+
+
+def test_tensors_without_a_content_type_come_from_triton_s_client_but_not_from_a_page(served):
+    content = json.dumps({"inputs": [bytes_tensor("text", ["good"])]}).encode()
+    assert served.post("/v2/models/classes/infer", content, {"host": "localhost"}).status == 200
+    assert served.post("/v2/models/classes/infer", content, {"origin": "http://evil.example"}).status == 415
+    assert served.post("/predict", b'{"inputs": "a"}', {"host": "localhost"}).status == 415
+
+
 def test_what_a_page_can_send_without_asking_is_refused(served):
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "application/jsonx"):
         assert served.post("/predict", {"inputs": "a"}, {"content-type": kind}).status == 415

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
+import math
 import statistics
 import threading
 import time
@@ -18,11 +20,11 @@ from processes import Offline, Plan, Server, put_aside
 
 from pruneonce.bench.isolation import Used, at_work, watched
 from pruneonce.bench.serving import results
-from pruneonce.bench.serving.load import LoadSettings, measure_load
+from pruneonce.bench.serving.load import LoadSettings, measure_load, run_load
 from pruneonce.errors import PruneonceError
 
 CLIENTS = 32
-ALONE_TEXTS = 128  # whose times alone are known, in the case of latencies
+ALONE_TEXTS = 64  # whose times alone are known, in the case of latencies
 OVERLOAD = 4.0  # times capacity
 UTILISATION = 0.6  # of capacity
 CROWD = 1000
@@ -44,7 +46,7 @@ def load(server: Server, texts: list[str], settings: LoadSettings, answers: dict
 
 
 def _used(used: Used, client: float) -> Record:
-    others = None if used.others is None else max(0.0, used.others - client)
+    others = None if math.isnan(used.others) else max(0.0, used.others - client)
     return {
         "processor_seconds": {"server": used.own, "client": client, "others": others},
         "wall_seconds": used.wall,
@@ -54,16 +56,17 @@ def _used(used: Used, client: float) -> Record:
 def check_answers(server: Server, texts: list[str], vectors: Path) -> Record:
     """How many answers over the wire have the bits of the offline pipeline: alone, and with 31 others at once."""
     expected = np.load(vectors)
+    count = len(expected)
 
     def ask(number: int) -> bool:
         told = server.post(server.plan.path, {"input": texts[number], "model": "any", "encoding_format": "base64"})
         return base64.b64decode(told["data"][0]["embedding"]) == expected[number].astype("<f4").tobytes()
 
     with at_work(server.pid):
-        alone = sum(ask(number) for number in range(0, len(texts), 4))
+        alone = sum(ask(number) for number in range(count))
         with ThreadPoolExecutor(CLIENTS) as pool:
-            company = sum(pool.map(ask, range(len(texts))))
-    return {"alone": [alone, len(range(0, len(texts), 4))], "in company": [company, len(texts)]}
+            company = sum(pool.map(ask, [number for number in range(count) for _ in range(2)]))
+    return {"alone": [alone, count], "in company": [company, 2 * count]}
 
 
 def throughput(
@@ -89,15 +92,15 @@ def throughput(
                     continue
                 process = offline[file]
                 with at_work(process.pid), watched([process.pid]) as used:
-                    taken = process.seconds()
-                done.append({"texts_per_second": len(texts) / taken} | _used(used, 0.0))
+                    rate = process.texts_per_second(seconds)
+                done.append({"texts_per_second": rate} | _used(used, 0.0))
             else:
                 done = rows.setdefault(str(name), [])
                 if len(done) > number:
                     continue
                 found = load(servers[str(name)], texts, LoadSettings(seconds, None, CLIENTS, warmup_seconds=0.5))
                 del found["measured"]
-                if found["statuses"].keys() != {"200"} or found["lost"] or (found["changed"] and "pruneonce" in name):
+                if found["statuses"].keys() - {"200"} or found["lost"] or (found["changed"] and "pruneonce" in name):
                     raise PruneonceError(f"{name}: {found['statuses']}, lost {found['lost']}")
                 done.append(found)
             say(f"throughput, round {number + 1}: {name} {done[-1]['texts_per_second']:.1f} texts/s")
@@ -170,6 +173,24 @@ def crowded(server: Server, texts: list[str], rounds: int, seconds: float, answe
                     found["closed_by_server"] += crowd.closed_by_server
             found[kind].append(each)
     return found
+
+
+def replicas(plan: Plan, count: int, texts: list[str], rounds: int, seconds: float, logs: Path) -> list[float]:
+    """Texts per second of several servers with a thread each, the clients shared out among them."""
+    servers = [Server(plan, 1, logs / f"replica-{number}.log") for number in range(count)]
+    try:
+        for server in servers:
+            server.wait_until_ready()
+        settings = LoadSettings(seconds, None, CLIENTS // count, warmup_seconds=0.5)
+
+        async def load_all() -> float:
+            found = await asyncio.gather(*(run_load(server.target, texts, settings) for server in servers))
+            return sum(each.texts for each in found) / seconds
+
+        return [asyncio.run(load_all()) for _ in range(rounds)]
+    finally:
+        for server in servers:
+            server.close()
 
 
 def start_to_ready(plan: Plan, threads: int, rounds: int, log: Path) -> list[float]:

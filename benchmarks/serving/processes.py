@@ -13,23 +13,28 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from pruneonce.bench.isolation import resume, stop, tree
+from pruneonce.bench.isolation import end_with_parent, resident_bytes, resume, stop
 from pruneonce.bench.serving.client import Target
 from pruneonce.errors import PruneonceError
 
-PATIENCE_SECONDS = 180.0  # for a rival to load its model
+PATIENCE_SECONDS = 300.0  # for a rival to load its model
+AT_ONCE = 64  # texts of one call of the offline pipeline, four of every length
 OFFLINE = """
 import json, sys, time
 import numpy as np, pruneonce
 file, texts, out = sys.argv[1], json.load(open(sys.argv[2])), sys.argv[3]
 embed = pruneonce.pipeline("embeddings", file)
-np.save(out, embed(texts, normalize=True))
+calls = [texts[at : at + AT_ONCE] for at in range(0, len(texts), AT_ONCE)]
+np.save(out, embed(calls[0], normalize=True))
 print("ready", flush=True)
 for line in sys.stdin:
-    begin = time.perf_counter()
-    embed(texts, normalize=True)
-    print(time.perf_counter() - begin, flush=True)
-"""
+    done, begin = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - begin) < float(line) or done == 0:
+        embed(calls[0], normalize=True)
+        done += AT_ONCE
+        calls = [*calls[1:], calls[0]]
+    print(done / seconds, flush=True)
+""".replace("AT_ONCE", str(AT_ONCE))
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,9 @@ class Server:
         }
         command = [part.format(port=self.port) for part in plan.command]
         with open(log, "wb") as stream:
-            self.process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
+            self.process = subprocess.Popen(
+                command, stdout=stream, stderr=stream, env=environment, preexec_fn=end_with_parent
+            )
 
     @property
     def pid(self) -> int:
@@ -107,24 +114,25 @@ class Server:
 
     def resident_bytes(self) -> int:
         """Of the server and its descendants."""
-        pages = 0
-        for pid in tree(self.pid):
-            with suppress(OSError):
-                pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        return resident_bytes(self.pid)
 
     def close(self) -> None:
         _end(self.process)
 
 
 class Offline:
-    """`pruneonce.pipeline` over all texts at once."""
+    """`pruneonce.pipeline` over the same texts; the vectors of the first AT_ONCE are kept."""
 
     def __init__(self, file: Path, texts: Path, vectors: Path, threads: int) -> None:
         environment = {**os.environ, "PRUNEONCE_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
         command = [sys.executable, "-c", OFFLINE, str(file), str(texts), str(vectors)]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            preexec_fn=end_with_parent,
         )
         self._line()
 
@@ -132,10 +140,10 @@ class Offline:
     def pid(self) -> int:
         return self.process.pid
 
-    def seconds(self) -> float:
-        """Of one call with all texts."""
+    def texts_per_second(self, seconds: float) -> float:
+        """Of calls for so long, and one at least."""
         assert self.process.stdin is not None
-        self.process.stdin.write("again\n")
+        self.process.stdin.write(f"{seconds}\n")
         self.process.stdin.flush()
         return float(self._line())
 

@@ -1,7 +1,7 @@
 """Another library behind the same ASGI stack as `pruneonce serve`: run in that library's own Python.
 
 python rival_server.py torch|onnx-int8|openvino-int8|fastembed FOLDER --port N --threads N
-python rival_server.py prepare onnx-int8|openvino-int8 FOLDER TEXTS.json      # writes the quantised file, once
+python rival_server.py prepare FOLDER onnx-int8|openvino-int8 TEXTS.json      # writes the quantised file, once
 
 FOLDER is one of sentence-transformers. Requests are OpenAI's, answered in base64. As in our own server whatever waits
 goes into the next batch, so that a library is not measured by how it was wrapped.
@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     if given.engine == "prepare":
-        prepare(given.folder, given.more[0], json.loads(Path(given.more[1]).read_text()))
+        prepare(given.more[0], given.folder, json.loads(Path(given.more[1]).read_text()))
     else:
         serve(given.engine, given.folder, given.port, given.threads)
 

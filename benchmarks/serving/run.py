@@ -53,7 +53,7 @@ class Lengths:
 
 
 SHORT = Lengths(rounds=5, seconds=3.0, overload_seconds=60.0)
-TINY = Lengths(1, 0.5, 1.0, 2.0, 1, 0.5, 1, 1)
+TINY = Lengths(1, 2.0, 2.0, 3.0, 1, 2.0, 1, 1)
 
 
 def main() -> None:
@@ -149,7 +149,16 @@ def rival_plans(rivals: Path | None, work: Path, texts: Path, say) -> list[Plan]
     infinity = rivals / "infinity" / "bin" / "infinity_emb"
     if infinity.is_file():
         command = [str(infinity), "v2", "--model-id", str(folder), "--served-model-name", "any", "--device", "cpu"]
-        command += ["--engine", "torch", "--port", "{port}", "--no-bettertransformer", "--no-model-warmup"]
+        command += [
+            "--engine",
+            "torch",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "{port}",
+            "--no-bettertransformer",
+            "--no-model-warmup",
+        ]
         plans.append(Plan("infinity torch", tuple(command), "/embeddings", is_ours=False))
     else:
         say(f"left out: infinity; there is no {infinity}")
@@ -205,6 +214,11 @@ def run(record: Record, plans: Sequence[Plan], work: Path, texts: list[str], len
         if "crowd" not in record:
             record["crowd"] = measure.crowded(main, texts, lengths.crowd_rounds, lengths.crowd_seconds, answers)
             say("a crowd of idle connections")
+            save()
+        if "replicas" not in record:
+            servers_of_one = measure.replicas(plans[0], threads, texts, lengths.rounds, lengths.seconds, work)
+            record["replicas"] = {"count": threads, "texts_per_second": servers_of_one}
+            say("replicas")
             save()
         if "overload" not in record:
             record["overload"] = measure.overload(record, main, texts, lengths.overload_seconds, answers)

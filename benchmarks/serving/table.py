@@ -137,6 +137,11 @@ def _throughputs(record: dict[str, Any]) -> list[str]:
             f"{latencies[0]:.0f} / {latencies[1]:.0f} | {_median(found) / reference:.2f}× | "
             f"{statistics.median(client):.0f} % | {max(each['resident_bytes'] for each in found) / 1e6:.0f} MB |"
         )
+    if "replicas" in record:
+        found = record["replicas"]
+        name = f"{found['count']} × {SPARSE}, a thread each"
+        middle = statistics.median(found["texts_per_second"]) / reference
+        rows.append(f"| {name} | {_spread(found['texts_per_second'], 0)} | | {middle:.2f}× | | |")
     for name, found in record["offline"].items():
         spread = _spread([each["texts_per_second"] for each in found], 0)
         rows.append(f"| {name}, offline | {spread} | | {_median(found) / reference:.2f}× | | |")

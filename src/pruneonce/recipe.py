@@ -474,12 +474,13 @@ def _toml_value(text: str) -> Any:
 
 def build(section: type[Section], values: Mapping[str, Any], *, prefix: str = "") -> Section:
     """The dataclass `section` from a mapping; UsageError for a key or value that does not fit, named with `prefix`."""
-    hints = typing.get_type_hints(section)
+    assert dataclasses.is_dataclass(section)
+    names = {item.name for item in dataclasses.fields(section)}
+    hints = {name: hint for name, hint in typing.get_type_hints(section).items() if name in names}
     for key in values:
         if key not in hints:
             raise UsageError(_unknown_key(prefix, key, hints))
     arguments = {key: _convert(value, hints[key], prefix + key) for key, value in values.items()}
-    assert dataclasses.is_dataclass(section)
     for item in dataclasses.fields(section):
         required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
         if required and item.name not in arguments:

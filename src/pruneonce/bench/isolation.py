@@ -1,13 +1,16 @@
 """Processes that take turns: one works, the others are stopped; and whether anybody else used the processor meanwhile.
 
-From /proc, so on Linux alone; elsewhere nothing is stopped and `Used.others` is None.
+From /proc, so on Linux alone; elsewhere nothing is stopped and `Used.others` is NaN.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ PROC = Path("/proc")
 STATE, USER_TICKS, SYSTEM_TICKS = 0, 11, 12
 STOPPED = "TtZX"  # or ended
 BUSY = (0, 1, 2, 5, 6, 7)  # of the line `cpu` of /proc/stat: user, nice, system, irq, softirq, steal; not idle, iowait
+SET_PARENT_DEATH_SIGNAL = 1  # prctl(2)
 STOP_SECONDS = 5.0  # after which a process that does not stop is let be
 
 
@@ -27,11 +31,16 @@ class Used:
 
     wall: float = 0.0
     own: float = 0.0  # of the processes that were watched
-    others: float | None = 0.0  # of all others, the time that a hypervisor took among them; None: not known
+    others: float = 0.0  # of all others, the time that a hypervisor took among them; NaN: not known
 
     def __add__(self, more: Used) -> Used:
-        others = None if self.others is None or more.others is None else self.others + more.others
-        return Used(self.wall + more.wall, self.own + more.own, others)
+        return Used(self.wall + more.wall, self.own + more.own, self.others + more.others)
+
+
+def end_with_parent() -> None:
+    """This process is killed when its parent ends, however it does, and also while it is stopped. Linux alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def tree(pid: int) -> list[int]:
@@ -88,7 +97,16 @@ def watched(pids: Collection[int]) -> Iterator[Used]:
         used.wall = time.monotonic() - begin
         used.own = _cpu_seconds(pids) - own
         now = _busy_seconds()
-        used.others = None if now is None or busy is None else max(0.0, now - busy - used.own)
+        used.others = max(0.0, now - busy - used.own) if math.isfinite(now - busy) else math.nan
+
+
+def resident_bytes(pid: int) -> int:
+    """Of a process and its descendants; what they share counts for each."""
+    pages = 0
+    for each in tree(pid):
+        with contextlib.suppress(OSError):
+            pages += int((PROC / str(each) / "statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") if pages else 0
 
 
 def _is_stopped(pid: int) -> bool:
@@ -108,12 +126,12 @@ def _cpu_seconds(pids: Collection[int]) -> float:
     return ticks / _ticks_per_second()
 
 
-def _busy_seconds() -> float | None:
+def _busy_seconds() -> float:
     try:
         numbers = (PROC / "stat").read_text().split("\n", 1)[0].split()[1:]
         return sum(int(numbers[place]) for place in BUSY) / _ticks_per_second()
     except (OSError, ValueError, IndexError):
-        return None
+        return math.nan
 
 
 def _fields(file: Path) -> list[str]:

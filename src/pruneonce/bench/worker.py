@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pruneonce.bench.inference.deepsparse_worker import receive, send
+from pruneonce.bench.isolation import resume
 from pruneonce.errors import PruneonceError
 from pruneonce.formats.stored_tensors import Array
 
@@ -34,6 +35,10 @@ class Worker:
                 env={**os.environ, **(environment or {})},
             )
         weakref.finalize(self, _end, self._process)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def ask(self, message: dict[str, Any], arrays: Sequence[Array] = ()) -> tuple[dict[str, Any], list[Array]]:
         """Send a message and wait for its answer; PruneonceError if the process has ended."""
@@ -68,6 +73,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         if stream is not None:
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
+    if process.poll() is None:
+        resume(process.pid)  # it may be stopped
     try:
         process.wait(timeout=10)  # it ends when its input does
     except subprocess.TimeoutExpired:

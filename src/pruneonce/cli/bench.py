@@ -29,6 +29,7 @@ def bench(
     threads: Annotated[int | None, typer.Option(min=1, help="Of every engine; default one per core.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Timed calls of each engine per batch.")] = 10,
     settle: Annotated[int, typer.Option(min=0, help="Untimed calls before each timed one.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order of engines in each round.")] = 0,
     int8: Annotated[bool, typer.Option("--int8/--no-int8", help="Every engine in 8 bits too.")] = True,
     task: Annotated[str, typer.Option(help="Score every engine's answers too: squad or a GLUE task.")] = "",
     data: Annotated[str, typer.Option(help="Examples of --task; default its split on the Hub.")] = "",
@@ -54,6 +55,7 @@ def bench(
         threads=threads or available_cores(),
         rounds=rounds,
         settle=settle,
+        seed=seed,
         mixed=mixed,
         texts=texts,
         int8=int8,
@@ -70,6 +72,14 @@ def bench(
         terminal().print(line)
     for table in results.tables(record):
         terminal().print(table)
+    for case in record.cases:
+        rows = results.process_rows(record, case)
+        if rows:
+            processes = folding_table(*results.PROCESS_COLUMNS)
+            for row in rows:
+                processes.add_row(*row)
+            terminal().print(f"{case.name}, processes")
+            terminal().print(processes)
     for line in [*results.accuracy_lines(record), *results.mixed_lines(record)]:
         terminal().print(line)
     if json_file is not None:

@@ -16,6 +16,10 @@ from pruneonce.errors import UsageError
 from pruneonce.hub_files import on_hub
 from pruneonce.progress import progress_bar
 
+Errors = Annotated[
+    str | None, typer.Option("--errors", help="Write rows that hold no text to this .jsonl, and go on without them.")
+]
+
 
 def evaluate(
     model: Path,
@@ -70,11 +74,22 @@ def predict(
     query: Annotated[str, typer.Option(help="For text-ranking; the texts are ranked by how well they answer it.")] = "",
     top_k: Annotated[int | None, typer.Option(min=1, help="How many answers to each text.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Default one per core.")] = None,
+    source: Annotated[str, typer.Option("--input", help="Files with --output: as of `embed`.")] = "",
+    out: Annotated[str, typer.Option("--output", help="Write .jsonl, in the memory of a few thousand texts.")] = "",
+    column: Annotated[str, typer.Option(help="Column of the texts of --input.")] = "text",
+    errors: Errors = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per text.")] = False,
 ) -> None:
     """Answer texts with a packed model: classes, spans, words for [MASK], vectors, or an order by a query."""
     from pruneonce.run.pipelines import pipeline
 
+    if source or out:
+        if not (source and out) or texts or file or question or text_pair or query:
+            raise UsageError("--input and --output go together, and with no other texts")
+        chosen = {"top_k": top_k, "truncation": truncation or None, "max_length": max_length}
+        passed = {name: value for name, value in chosen.items() if value is not None}
+        _predict_file(pipeline(task, model, threads=threads), source, out, column, errors, as_json, passed)
+        return
     given = [(text, text_pair) if text_pair else text for text in texts or []]
     asked: list[str | tuple[str, str]] = [*given, *(texts_of(file, columns) if file else [])]
     if not asked:
@@ -118,8 +133,13 @@ def predict(
 
 def embed(
     model: Annotated[Path, typer.Argument(help="A packed file: `pruneonce export` makes one.")],
-    source: Annotated[str, typer.Option("--input", help=".jsonl, .csv, .tsv, .parquet, .txt (a text per line), or -.")],
-    out: Annotated[Path, typer.Option("--output", help="File to write: .npy, or .parquet.")],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--input", help=".jsonl, .csv, .tsv, .parquet, .txt (a text per line), or -; a pattern, or a URL as s3://…"
+        ),
+    ],
+    out: Annotated[str, typer.Option("--output", help="File or URL to write: .npy, or .parquet.")],
     column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
     keep: Annotated[str, typer.Option(help="Columns to keep beside the vectors in .parquet: ID,TITLE.")] = "",
     prompt_name: Annotated[str | None, typer.Option(help="Of the model's prompts, as query or passage.")] = None,
@@ -131,6 +151,7 @@ def embed(
     pooling: Annotated[str | None, typer.Option(help="mean, cls, max, …; default what the model's file says.")] = None,
     max_length: Annotated[int | None, typer.Option(min=4, help="Cut texts to so many tokens.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Default one per core.")] = None,
+    errors: Errors = None,
     as_json: JSON = False,
 ) -> None:
     """Write the vectors of a file's texts, however many: one per row, in order."""
@@ -144,11 +165,32 @@ def embed(
     options |= {"normalize": normalize, "pooling": pooling, "max_length": max_length}
     kept = [name.strip() for name in keep.split(",") if name.strip()]
     with progress_bar(f"vectors of {source}") as advance:
-        texts, size = embed_file(embeddings, source, out, column=column, keep=kept, on_progress=advance, **options)
+        written = embed_file(
+            embeddings, source, out, column=column, keep=kept, errors=errors, on_progress=advance, **options
+        )
     if as_json:
-        print_json({"file": str(out), "texts": texts, "size": size})
+        bad = {} if errors is None else {"bad": written.bad}
+        print_json({"file": out, "texts": written.texts, "size": written.size} | bad)
     else:
-        print(f"{out}: {texts:,} vectors of {size}")
+        print(f"{plain(out)}: {written.texts:,} vectors of {written.size}{_set_aside(written.bad, errors)}")
+
+
+def _predict_file(
+    answer: Any, source: str, out: str, column: str, errors: str | None, as_json: bool, options: dict[str, Any]
+) -> None:
+    from pruneonce.run.predict_file import predict_file
+
+    with progress_bar(f"answers to {source}") as advance:
+        written = predict_file(answer, source, out, column=column, errors=errors, on_progress=advance, **options)
+    if as_json:
+        bad = {} if errors is None else {"bad": written.bad}
+        print_json({"file": out, "texts": written.texts} | bad)
+    else:
+        print(f"{plain(out)}: {written.texts:,} answers{_set_aside(written.bad, errors)}")
+
+
+def _set_aside(bad: int, errors: str | None) -> str:
+    return f"; {bad:,} rows held no text: {plain(errors)}" if bad else ""
 
 
 def _without_defaults(options: dict[str, Any]) -> dict[str, Any]:

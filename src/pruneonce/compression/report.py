@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # What each figure says, as `comparison.compare` gives them.
-MEANINGS = {
+FIGURES = {
     "state_error": "error of the last hidden states, relative squares",
     "cosine": "cosine of a text's vector and the original's, mean",
     "similarity_spearman": "likeness of all pairs of texts, Spearman with the original's",
@@ -65,7 +65,7 @@ def markdown(report: CompressionReport) -> str:
         *_table(
             ["", *names],
             [
-                [MEANINGS[figure], *(f"{report.figures[name][figure]:.3f}" for name in names)]
+                [FIGURES[figure], *(f"{report.figures[name][figure]:.3f}" for name in names)]
                 for figure in report.figures[names[0]]
             ],
         ),

@@ -20,6 +20,7 @@ from pruneonce.compression.plan import Plan, longest_text, plan_for, recipe_for
 from pruneonce.compression.report import CompressionReport, Timing, markdown
 from pruneonce.compression.rounding import round_to_int8
 from pruneonce.compression.texts import build_corpus, default_texts, warnings_about
+from pruneonce.convert.inspect_folder import zeros_of_pruned
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.cost.doctor import describe_machine
 from pruneonce.errors import OtherInputsError, UsageError
@@ -27,8 +28,8 @@ from pruneonce.evaluation.packed import score_packed
 from pruneonce.evaluation.scoring import score_folder
 from pruneonce.files import read_json, sha256_file, write_json, write_text
 from pruneonce.folder_lock import filling
-from pruneonce.formats.model_folder import WEIGHTS_FILE, folder_digest, read_family, read_matrices
-from pruneonce.formats.record import Provenance, read_provenance
+from pruneonce.formats.model_folder import WEIGHTS_FILE, folder_digest
+from pruneonce.formats.record import read_provenance
 from pruneonce.formats.sentence_folder import copy_sentence_files
 from pruneonce.machine import available_cores, instruction_sets
 from pruneonce.models.hub import load_config, quiet_transformers
@@ -160,7 +161,7 @@ def _compress(wanted: CompressRecipe, texts: Sequence[Path], given: CompressOpti
                 _log.warning("%s", warnings[-1])
     report = CompressionReport(
         model=model,
-        sparsity=_zeros(out / "model", record),
+        sparsity=zeros_of_pruned(out / "model", record),
         pattern=given.pattern,
         steps=record.steps,
         tokens=plan.tokens,
@@ -235,17 +236,6 @@ def _said(plan: Plan, given: CompressOptions) -> str:
         f"{said} in about {plan.training_seconds / 60:.0f} of {given.budget_minutes:g} minutes, as measured "
         f"({plan.tokens_per_second:,.0f} tokens/s)"
     )
-
-
-def _zeros(folder: Path, record: Provenance) -> float:
-    """Share of zeros in the matrices that were pruned, counted in the saved file."""
-    family = read_family(folder)
-    pruned = [
-        matrix
-        for matrix in read_matrices(folder)
-        if family.encoder_name(matrix.name.removesuffix(".weight")) in record.masks
-    ]
-    return sum(matrix.zeros for matrix in pruned) / sum(matrix.size for matrix in pruned)
 
 
 def _weights_bytes(model: str) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pruneonce.convert.runnable import obstacle_of
 from pruneonce.formats.model_folder import Matrix, mask_digests, read_family, read_matrices, require_folder
-from pruneonce.formats.record import read_provenance
+from pruneonce.formats.record import Provenance, read_provenance
 
 
 @dataclass(frozen=True)
@@ -75,3 +75,14 @@ def _total(matrices: Iterable[Matrix]) -> Total:
         zeros += matrix.zeros
         size += matrix.bytes
     return Total(parameters, zeros, size)
+
+
+def zeros_of_pruned(folder: str | Path, record: Provenance) -> float:
+    """Share of zeros in the matrices that a run has pruned or locked, counted in the saved file."""
+    family = read_family(Path(folder))
+    pruned = [
+        matrix
+        for matrix in read_matrices(Path(folder))
+        if family.encoder_name(matrix.name.removesuffix(".weight")) in record.masks
+    ]
+    return sum(matrix.zeros for matrix in pruned) / sum(matrix.size for matrix in pruned)

@@ -20,7 +20,7 @@ from pruneonce.formats.safetensors_file import Container, open_container
 from pruneonce.formats.scales_file import read_quantization
 from pruneonce.formats.sentence_folder import read_projections, read_sentence_folder
 from pruneonce.formats.stored_tensors import Quantization, Tensor, decode_floats, dense, pack, pack_int8, quantize_rows
-from pruneonce.models import Family, encoder_plan_of
+from pruneonce.models import Family
 from pruneonce.models.tokenizer import load_tokenizer
 
 VALUES = ("fp32", "fp16", "bf16")  # what the encoder's matrices may be stored as
@@ -45,7 +45,7 @@ def export_packed(
     family, record = read_family(folder), read_provenance(folder)
     require_runnable(folder, family)
     config = read_json(folder / "config.json")
-    hidden_size = encoder_plan_of(config, folder).hidden_size
+    hidden_size = family.encoder_plan(config).hidden_size
     weights = _Weights(folder, family)
     quantization = _quantization(folder, weights)
     if record:

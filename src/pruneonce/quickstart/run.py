@@ -1,4 +1,4 @@
-"""The whole chain on a small real model and real text, in minutes on two cores: trained, packed, run by the engine.
+"""A small real model, compressed on real text, fine-tuned, packed and timed, in minutes on two cores.
 
 It ends with a table of what came out.
 """
@@ -18,24 +18,28 @@ from typing import Any
 from pruneonce.bench.inference.record import read_bench
 from pruneonce.bench.inference.run import BenchSettings, run_on_folder
 from pruneonce.bench.measure import paired_ratio
-from pruneonce.convert.inspect_folder import inspect_folder
+from pruneonce.compression.comparison import compare
+from pruneonce.compression.report import FIGURES
+from pruneonce.convert.inspect_folder import inspect_folder, zeros_of_pruned
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.cost.doctor import describe_machine
 from pruneonce.data import text
 from pruneonce.data.assets import Assets, fetch_assets
 from pruneonce.data.build import build
+from pruneonce.data.windows import DOCUMENT_TOKENS, LAYOUT
 from pruneonce.errors import OtherInputsError
 from pruneonce.evaluation.scoring import score_packed_beside
 from pruneonce.files import read_json, sha256_file, write_json, write_text
 from pruneonce.formats.model_folder import WEIGHTS_FILE
 from pruneonce.formats.record import Provenance
+from pruneonce.formats.sentence_folder import copy_sentence_files
 from pruneonce.machine import available_cores
 from pruneonce.progress import Advance, progress_bar
 from pruneonce.recipe import FinetuneRecipe, Recipe, load_recipe, recipes_folder, stage_of
 from pruneonce.stages import RUNNERS, StageOptions
 from pruneonce.tasks import get_task
 
-CORPUS_TOKENS = 128  # longest pre-training example; attention is then a small part of the time
+HELD_OUT = 0.02  # of the texts: to compare vectors on
 SPARSE = "90 % sparse, pruned once"
 INT8 = "90 % sparse, int8"
 TIMED_TOKENS = 128  # of the one text whose time is in the table
@@ -52,7 +56,7 @@ class ModelRow:
     model: str
     engine: str
     accuracy: float | None  # on held-out sentences; None where another line of the same model has it
-    sparsity: float | None  # zeros among the prunable weights, measured in the saved file
+    sparsity: float | None  # zeros among the pruned weights, or all that could be; measured in the saved file
     file_bytes: int | None
     milliseconds: float | None  # for one text of `TIMED_TOKENS`, median
     speedup: float | None  # over PyTorch, median of paired ratios
@@ -66,7 +70,7 @@ class Report:
     held_out_sentences: int
     largest_difference: float  # between the engine's logits and PyTorch's on them; the packed embeddings are float16
     largest_difference_int8: float  # likewise, PyTorch rounding as the engine does; the packed embeddings are int8
-    language_models: dict[str, dict[str, float]]  # teacher and pruned model on held-out text
+    vectors: dict[str, float]  # the pruned model beside the original on held-out text, as `compression.compare` says
     seconds: dict[str, float]  # of each step; of a stage, its training and evaluation, whenever it ran
     machine: dict[str, Any]
 
@@ -96,20 +100,22 @@ def run_quickstart(out: Path) -> Report:
                 out / "articles",
                 folder,
                 tokenizer=assets.model,
-                layout="segment_pair_nsp",
-                max_tokens=CORPUS_TOKENS,
+                layout=LAYOUT,
+                max_tokens=DOCUMENT_TOKENS,
+                short_sequence_probability=0.0,
+                validation_fraction=HELD_OUT,
                 workers=2,
                 on_progress=advance,
             ),
         ),
     )
-    teacher = steps.stage("teacher", [f"model={assets.model}", f"corpus={out / 'corpus'}"])
-    pruned = steps.stage("prune", [f"model={out / 'teacher'}", f"corpus={out / 'corpus'}"])
+    steps.stage("compress", [f"model={assets.model}", f"corpus={out / 'corpus'}"])
+    vectors = steps.time("vectors", lambda advance: _vectors(assets.model, out, advance))
     reviews = [f"task.train={assets.reviews_train}", f"task.validation={assets.reviews_held_out}"]
-    dense = steps.stage("dense", [f"model={out / 'teacher'}", *reviews])
-    sparse = steps.stage("sparse", [f"model={out / 'prune'}", f"distillation.teacher={out / 'dense'}", *reviews])
+    dense = steps.stage("dense", [f"model={assets.model}", *reviews])
+    sparse = steps.stage("sparse", [f"model={out / 'compress'}", f"distillation.teacher={out / 'dense'}", *reviews])
 
-    steps.stage("int8", [f"model={out / 'sparse'}", *reviews])
+    quantized = steps.stage("int8", [f"model={out / 'sparse'}", *reviews])
 
     packed, int8 = out / "sparse.pruneonce", out / "int8.pruneonce"
     steps.time("export", lambda _: export_packed(out / "sparse", packed))
@@ -129,7 +135,11 @@ def run_quickstart(out: Path) -> Report:
 
     majority, held_out = _majority_class(assets)
     file_bytes = [(out / name / WEIGHTS_FILE).stat().st_size for name in ("dense", "sparse")]
-    zeros = [inspect_folder(out / name).prunable.sparsity for name in ("dense", "sparse", "int8")]
+    zeros = [
+        inspect_folder(out / "dense").prunable.sparsity,
+        zeros_of_pruned(out / "sparse", sparse),
+        zeros_of_pruned(out / "int8", quantized),
+    ]
     onnxruntime = [
         ModelRow("dense", engine, None, None, None, *timings[key])
         for engine, key in (("ONNX Runtime", "onnxruntime"), ("ONNX Runtime, int8", "onnxruntime-int8"))
@@ -149,7 +159,7 @@ def run_quickstart(out: Path) -> Report:
         held_out_sentences=held_out,
         largest_difference=difference,
         largest_difference_int8=int8_difference,
-        language_models={"teacher": teacher.metrics, "pruned": pruned.metrics},
+        vectors=vectors,
         seconds=seconds,
         machine=asdict(describe_machine(out)),
     )
@@ -170,14 +180,12 @@ def markdown(report: Report) -> str:
         f"the int8 model's: {report.largest_difference_int8:.1e} (PyTorch rounds alike, except for the embeddings, "
         "which are int8 in the file).",
         "",
-        "Language models on held-out text:",
+        "Before any task, what the pruned model says of held-out text beside the original:",
         "",
-        "| model | masked-LM loss | masked-LM accuracy | NSP accuracy |",
+        "| | |",
+        "|---|---|",
+        *(f"| {FIGURES[name]} | {value:.3f} |" for name, value in report.vectors.items()),
     ]
-    lines += ["|---|---|---|---|"]
-    for name, metrics in report.language_models.items():
-        values = " | ".join(f"{metrics[key]:.3f}" for key in ("mlm_loss", "mlm_accuracy", "nsp_accuracy"))
-        lines.append(f"| {name} | {values} |")
     machine = report.machine
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "transformers"))
     lines += ["", f"{machine['processor']}, {machine['cores']} cores; {versions}. Seconds of each step:"]
@@ -262,6 +270,17 @@ def _timings(model: Path, rivals: list[str], file: Path, on_progress: Advance) -
         engine: (statistics.median(taken) * 1e3, paired_ratio(seconds["torch"], taken).median)
         for engine, taken in seconds.items()
     }
+
+
+def _vectors(model: Path, out: Path, on_progress: Advance) -> dict[str, float]:
+    """What the pruned model's vectors have in common with the original's; `vectors.pruneonce` has it packed."""
+    copy_sentence_files(model, out / "compress")
+    export_packed(out / "compress", out / "vectors.pruneonce")
+    export_packed(model, original := out / "original.pruneonce", embeddings="fp32")
+    try:
+        return compare(original, out / "vectors.pruneonce", out / "corpus", on_progress=on_progress)
+    finally:
+        original.unlink()
 
 
 def _installed(*packages: str) -> bool:

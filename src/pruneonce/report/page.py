@@ -124,6 +124,9 @@ def _add_benches(body: Element, material: Material) -> None:
             _add(body, "h3", case.name)
             _add_rows(body, SPEED_COLUMNS, speed_rows(case), 1)
             _add(body, "p", results.limits(record, case), "note")
+            if rows := results.process_rows(record, case):
+                _add_rows(body, results.PROCESS_COLUMNS, rows, 1)
+                _add(body, "p", results.PROCESSES, "note")
 
 
 def _add_list(body: Element, title: str, lines: Sequence[str]) -> None:

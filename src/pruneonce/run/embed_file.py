@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-import itertools
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import check_writable, replacing
 from pruneonce.formats.stored_tensors import Array
-from pruneonce.models.tokenizer import require_unicode
 from pruneonce.progress import Advance, no_progress
+from pruneonce.remote_files import delivered, is_url
 from pruneonce.run.pipelines.embeddings import Embeddings
-from pruneonce.run.text_rows import TextRow, read_texts
+from pruneonce.run.source_rows import BadRows, chunks, rows_of
+from pruneonce.run.text_rows import BadRow, TextRow
 
 TEXTS_AT_ONCE = 1024  # read, embedded in batches of similar length, and written
 VECTOR = "embedding"  # the column of a Parquet file
 NPY_HEADER_BYTES = 128  # magic, version and length take 10; the rest holds any shape
 
 
+class Embedded(NamedTuple):
+    """What a file of vectors holds."""
+
+    texts: int  # rows, those without a vector among them
+    size: int  # of a vector
+    bad: int  # rows that held no text
+
+
 class _Writer(Protocol):
-    def __call__(self, rows: Sequence[TextRow], vectors: Array) -> None: ...
+    def __call__(self, rows: Sequence[TextRow | BadRow], vectors: Array) -> None: ...
 
 
 def embed_file(
@@ -33,43 +43,53 @@ def embed_file(
     *,
     column: str = "text",
     keep: Sequence[str] = (),
+    errors: str | Path | None = None,
     on_progress: Advance | None = None,
     **options: Any,
-) -> tuple[int, int]:
-    """The vectors of a file's texts, in order, into `out`, which is whole or not there; (texts, size of a vector).
+) -> Embedded:
+    """The vectors of a file's texts, in order, into `out`, which is whole or not there.
 
-    source, column: as of `read_texts`. out: `.npy`, float32 [texts, size], or `.parquet`, a row per text with the
-    vector as `embedding` and the columns `keep` of the source. options: of the pipeline's call.
+    source: a file as of `read_texts`, or a pattern whose files are read one after the other; each, and `out`, may be a
+    URL (`remote_files`). out: `.npy`, float32 [texts, size], or `.parquet`, a row per text with the vector as
+    `embedding` and the columns `keep` of the source. errors: a `.jsonl` of the rows that hold no text, which have a
+    vector of NaN in .npy and none in .parquet; without it such a row is an error. options: of the pipeline's call.
     """
-    out = Path(out)
     openers = {".npy": _npy, ".parquet": _parquet}
-    if out.suffix not in openers:
+    if Path(out).suffix not in openers:
         raise UsageError(f"{out}: vectors are written as {' or '.join(openers)}")
-    if keep and out.suffix != ".parquet":
+    if keep and Path(out).suffix != ".parquet":
         raise UsageError(f"{out} holds vectors alone: columns are kept in .parquet")
     if VECTOR in keep:
         raise UsageError(f"the column '{VECTOR}' cannot be kept: it is that of the vectors")
-    check_writable(out)
+    if not is_url(out):
+        check_writable(Path(out))
     advance = on_progress or no_progress
-    rows = read_texts(source, column, keep)
+    rows = rows_of(source, column, keep)
     size = int(embeddings([], **options).shape[1])
     done = 0
-    with replacing(out) as temporary, openers[out.suffix](temporary, size, keep) as write:
-        for chunk in _chunks(rows):
-            for row in chunk:
-                require_unicode(row.text, f"{row.where}: the text")
-            write(chunk, embeddings([row.text for row in chunk], **options))
+    with (
+        BadRows(errors) as bad,
+        delivered(out) as place,
+        replacing(place) as temporary,
+        openers[place.suffix](temporary, size, keep) as write,
+    ):
+        for chunk in chunks(rows, TEXTS_AT_ONCE):
+            texts = bad.set_aside(chunk)
+            write(chunk, _in_their_rows(chunk, embeddings(texts, **options), size))
             done += len(chunk)
             advance(done, None, "texts")
-        if not done:
+        if done == bad.count:
             raise PruneonceError(f"{source} holds no texts")
-    return done, size
+    return Embedded(done, size, bad.count)
 
 
-def _chunks(rows: Iterable[TextRow]) -> Iterator[list[TextRow]]:
-    rows = iter(rows)
-    while chunk := list(itertools.islice(rows, TEXTS_AT_ONCE)):
-        yield chunk
+def _in_their_rows(chunk: Sequence[TextRow | BadRow], vectors: Array, size: int) -> Array:
+    """float32 [rows of the chunk, size]: the vectors of its texts, and NaN where there is none."""
+    if len(vectors) == len(chunk):
+        return vectors
+    found = np.full((len(chunk), size), np.nan, np.float32)
+    found[[isinstance(row, TextRow) for row in chunk]] = vectors
+    return found
 
 
 @contextmanager
@@ -78,7 +98,7 @@ def _npy(path: Path, size: int, keep: Sequence[str]) -> Iterator[_Writer]:
     texts = 0
     with open(path, "wb") as stream:
 
-        def write(rows: Sequence[TextRow], vectors: Array) -> None:
+        def write(rows: Sequence[TextRow | BadRow], vectors: Array) -> None:
             nonlocal texts
             texts += len(rows)
             stream.write(vectors.astype("<f4", copy=False).tobytes())
@@ -102,17 +122,19 @@ def _parquet(path: Path, size: int, keep: Sequence[str]) -> AbstractContextManag
     def opened() -> Iterator[_Writer]:
         writer: Any = None
 
-        def write(rows: Sequence[TextRow], vectors: Array) -> None:
+        def write(rows: Sequence[TextRow | BadRow], vectors: Array) -> None:
             nonlocal writer
-            columns = {VECTOR: pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), size)}
+            bad = [isinstance(row, BadRow) for row in rows]
+            none = pa.array(bad) if any(bad) else None
+            columns = {VECTOR: pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), size, mask=none)}
             try:
                 for index, name in enumerate(keep):
                     kind = writer.schema.field(name).type if writer is not None else None
-                    columns[name] = pa.array([row.kept[index] for row in rows], kind)
+                    values = [row.kept[index] if isinstance(row, TextRow) else None for row in rows]
+                    columns[name] = pa.array(values, kind)
             except pa.ArrowException as error:
-                raise PruneonceError(
-                    f"{rows[0].where} and the rows after it: '{name}' is not of one type: {error}"
-                ) from error
+                where = next(row.where for row in rows if isinstance(row, TextRow))
+                raise PruneonceError(f"{where} and the rows after it: '{name}' is not of one type: {error}") from error
             batch = pa.record_batch(columns)
             if writer is None:
                 writer = parquet.ParquetWriter(path, batch.schema)

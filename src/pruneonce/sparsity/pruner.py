@@ -48,6 +48,8 @@ class Pruner:
         self.schedule, self._pattern, self._allocation = schedule, PATTERNS[pattern], allocation
         self.criterion: Criterion = CRITERIA[criterion]()
         self.on_change: Callable[[], None] = _nobody  # after any change of how layers compute; of `CpuTraining`
+        # Computes masks by name, or takes those that another process has computed; of whoever trains on several.
+        self.share: Callable[[Callable[[], dict[str, Tensor]]], dict[str, Tensor]] = _computed_here
         self._sparse: set[str] = set()  # layers that may compute their non-zeros alone
         self.layers: dict[str, WorkingLinear] = {name: _unmasked(name, model) for name in names}
         for name, layer in self.layers.items():
@@ -68,20 +70,27 @@ class Pruner:
         """Recompute the masks if the schedule asks for it after `step` optimizer steps; True if it did."""
         if self.schedule is None or not self.schedule.updates_masks_at(step):
             return False
+        for name, mask in self.share(lambda: self._masks_at(step)).items():
+            self.layers[name].take_form(self._form_of(name, mask))
+        self.on_change()
+        return True
+
+    def _masks_at(self, step: int) -> dict[str, Tensor]:
+        """Layer -> bool mask of its weight's shape, of the weights as they are and the sparsity of `step`."""
+        assert self.schedule is not None
         sparsity = self.schedule.sparsity_at(step)
         scores = {name: self.criterion.scores(name, layer.weight) for name, layer in self.layers.items()}
         try:
             sparsities = self._allocation(scores, sparsity)
         except ValueError as error:
             raise PruneonceError(f"the weights at step {step}: {error}. Lower the learning rate.") from error
-        for name, layer in self.layers.items():
+        masks = {}
+        for name in self.layers:
             try:
-                mask = self._pattern.select(scores.pop(name), sparsities[name])
+                masks[name] = self._pattern.select(scores.pop(name), sparsities[name])
             except ValueError as error:
                 raise PruneonceError(f"{name}.weight at step {step}: {error}. Lower the learning rate.") from error
-            layer.take_form(self._form_of(name, mask))
-        self.on_change()
-        return True
+        return masks
 
     def lock(self) -> None:
         """Recompute masks no more: they stay as they are now, and layers may keep their non-zeros alone."""
@@ -183,6 +192,10 @@ class Pruner:
 
 def _nobody() -> None:
     """Nobody needs to know."""
+
+
+def _computed_here(compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    return compute()
 
 
 def _unmasked(name: str, model: nn.Module) -> WorkingLinear:

@@ -27,6 +27,7 @@ from pruneonce.files import cannot_write, read_json
 from pruneonce.progress import Advance
 from pruneonce.recipe import Training
 from pruneonce.sparsity.cpu_training import CpuTraining
+from pruneonce.sparsity.masks import pack_mask, unpack_mask
 from pruneonce.sparsity.pruner import Pruner
 from pruneonce.sparsity.quantizer import Quantizer
 from pruneonce.train.batching import BatchPlan, ExampleKey
@@ -41,7 +42,15 @@ from pruneonce.train.checkpoints import (
 )
 from pruneonce.train.losses import Batch
 from pruneonce.train.objectives import Objective
-from pruneonce.train.processes import everyone_says, first_process_says, is_main_process, leave_in_order, world_size
+from pruneonce.train.processes import (
+    everyone_says,
+    first_process_computes,
+    first_process_says,
+    is_main_process,
+    leave_in_order,
+    losing_none,
+    world_size,
+)
 from pruneonce.train.teacher import Teacher
 
 CHECKPOINTS_KEPT = 2  # the newest, and one before it in case the newest is being written when the power goes
@@ -78,11 +87,13 @@ def train(run: TrainingRun) -> list[dict[str, float]]:
     """Train to the last step, from the newest complete checkpoint if there is one; returns the log.
 
     On return `run.hub_model` holds the trained (latent) weights. Raises PruneonceError when the loss is no longer
-    finite or a checkpoint cannot be written; earlier checkpoints stay intact.
+    finite, a checkpoint cannot be written, or another process of the run is gone; earlier checkpoints stay intact.
     """
     checkpoints = checkpoints_folder(run.folder)
     arguments = _arguments(run, checkpoints)
-    with computing(run):
+    if run.pruner is not None:
+        run.pruner.share = _masks_of_the_first(run.pruner)
+    with computing(run), losing_none():
         return _train(run, arguments, checkpoints)
 
 
@@ -99,6 +110,10 @@ def _train(run: TrainingRun, arguments: TrainingArguments, checkpoints: Path) ->
         remove_incomplete(checkpoints)
     trainer.accelerator.wait_for_everyone()
     resume_from = latest_complete(checkpoints)
+    if len(set(everyone_says(resume_from.name if resume_from else ""))) > 1:
+        raise PruneonceError(
+            f"{run.folder}: processes see different checkpoints there: all nodes must share this folder"
+        )
     if resume_from:
         read_json(resume_from / "trainer_state.json")  # which transformers does too, without a word of which it is
     try:
@@ -117,6 +132,19 @@ def _train(run: TrainingRun, arguments: TrainingArguments, checkpoints: Path) ->
     leave_in_order()
     log: list[dict[str, float]] = [entry for entry in trainer.state.log_history if "loss" in entry]
     return log
+
+
+def _masks_of_the_first(pruner: Pruner) -> Callable[[Callable[[], dict[str, Tensor]]], dict[str, Tensor]]:
+    """`Pruner.share` of processes that train together: the first one ranks the weights, a bit per weight is sent."""
+    if world_size() == 1:
+        return pruner.share
+
+    def share(compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        bits = first_process_computes(lambda: {name: pack_mask(mask) for name, mask in compute().items()})
+        weights = {name: layer.weight for name, layer in pruner.layers.items()}
+        return {name: unpack_mask(bits[name], weight.shape).to(weight.device) for name, weight in weights.items()}
+
+    return share
 
 
 def checkpoints_folder(folder: Path) -> Path:
@@ -315,7 +343,7 @@ def _diverged(what: str) -> PruneonceError:
 
 
 def _check_same_masks(digests: dict[str, str]) -> None:
-    """Processes compute their masks by themselves: make sure that they are one."""
+    """Masks were sent, and locked ones are each process's own: make sure that they are one."""
     for said in everyone_says(digests):
         different = [name for name in digests if said[name] != digests[name]]
         if different:

@@ -45,8 +45,8 @@ def export_onnx(subject: Subject, file: Path, shape: tuple[int, int] | None = No
     return module.inputs
 
 
-def quantize_onnx(file: Path, inputs: Sequence[str], calibration: Sequence[Batch], shape: tuple[int, int]) -> Path:
-    """A model of fixed shape with its weight products in 8 bits, as DeepSparse reads them; the path of the new file.
+def quantize_onnx(file: Path, calibration: Sequence[Batch], shape: tuple[int, int], *, out: Path) -> None:
+    """Write `out`: the model with its weight products in 8 bits, as operators. shape: of the texts that it is shown.
 
     Weights symmetric, activations asymmetric, ranges by `calibration`, whose texts fill the shape in turn.
     """
@@ -57,6 +57,7 @@ def quantize_onnx(file: Path, inputs: Sequence[str], calibration: Sequence[Batch
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
+            self.inputs = [each.name for each in onnx.load(str(file), load_external_data=False).graph.input]
             self.left = max(1, len(tokens) // (shape[0] * shape[1]))
 
         def get_next(self) -> dict[str, Any] | None:
@@ -64,14 +65,13 @@ def quantize_onnx(file: Path, inputs: Sequence[str], calibration: Sequence[Batch
                 return None
             self.left -= 1
             ids = np.resize(np.roll(tokens, -self.left * shape[0] * shape[1]), shape)
-            return dict(zip(inputs, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=False))
+            return dict(zip(self.inputs, (ids, np.ones_like(ids), np.zeros_like(ids)), strict=False))
 
-    quantized = file.with_suffix(".int8.onnx")
     logging.disable(logging.WARNING)  # advice that concerns convolutions
     try:
         quantize_static(
             file,
-            quantized,
+            out,
             Reader(),
             quant_format=QuantFormat.QOperator,
             op_types_to_quantize=["MatMul"],
@@ -81,8 +81,7 @@ def quantize_onnx(file: Path, inputs: Sequence[str], calibration: Sequence[Batch
         )
     finally:
         logging.disable(logging.NOTSET)
-    model = onnx.load(str(quantized))
+    model = onnx.load(str(out))
     del model.opset_import[:]
     model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
-    onnx.save(model, str(quantized))
-    return quantized
+    onnx.save(model, str(out))

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pruneonce.bench.isolation import Used
 from pruneonce.bench.json_fields import from_json
 from pruneonce.bench.speed_limits import SpeedLimits
 from pruneonce.errors import UsageError
@@ -16,6 +17,8 @@ from pruneonce.files import read_json
 EMBEDDINGS = {"pruneonce": "fp32", "pruneonce-int8": "int8"}
 
 FORMAT = 1
+# Fields that older records do not have: they are written where there is something in them.
+LATER = ("uniform", "first_seconds", "resident_bytes", "same_bits", "seed", "load_seconds", "used", "absent")
 BASELINE, INT8_BASELINE = "pruneonce", "pruneonce-int8"
 
 
@@ -34,6 +37,8 @@ class BenchModel:
     nonzeros_per_sequence: int = 0
     shape: str = ""
     pattern: str = ""
+    local_layers: int = 0
+    window: int = 0
     sparsity: float
     weight_bytes: int
 
@@ -49,6 +54,9 @@ class Case:
     max_difference: dict[str, float]  # engine -> from PyTorch's outputs
     largest_output: float
     uniform: str = ""  # of mixed lengths: the case of one length and as many tokens
+    first_seconds: dict[str, list[float]] = field(default_factory=dict)  # of the first call after the others' turns
+    resident_bytes: dict[str, int] = field(default_factory=dict)  # of an engine's process, Python and libraries too
+    same_bits: dict[str, bool] = field(default_factory=dict)  # the first sequence's output, alone and in the batch
 
     def __post_init__(self) -> None:
         rounds = {len(each) for each in self.seconds.values()}
@@ -83,6 +91,10 @@ class BenchRecord:
     file_bytes: dict[str, int] = field(default_factory=dict)  # of our packed files
     task: str = ""
     accuracy: dict[str, dict[str, float]] = field(default_factory=dict)  # engine -> metrics of the task
+    seed: int = 0  # of the order in each round
+    load_seconds: dict[str, float] = field(default_factory=dict)  # engine -> to make it from its files
+    used: dict[str, Used] = field(default_factory=dict)  # engine -> in its turns; empty: not known
+    absent: dict[str, str] = field(default_factory=dict)  # what was not measured -> why
     cases: list[Case]
 
     def __post_init__(self) -> None:
@@ -107,9 +119,10 @@ class BenchRecord:
     def as_json(self) -> dict[str, Any]:
         """As it is written."""
         values = asdict(self)
-        for case in values["cases"]:
-            if not case["uniform"]:
-                del case["uniform"]
+        for part in (values, *values["cases"]):
+            for name in LATER:
+                if not part.get(name, True):
+                    del part[name]
         return values
 
 

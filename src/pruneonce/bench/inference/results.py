@@ -11,8 +11,13 @@ from pruneonce.bench.inference.record import BASELINE, EMBEDDINGS, INT8_BASELINE
 from pruneonce.bench.measure import paired_ratio
 from pruneonce.convert.to_packed import DEFAULT_EMBEDDINGS
 
+PROCESSES = (
+    "Every engine has a process of its own, stopped in the turns of others; each round has its own order. The first "
+    "call of a turn finds the caches as others left them. Memory is that of the process, Python and libraries too. "
+    "Others' share is the processor time, of all cores, that anybody else took in the engine's turns of the whole run."
+)
 HEADER = """# Results
-Every engine got the same inputs on the same threads in one run, called in turn (A B C A B C …). Ratios are those of
+Every engine got the same inputs on the same threads in one run, called in turn. Ratios are those of
 calls of one round, median and quartiles: above 1 the engine is slower than ours. Rivals pad a batch to its longest
 sequence; tokens are real ones. Useful work is two operations per non-zero weight and token, and attention; the peak is
 that of fp32 multiply-adds on registers, which 8-bit instructions exceed. The difference is the largest one between an
@@ -51,6 +56,44 @@ def engine_rows(record: BenchRecord, case: Case) -> list[tuple[str, ...]]:
             )
         )
     return found
+
+
+PROCESS_COLUMNS = ("engine", "first call ms", "memory MB", "same bits alone", "load s", "others' share")
+
+
+def process_rows(record: BenchRecord, case: Case) -> list[tuple[str, ...]]:
+    """One row per engine, as in PROCESS_COLUMNS; none of a record that does not know what was used."""
+    if not record.used:
+        return []
+    found: list[tuple[str, ...]] = []
+    for name in case.seconds:
+        used, first = record.used[name], case.first_seconds.get(name)
+        share = used.others / (used.wall * record.machine.cores)
+        found.append(
+            (
+                name,
+                f"{statistics.median(first) * 1e3:.2f}" if first else "–",
+                f"{case.resident_bytes[name] / 1e6:.0f}",
+                {True: "yes", False: "no", None: "–"}[case.same_bits.get(name)],
+                f"{record.load_seconds[name]:.2f}" if name in record.load_seconds else "–",
+                f"{share:.1%}",
+            )
+        )
+    return found
+
+
+def process_table(record: BenchRecord, case: Case) -> list[str]:
+    """The same as Markdown, and what it says; [] where there are none."""
+    rows = process_rows(record, case)
+    if not rows:
+        return []
+    lines = ["| " + " | ".join(PROCESS_COLUMNS) + " |", "|---" + "|---:" * (len(PROCESS_COLUMNS) - 1) + "|"]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows), "", PROCESSES]
+
+
+def absent_lines(record: BenchRecord) -> list[str]:
+    """What has no row, and why."""
+    return [f"{name}: {why}" for name, why in record.absent.items()]
 
 
 def accuracy_lines(record: BenchRecord) -> list[str]:
@@ -113,14 +156,23 @@ def mixed_lines(record: BenchRecord) -> list[str]:
 
 
 def tables(record: BenchRecord) -> Iterable[Table]:
-    """One table per case, for the terminal."""
+    """Two per case, for a terminal of eighty columns: what each engine took (least times are for reports), and that
+    beside ours.
+    """
+    heads = columns(record)
+    beside = range(3, 3 + 2 * len(record.ours))  # ratios to each of ours, and their quartiles
     for case in record.cases:
-        table = Table(title=case.name, caption=limits(record, case))
-        for column in columns(record):
-            table.add_column(column, justify="left" if column == "engine" else "right")
-        for row in engine_rows(record, case):
-            table.add_row(*row)
-        yield table
+        rows = engine_rows(record, case)
+        for title, caption, chosen in (
+            (case.name, limits(record, case), [0, *range(2, beside.start), *range(beside.stop, len(heads))]),
+            (f"{case.name}, beside ours", None, [0, *beside]),
+        ):
+            table = Table(title=title, caption=caption)
+            for at in chosen:
+                table.add_column(heads[at], justify="right" if at else "left", no_wrap=not at, overflow="fold")
+            for row in rows:
+                table.add_row(*(row[at] for at in chosen))
+            yield table
 
 
 def overview(records: Sequence[BenchRecord]) -> list[str]:
@@ -172,8 +224,12 @@ def markdown(records: Sequence[BenchRecord]) -> str:
             lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + "|"]
             lines += ["| " + " | ".join(row) + " |" for row in engine_rows(record, case)]
             parts.append(f"### {case.name}\n" + "\n".join(lines) + f"\n\n{limits(record, case)}\n")
+            if processes := process_table(record, case):
+                parts.append("\n".join(processes) + "\n")
         if accuracy := accuracy_lines(record):
             parts.append(f"### Answers to {record.task or 'a task'}\n" + "\n".join(accuracy) + "\n")
         if mixed := mixed_lines(record):
             parts.append("### Mixed lengths\n" + "\n".join(f"- {line}" for line in mixed) + "\n")
+        if absent := absent_lines(record):
+            parts.append("### Without a row\n" + "\n".join(f"- {line}" for line in absent) + "\n")
     return "\n".join(parts)

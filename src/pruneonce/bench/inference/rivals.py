@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import logging
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,6 +36,21 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "openvino": ("onnx", "openvino", "nncf"),
     "deepsparse": ("onnx", "onnxruntime"),
 }
+IN_INT8 = {
+    "onnxruntime": ("onnxruntime-int8", "onnxruntime-static-int8"),
+    "openvino": ("openvino-int8",),
+    "deepsparse": ("deepsparse-int8",),
+}
+# What else computes encoders on CPUs, and why no row shows it.
+ABSENT = {
+    "torch.compile int8": "needs a C++ compiler where it runs, and minutes for every shape",
+    "CTranslate2": "reads no classifier's or reader's head",
+    "llama.cpp": "its wheels cannot make a GGUF file of a BERT",
+    "fastembed": "takes texts, not tokens: docs/serving.md has it",
+    "kjarni": "takes texts, not tokens",
+    "MKL CSR": "is no encoder: docs/kernels.md compares its products",
+}
+ONNX_FILE = "model.onnx"
 CALIBRATION = (8, 128)  # samples, tokens each, for every int8 that is quantised here
 DEEPSPARSE_HELP = (
     "it needs a Python of its own, 3.8 to 3.11: `python3.11 -m venv DIR`, `DIR/bin/pip install deepsparse==1.8.0 "
@@ -84,16 +100,20 @@ def own_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before[1])
 
 
-class Ours:
-    """The packed file in our engine: the model folder as it is, in floats or quantised."""
+def pack(subject: Subject, work: Path, name: str = OURS) -> Path:
+    """The packed file of one of our engines: the model folder as it is, in floats or quantised."""
+    file = work / f"{name}.pruneonce"
+    export_packed(subject.folder, file, embeddings=EMBEDDINGS[name])
+    return file
 
-    def __init__(self, subject: Subject, work: Path, name: str = OURS) -> None:
+
+class Ours:
+    """The packed file in our engine."""
+
+    def __init__(self, file: Path, name: str = OURS) -> None:
         from pruneonce.run.model import load_model
 
         self.name = name
-        file = work / f"{name}.pruneonce"
-        export_packed(subject.folder, file, embeddings=EMBEDDINGS[name])
-        self.file_bytes = file.stat().st_size
         self._model = load_model(file)
         self.version = f"{__version__} ({self._model.isa})"
 
@@ -127,18 +147,17 @@ class Torch:
 
 
 class OnnxRuntime:
-    """ONNX Runtime: the fp32 model, or its own dynamic int8 quantisation of it."""
+    """ONNX Runtime: the fp32 model, or what its own quantiser made of it."""
 
-    def __init__(self, onnx_file: Path, threads: int, *, int8: bool = False) -> None:
+    def __init__(self, onnx_file: Path, threads: int, name: str = "onnxruntime") -> None:
         import onnxruntime
 
-        self.name = "onnxruntime-int8" if int8 else "onnxruntime"
+        self.name = name
         self.version = onnxruntime.__version__
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.force_spinning_stop", "1")  # after a call, on others' cores
-        file = _quantized(onnx_file) if int8 else onnx_file
-        self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(str(onnx_file), options, providers=["CPUExecutionProvider"])
 
     def prepare(self, batch: Batch) -> Call:
         names = [each.name for each in self._session.get_inputs()]
@@ -147,18 +166,16 @@ class OnnxRuntime:
 
 
 class OpenVino:
-    """OpenVINO, compiled for each shape: the fp32 model, or int8 by nncf's post-training quantisation."""
+    """OpenVINO, compiled for each shape: the fp32 model, or what nncf's post-training quantisation made of it."""
 
-    def __init__(self, onnx_file: Path, threads: int, *, calibration: list[Batch] | None = None) -> None:
+    def __init__(self, file: Path, threads: int, name: str = "openvino") -> None:
         silence_openvino()
         import openvino
 
-        self.name = "openvino-int8" if calibration else "openvino"
+        self.name = name
         self.version = openvino.__version__.split("-")[0]
         self._core = openvino.Core()
-        self._model = self._core.read_model(str(onnx_file))
-        if calibration:
-            self._model = _nncf_int8(self._model, calibration)
+        self._model = self._core.read_model(str(file))
         self._compiled: tuple[tuple[int, int], Any] | None = None  # the last shape, and the request for it
         self._settings = {
             "INFERENCE_NUM_THREADS": threads,
@@ -224,48 +241,85 @@ class DeepSparse:
         if self._calibration is not None:
             from pruneonce.bench.inference.onnx_files import quantize_onnx
 
-            file = quantize_onnx(file, inputs, self._calibration, shape)
+            quantized = file.with_suffix(".int8.onnx")
+            quantize_onnx(file, self._calibration, shape, out=quantized)
+            file = quantized
         self._worker.ask({"load": str(file), "batch": shape[0], "cores": self._threads})
         return inputs
+
+    @property
+    def pid(self) -> int:
+        return self._worker.pid
 
     def close(self) -> None:
         """End the process."""
         self._worker.close()
 
 
-def make_rivals(
-    against: list[str],
-    subject: Subject,
-    work: Path,
-    threads: int,
-    *,
-    calibration: list[Batch] | None,
-    deepsparse_python: Path | None,
-) -> list[Engine]:
-    """The engines that --against names, torch left out (it is always there, as the reference).
+@dataclass(frozen=True)
+class EngineSettings:
+    """What every engine is made from: the model, and the folder with the files that `write_files` wrote."""
 
-    calibration: texts that set the ranges of the int8 ones; None leaves these out.
+    subject: Subject
+    work: str
+    threads: int
+    deepsparse_python: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """What `from_json` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> EngineSettings:
+        return cls(**{**value, "subject": Subject(**value["subject"])})
+
+
+def engine_names(against: Sequence[str], *, int8: bool) -> list[str]:
+    """Those that --against names, and ours; each in 8 bits too where that is wanted and it can."""
+    names = [OURS, *([OURS_INT8] if int8 else [])]
+    for name in ("torch", "onnxruntime", "openvino", "deepsparse"):
+        if name in against:
+            names += [name, *(IN_INT8.get(name, ()) if int8 else ())]
+    return names
+
+
+def write_files(names: Sequence[str], settings: EngineSettings, calibration: Sequence[Batch]) -> None:
+    """What rivals read, made here: their processes then hold and time what serves alone.
+
+    calibration: texts that set the ranges of those in 8 bits.
     """
-    engines: list[Engine] = []
-    if {"onnxruntime", "openvino"} & set(against):
+    work, subject = Path(settings.work), settings.subject
+    file = work / ONNX_FILE
+    if any(name.startswith(("onnxruntime", "openvino")) for name in names):
         from pruneonce.bench.inference.onnx_files import export_onnx
 
-        onnx_file = work / "model.onnx"
-        export_onnx(subject, onnx_file)
-    if "onnxruntime" in against:
-        engines.append(OnnxRuntime(onnx_file, threads))
-        if calibration:
-            engines.append(OnnxRuntime(onnx_file, threads, int8=True))
-    if "openvino" in against:
-        engines.append(OpenVino(onnx_file, threads))
-        if calibration:
-            engines.append(OpenVino(onnx_file, threads, calibration=calibration))
-    if "deepsparse" in against:
-        assert deepsparse_python is not None
-        engines.append(DeepSparse(subject, work, threads, deepsparse_python))
-        if calibration:
-            engines.append(DeepSparse(subject, work, threads, deepsparse_python, calibration=calibration))
-    return engines
+        export_onnx(subject, file)
+    if "onnxruntime-int8" in names:
+        _quantize(file, work / "onnxruntime-int8.onnx")
+    if "onnxruntime-static-int8" in names:
+        from pruneonce.bench.inference.onnx_files import quantize_onnx
+
+        shape = (1, min(CALIBRATION[1], subject.max_tokens))
+        quantize_onnx(file, calibration, shape, out=work / "onnxruntime-static-int8.onnx")
+    if "openvino-int8" in names:
+        _nncf_int8(file, work / "openvino-int8.xml", list(calibration))
+
+
+def make_engine(name: str, settings: EngineSettings) -> Engine:
+    """One of `engine_names`, but DeepSparse, from the files that there are for it."""
+    work = Path(settings.work)
+    if name in (OURS, OURS_INT8):
+        return Ours(work / f"{name}.pruneonce", name)
+    if name == "torch":
+        import torch
+
+        torch.set_num_threads(settings.threads)
+        return Torch(settings.subject)
+    if name.startswith("onnxruntime"):
+        return OnnxRuntime(work / (ONNX_FILE if name == "onnxruntime" else f"{name}.onnx"), settings.threads, name)
+    if name.startswith("openvino"):
+        return OpenVino(work / (ONNX_FILE if name == "openvino" else f"{name}.xml"), settings.threads, name)
+    raise UsageError(f"the engine '{name}' is unknown")
 
 
 def rows(output: Any, lengths: list[int]) -> list[Array]:
@@ -275,28 +329,30 @@ def rows(output: Any, lengths: list[int]) -> list[Array]:
     return [row[:length] if row.ndim == 2 else row for row, length in zip(output, lengths, strict=True)]
 
 
-def _quantized(onnx_file: Path) -> Path:
+def _quantize(onnx_file: Path, out: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    file = onnx_file.with_suffix(".int8.onnx")
     # Without VNNI, sums of two products overflow 16 bits unless weights have 7 bits.
     narrow = "avx512_vnni" not in instruction_sets()
     logging.disable(logging.WARNING)  # advice that concerns convolutions
     try:
         quantize_dynamic(
-            onnx_file, file, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"], reduce_range=narrow
+            onnx_file, out, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"], reduce_range=narrow
         )
     finally:
         logging.disable(logging.NOTSET)
-    return file
 
 
-def _nncf_int8(model: Any, calibration: list[Batch]) -> Any:
+def _nncf_int8(onnx_file: Path, out: Path, calibration: list[Batch]) -> None:
+    silence_openvino()
     import nncf
+    import openvino
 
+    model = openvino.Core().read_model(str(onnx_file))
     nncf.set_log_level(40)  # errors
     names = [each.any_name for each in model.inputs]
     dataset = nncf.Dataset([dict(zip(names, batch.padded(), strict=False)) for batch in calibration])
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(io.StringIO()):  # four bars of its own; what goes wrong it raises
         quantize: Callable[..., Any] = nncf.quantize
-        return quantize(model, dataset, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(calibration))
+        quantized = quantize(model, dataset, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(calibration))
+    openvino.save_model(quantized, str(out), compress_to_fp16=False)
