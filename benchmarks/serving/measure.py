@@ -69,6 +69,17 @@ def check_answers(server: Server, texts: list[str], vectors: Path) -> Record:
     return {"alone": [alone, count], "in company": [company, 2 * count]}
 
 
+def cosine(server: Server, texts: list[str], vectors: Path) -> float:
+    """Mean likeness of a server's vectors and those of our float32 file: whether it computes the same model."""
+    expected = np.load(vectors)
+    with at_work(server.pid):
+        body = {"input": texts[: len(expected)], "model": "any", "encoding_format": "base64"}
+        told = server.post(server.plan.path, body)["data"]
+    found = np.array([np.frombuffer(base64.b64decode(each["embedding"]), "<f4") for each in told])
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    return float(((found * expected).sum(1) / lengths).mean())
+
+
 def throughput(
     record: Record,
     servers: dict[str, Server],

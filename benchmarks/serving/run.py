@@ -35,6 +35,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "serving.md"
 RIVAL_SERVER = Path(__file__).with_name("rival_server.py")
 OURS = {f"pruneonce {name}": name for name in (subjects.SPARSE_INT8, subjects.INT8, subjects.DENSE)}
+REFERENCE = f"pruneonce {subjects.DENSE}"
 MAIN = f"pruneonce {subjects.SPARSE_INT8}"
 
 
@@ -198,6 +199,10 @@ def run(record: Record, plans: Sequence[Plan], work: Path, texts: list[str], len
             if name not in record.setdefault("bits", {}):
                 record["bits"][name] = measure.check_answers(servers[name], texts, vectors_of(work, name))
                 say(f"same bits as offline, {name}: {record['bits'][name]}")
+                save()
+        for name, server in servers.items():
+            if name not in record.setdefault("cosine", {}):
+                record["cosine"][name] = measure.cosine(server, texts, vectors_of(work, REFERENCE))
                 save()
         measure.throughput(record, servers, offline, texts, lengths.rounds, lengths.seconds, save, say)
         for each in offline.values():
