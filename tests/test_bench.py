@@ -183,6 +183,7 @@ def test_eighty_columns_show_every_engine_and_figure():
         Console(file=page, width=80).print(table)
     lines = page.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
+    assert all(head in page.getvalue() for head in ("difference", "tokens/s", "ours,", "pruneonce's"))
     rows = [line.strip("│").split("│") for line in lines if line.startswith("│")]
     assert [row[0].strip() for row in rows] == engines * 2
     assert all(cell.strip() for row in rows[: len(engines)] for cell in row), "no figure is folded into the next line"

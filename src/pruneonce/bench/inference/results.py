@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 
+from rich.console import JustifyMethod
 from rich.table import Table
 
 from pruneonce.bench.inference.record import BASELINE, EMBEDDINGS, INT8_BASELINE, BenchRecord, Case
@@ -169,7 +170,9 @@ def tables(record: BenchRecord) -> Iterable[Table]:
         ):
             table = Table(title=title, caption=caption)
             for at in chosen:
-                table.add_column(heads[at], justify="right" if at else "left", no_wrap=not at, overflow="fold")
+                head = heads[at].replace(f"{INT8_BASELINE}'s", "ours, int8")
+                justify: JustifyMethod = "right" if at else "left"
+                table.add_column(head, justify=justify, no_wrap=" " not in head, overflow="fold")
             for row in rows:
                 table.add_row(*(row[at] for at in chosen))
             yield table
