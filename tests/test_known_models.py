@@ -19,6 +19,7 @@ from pruneonce.models import FAMILIES, encoder_plan_of, family_of
 from pruneonce.models.bert import BERT
 from pruneonce.models.electra import ELECTRA
 from pruneonce.models.hub import config_for
+from pruneonce.models.mpnet import MPNET
 from pruneonce.models.roberta import ROBERTA
 from pruneonce.models.unsupported import NOT_COMPUTED
 from pruneonce.run.model import load_model
@@ -113,6 +114,10 @@ BROKEN = {
     "a decoder": (change_config(is_decoder=True), "only encoders"),
     "a head that is none of ours": (change_config(architectures=["RobertaForMultipleChoice"]), "MultipleChoice"),
     "a tokenizer of another model": (cut_words, "its table of words 40 rows: they are of two models"),
+    "a head that is not there": (
+        change_config(architectures=["RobertaForMaskedLM"]),
+        r"have no lm_head\.dense\.weight",
+    ),
     "no table of words": (without_words, r"its weights have no embeddings\.word_embeddings\.weight"),
     "a tokenizer that is none": (replaced("tokenizer.json", lambda _: b"{}"), r"tokenizer\.json"),
     "weights that are a pointer": (replaced("model.safetensors", lambda _: POINTER), "git lfs pull"),
@@ -167,3 +172,20 @@ def test_a_published_discriminator_gives_states_and_its_own_head_is_not_made_up(
     save_family_model(BERT, "ForMaskedLM", folder / "bert")
     config = json.loads((folder / "bert" / "config.json").read_text())
     assert BERT.task_of(config | {"architectures": ["BertForPreTraining"]}) == "fill-mask"
+
+
+def test_vectors_of_a_folder_that_names_the_head_it_was_pretrained_with(tmp_path):
+    """As all-mpnet-base-v2 does: its config promises a head for masked words that its weights have not."""
+    folder = tmp_path / "model"
+    save_family_model(MPNET, "Model", folder)
+    change_config(architectures=["MPNetForMaskedLM"])(folder)
+    assert "its weights have no lm_head.dense.weight" in obstacle_of(folder, MPNET)
+    listed = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    listed.append({"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"})
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": 48, "pooling_mode_mean_tokens": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    assert obstacle_of(folder, MPNET) is None
+    export_packed(folder, tmp_path / "m.pruneonce")
+    assert load_model(tmp_path / "m.pruneonce").use == "embeddings"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pruneonce.errors import UsageError
 from pruneonce.files import read_json
@@ -19,14 +20,18 @@ def require_runnable(folder: Path, family: Family) -> None:
 
 def obstacle_of(folder: Path, family: Family) -> str | None:
     """Why the engine would not run the folder's model; None: it would. Of weights only the headers are read."""
-    config = read_json(folder / "config.json")
+    shapes = _shapes(folder, family)
     try:
+        config = config_as_served(folder, family)
         family.encoder_plan(config)
-        family.task_of(config)
+        head = family.head_weight(family.task_of(config))
         tokenizer = load_tokenizer(folder)
     except (ValueError, UsageError) as error:
         return str(error)
-    rows = _rows_of_words(folder, family)
+    if head is not None and head not in shapes:
+        return f"config.json promises {str(config['architectures'])[:60]}, its weights have no {head}"
+    words = shapes.get(f"{family.embeddings.words}.weight")
+    rows = words[0] if words else None
     if rows is None:
         return f"its weights have no {family.embeddings.words}.weight"
     largest = max(tokenizer.get_vocab().values(), default=0)
@@ -35,10 +40,22 @@ def obstacle_of(folder: Path, family: Family) -> str | None:
     return None
 
 
-def _rows_of_words(folder: Path, family: Family) -> int | None:
-    wanted = f"{family.embeddings.words}.weight"
+def config_as_served(folder: Path, family: Family) -> dict[str, Any]:
+    """config.json; with the bare encoder's class where a folder of vectors names a head that its weights have not.
+
+    Those of sentence-transformers often keep the class that they were pre-trained as. ValueError as of `task_of`.
+    """
+    config: dict[str, Any] = read_json(folder / "config.json")
+    head = family.head_weight(family.task_of(config))
+    if head is None or not (folder / "modules.json").is_file() or head in _shapes(folder, family):
+        return config
+    return config | {"architectures": [str(config["architectures"][0]).partition("For")[0] + "Model"]}
+
+
+def _shapes(folder: Path, family: Family) -> dict[str, tuple[int, ...]]:
+    """Shapes of the stored tensors, by their names within the encoder or its head."""
+    found: dict[str, tuple[int, ...]] = {}
     for file in sorted(folder.glob("model*.safetensors")):
         for name, entry in open_container(file).entries.items():
-            if any(family.encoder_name(each) == wanted for each in family.names_of_stored(name)) and entry.shape:
-                return entry.shape[0]
-    return None
+            found |= {family.encoder_name(each): tuple(entry.shape) for each in family.names_of_stored(name)}
+    return found

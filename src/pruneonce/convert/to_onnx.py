@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from pruneonce.convert.runnable import require_runnable
+from pruneonce.convert.runnable import config_as_served, require_runnable
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import cannot_write, read_json, replacing, scratch_folder
 from pruneonce.formats.model_folder import read_family, require_folder
 from pruneonce.formats.scales_file import read_quantization
+from pruneonce.models.family import TASK_OF_HEAD
 from pruneonce.models.tokenizer import load_tokenizer, special_token_ids
 
 OPSET = 20  # the newest that PyTorch's tracer writes: layer norm and GELU are one operator each
@@ -89,14 +90,12 @@ def head_of(folder: Path) -> str:
     """The head of a folder's class, a key of HEADS; UsageError for another."""
     from pruneonce.convert.onnx_graph import HEADS
 
-    classes = read_json(folder / "config.json").get("architectures") or ["none"]
-    named = str(classes[0])
-    if named.endswith("ForPreTraining"):
-        named = read_family(folder).heads.pretraining
-    head = next((head for head in HEADS if named.endswith(head)), None)
-    if head is None:
-        raise UsageError(f"{folder} holds a {classes[0]}: one of {', '.join(HEADS)} is expected")
-    return head
+    family = read_family(folder)
+    try:
+        task = family.task_of(config_as_served(folder, family))
+    except ValueError as error:
+        raise UsageError(f"{folder}: {error}; one of {', '.join(HEADS)} is expected") from error
+    return next(head for head in HEADS if TASK_OF_HEAD[head] == task)
 
 
 def _divided(graph: Path) -> list[Path]:

@@ -9,9 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import normalizers
 
-from pruneonce.convert.runnable import require_runnable
+from pruneonce.convert.runnable import config_as_served, require_runnable
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.files import read_json
 from pruneonce.formats.model_folder import mask_digest_of_array, read_family, require_folder, rows_of_part
 from pruneonce.formats.nonzero_codes import Array
 from pruneonce.formats.packed_file import FLOAT_OF_CONTAINER, PackedModel, write_packed
@@ -44,7 +43,7 @@ def export_packed(
         raise UsageError(f"'{out}' is a folder: the name of a file is expected")
     family, record = read_family(folder), read_provenance(folder)
     require_runnable(folder, family)
-    config = read_json(folder / "config.json")
+    config = config_as_served(folder, family)
     hidden_size = family.encoder_plan(config).hidden_size
     weights = _Weights(folder, family)
     quantization = _quantization(folder, weights)

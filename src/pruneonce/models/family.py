@@ -214,6 +214,16 @@ class Family:
             raise ValueError(f"{self.model_type} has no head for question answering")
         return task
 
+    def head_weight(self, task: str) -> str | None:
+        """A tensor without which there is no head for a task of TASK_OF_HEAD; None: the task needs none."""
+        layers = {
+            "text-classification": self.heads.sequence.out,
+            "token-classification": self.heads.tokens,
+            "question-answering": self.heads.spans,
+            "fill-mask": self.heads.masked_lm.dense,
+        }
+        return f"{layers[task]}.weight" if task in layers else None
+
     def names_of_stored(self, name: str) -> tuple[str, ...]:
         """What the model calls a file's tensor: one name, or those that its rows are shared out among, alike many each.
 
