@@ -68,7 +68,7 @@ check-arm: .venv/dev.done
 stub: .venv/dev.done
 	$(BIN)/python -m nanobind.stubgen --quiet -m pruneonce._native -o src/pruneonce/_native.pyi
 
-# Pages of docs/ from signatures, docstrings, dataclasses and configs: api.md, recipes.md, commands.md, models.md; a test
+# docs/api.md, recipes.md and commands.md from signatures, docstrings and dataclasses, models.md from configs; a test
 # fails when one is out of date.
 docs: .venv/dev.done
 	$(BIN)/python docs/make_api.py
@@ -102,7 +102,7 @@ bench-serving: .venv/dev.done
 	$(BIN)/python benchmarks/serving/run.py $(SHORT) --rivals $(RIVALS)
 
 # Other libraries that serve the same model, each in an environment of its own: 8 GB. One that cannot be installed is
-# left out of the table.
+# left out of the table. (uv resolves these in seconds where pip takes minutes.)
 CPU_TORCH := --constraint constraints.txt
 ASGI := starlette uvicorn httptools uvloop orjson
 rivals:
@@ -110,7 +110,7 @@ rivals:
 	-$(RIVALS)/onnx/bin/pip install -q $(CPU_TORCH) "sentence-transformers[onnx]" $(ASGI)
 	-$(RIVALS)/openvino/bin/pip install -q $(CPU_TORCH) "sentence-transformers[openvino]" nncf $(ASGI)
 	-$(RIVALS)/fastembed/bin/pip install -q fastembed $(ASGI)
-	-$(RIVALS)/infinity/bin/pip install -q $(CPU_TORCH) "infinity-emb[server,torch]"
+	-$(RIVALS)/infinity/bin/pip install -q "infinity-emb[server,torch]" $(shell grep ^torch== constraints.txt) # old pins
 
 clean:
 	rm -rf .venv .venv-lowest .venv-dist .venv-site .rivals build dist \

@@ -23,10 +23,8 @@ CASES = [
 # What a family has besides the usual sizes, so small that tests use all of it.
 OWN_SIZES: dict[str, dict[str, Any]] = {
     "electra": {"embedding_size": 20},
-    "modernbert": {
-        "local_attention": 12,
-        **{f"{name}_token_id": number for name, number in {"pad": 0, "bos": 2, "cls": 2, "eos": 3, "sep": 3}.items()},
-    },
+    "modernbert": {"local_attention": 12, "cls_token_id": 2, "bos_token_id": 2, "sep_token_id": 3, "eos_token_id": 3}
+    | {"pad_token_id": 0},
 }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors import safe_open
 from transformers import BertForQuestionAnswering, BertForSequenceClassification, DistilBertForSequenceClassification
 
@@ -171,6 +172,21 @@ def test_a_damaged_record_is_an_error_that_names_the_field(tmp_path, change, mes
     with pytest.raises(UsageError, match=re.escape(message)) as error:
         load_bench(file)
     assert str(error.value).startswith(str(file))
+
+
+def test_eighty_columns_show_every_engine_and_figure():
+    engines = [f"{name}{suffix}" for name in ("pruneonce", "onnxruntime", "openvino") for suffix in ("", "-int8")]
+    seconds = {name: [1.23456, 1.34567] for name in engines}
+    case = {**record()["cases"][0], "seconds": seconds, "max_difference": dict.fromkeys(engines, 1e-7)}
+    page = io.StringIO()
+    for table in results.tables(read_bench(record(cases=[case]), "record")):
+        Console(file=page, width=80).print(table)
+    lines = page.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert all(head in page.getvalue() for head in ("difference", "tokens/s", "ours,", "pruneonce's"))
+    rows = [line.strip("│").split("│") for line in lines if line.startswith("│")]
+    assert [row[0].strip() for row in rows] == engines * 2
+    assert all(cell.strip() for row in rows[: len(engines)] for cell in row), "no figure is folded into the next line"
 
 
 @pytest.mark.parametrize("file", sorted(RESULTS.glob("*.json")), ids=lambda file: file.stem)

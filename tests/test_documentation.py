@@ -120,8 +120,10 @@ def test_every_fence_is_closed_and_every_mark_stands_before_a_block():
 
 
 def test_lines_of_the_pages_fit():
-    """What `report`, the quickstart and `make docs` write is theirs to lay out; a row of models is one line."""
-    written = re.compile(r"(?s)<!-- quickstart results.*?<!-- end of results -->")
+    """What `pruneonce report`, the quickstart, benchmarks and `make docs` write is theirs to lay out; models too."""
+    written = re.compile(
+        r"(?s)<!-- quickstart results.*?<!-- end of results -->|<!-- written by bench.*?<!-- end of what it writes -->"
+    )
     for page in [ROOT / "CHANGELOG.md", *PAGES]:
         if page.name not in ("results.md", "recipes.md", "commands.md"):
             text = written.sub(lambda found: "\n" * found[0].count("\n"), page.read_text(encoding="utf-8"))

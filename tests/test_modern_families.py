@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from pruneonce import _native
 from pruneonce.convert.inspect_folder import inspect_folder
 from pruneonce.convert.to_packed import export_packed
-from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.errors import PruneonceError
 from pruneonce.formats.model_folder import read_matrices
 from pruneonce.formats.packed_file import read_packed
 from pruneonce.models import family_of
@@ -576,6 +576,6 @@ def test_a_config_that_is_not_computed_is_refused_before_a_file_is_written(pack,
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UsageError, match=r"config.json: rotary positions of type 'yarn' are not computed"):
+    with pytest.raises(PruneonceError, match=r"config.json: rotary positions of type 'yarn' are not computed"):
         export_packed(tmp_path, tmp_path / "new.pruneonce")
     assert not (tmp_path / "new.pruneonce").exists()

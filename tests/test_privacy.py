@@ -7,10 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from pruneonce.bench.inference.rivals import PACKAGES
 from pruneonce.privacy import SWITCHES, silence_dependencies, silence_openvino
 
 TALKERS = ("onnxruntime", "openvino", "nncf", "transformers", "datasets", "huggingface_hub")
@@ -74,8 +76,11 @@ def test_openvino_finds_no_reporter(monkeypatch, tmp_path):
 
 
 def internet(trace: str) -> list[str]:
-    """The lines of strace's that ask for a way to another machine."""
-    return re.findall(r".*(?:socket|connect|sendto)\(.*AF_INET.*", trace)
+    """The lines of strace's that ask for a way to another machine.
+
+    A datagram socket alone is none, before it is told where to send: libuuid reads the machine's addresses from one.
+    """
+    return re.findall(r".*(?:socket\(AF_INET6?, SOCK_STREAM|(?:connect|send\w+)\(.*AF_INET).*", trace)
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +110,7 @@ def test_no_command_opens_a_socket_or_leaves_a_device_id(tracer, sparse_tiny_ber
         f'stage = "finetune"\nmodel = "{sparse_tiny_bert}"\n[task]\nname = "classification"\ntrain = "{reviews}"\n'
         f'validation = "{reviews}"\n[training]\nsteps = 2\nbatch_size = 4\nlearning_rate = 1e-3\n'
     )
+    rivals = ",".join(name for name in ("torch", "onnxruntime", "openvino") if all(map(find_spec, PACKAGES[name])))
     commands = [
         ["export", sparse_tiny_bert, "--to", "onnx", "--out", tmp_path / "m.onnx"],
         ["export", sparse_tiny_bert, "--out", packed],
@@ -112,6 +118,7 @@ def test_no_command_opens_a_socket_or_leaves_a_device_id(tracer, sparse_tiny_ber
         ["inspect", packed],
         ["finetune", recipe, "--out", tmp_path / "run"],
         ["doctor"],
+        ["bench", sparse_tiny_bert, "--against", rivals, "--grid", "1x8", "--rounds", "1", "--threads", "1"],
     ]
     for command in commands:
         ended = subprocess.run(

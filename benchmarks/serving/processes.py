@@ -18,18 +18,23 @@ from pruneonce.bench.serving.client import Target
 from pruneonce.errors import PruneonceError
 
 PATIENCE_SECONDS = 300.0  # for a rival to load its model
+AT_ONCE = 64  # texts of one call of the offline pipeline, four of every length
 OFFLINE = """
 import json, sys, time
 import numpy as np, pruneonce
 file, texts, out = sys.argv[1], json.load(open(sys.argv[2])), sys.argv[3]
 embed = pruneonce.pipeline("embeddings", file)
-np.save(out, embed(texts, normalize=True))
+calls = [texts[at : at + AT_ONCE] for at in range(0, len(texts), AT_ONCE)]
+np.save(out, embed(calls[0], normalize=True))
 print("ready", flush=True)
 for line in sys.stdin:
-    begin = time.perf_counter()
-    embed(texts, normalize=True)
-    print(time.perf_counter() - begin, flush=True)
-"""
+    done, begin = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - begin) < float(line) or done == 0:
+        embed(calls[0], normalize=True)
+        done += AT_ONCE
+        calls = [*calls[1:], calls[0]]
+    print(done / seconds, flush=True)
+""".replace("AT_ONCE", str(AT_ONCE))
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ class Server:
 
 
 class Offline:
-    """`pruneonce.pipeline` over all texts at once."""
+    """`pruneonce.pipeline` over the same texts; the vectors of the first AT_ONCE are kept."""
 
     def __init__(self, file: Path, texts: Path, vectors: Path, threads: int) -> None:
         environment = {**os.environ, "PRUNEONCE_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
@@ -135,10 +140,10 @@ class Offline:
     def pid(self) -> int:
         return self.process.pid
 
-    def seconds(self) -> float:
-        """Of one call with all texts."""
+    def texts_per_second(self, seconds: float) -> float:
+        """Of calls for so long, and one at least."""
         assert self.process.stdin is not None
-        self.process.stdin.write("again\n")
+        self.process.stdin.write(f"{seconds}\n")
         self.process.stdin.flush()
         return float(self._line())
 

@@ -35,6 +35,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "serving.md"
 RIVAL_SERVER = Path(__file__).with_name("rival_server.py")
 OURS = {f"pruneonce {name}": name for name in (subjects.SPARSE_INT8, subjects.INT8, subjects.DENSE)}
+REFERENCE = f"pruneonce {subjects.DENSE}"
 MAIN = f"pruneonce {subjects.SPARSE_INT8}"
 
 
@@ -53,7 +54,7 @@ class Lengths:
 
 
 SHORT = Lengths(rounds=5, seconds=3.0, overload_seconds=60.0)
-TINY = Lengths(1, 0.5, 1.0, 2.0, 1, 0.5, 1, 1)
+TINY = Lengths(1, 2.0, 2.0, 3.0, 1, 2.0, 1, 1)
 
 
 def main() -> None:
@@ -149,7 +150,16 @@ def rival_plans(rivals: Path | None, work: Path, texts: Path, say) -> list[Plan]
     infinity = rivals / "infinity" / "bin" / "infinity_emb"
     if infinity.is_file():
         command = [str(infinity), "v2", "--model-id", str(folder), "--served-model-name", "any", "--device", "cpu"]
-        command += ["--engine", "torch", "--port", "{port}", "--no-bettertransformer", "--no-model-warmup"]
+        command += [
+            "--engine",
+            "torch",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "{port}",
+            "--no-bettertransformer",
+            "--no-model-warmup",
+        ]
         plans.append(Plan("infinity torch", tuple(command), "/embeddings", is_ours=False))
     else:
         say(f"left out: infinity; there is no {infinity}")
@@ -189,6 +199,10 @@ def run(record: Record, plans: Sequence[Plan], work: Path, texts: list[str], len
             if name not in record.setdefault("bits", {}):
                 record["bits"][name] = measure.check_answers(servers[name], texts, vectors_of(work, name))
                 say(f"same bits as offline, {name}: {record['bits'][name]}")
+                save()
+        for name, server in servers.items():
+            if name not in record.setdefault("cosine", {}):
+                record["cosine"][name] = measure.cosine(server, texts, vectors_of(work, REFERENCE))
                 save()
         measure.throughput(record, servers, offline, texts, lengths.rounds, lengths.seconds, save, say)
         for each in offline.values():

@@ -39,7 +39,7 @@ for _module in pkgutil.walk_packages(pruneonce.__path__, "pruneonce."):
         importlib.import_module(_module.name)  # now: what is edited meanwhile is of the next campaign
 
 DONE, REFUSED, FAILED = 0, 3, 7  # exit codes of a child
-ORPHANS_SECONDS = 60  # until the workers of a killed process have ended, on a busy machine
+ORPHANS_SECONDS = 600  # until the workers of a killed process have ended, on a busy machine
 TIMED = {"README.md", "training_log.json", "made"}  # files that say how long something took
 
 

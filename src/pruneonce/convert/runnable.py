@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.errors import UsageError
 from pruneonce.files import read_json
 from pruneonce.formats.safetensors_file import open_container
 from pruneonce.models import Family
@@ -12,9 +12,9 @@ from pruneonce.models.tokenizer import load_tokenizer
 
 
 def require_runnable(folder: Path, family: Family) -> None:
-    """PruneonceError, in one line, for a folder that the engine would not run."""
+    """UsageError, in one line, for a folder that the engine would not run."""
     if (obstacle := obstacle_of(folder, family)) is not None:
-        raise PruneonceError(f"{folder}: {obstacle}")
+        raise UsageError(f"{folder}: {obstacle}")
 
 
 def obstacle_of(folder: Path, family: Family) -> str | None:

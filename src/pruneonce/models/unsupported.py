@@ -21,6 +21,7 @@ NOT_COMPUTED: dict[str, tuple[str, str]] = {
     "luke": ("roberta", "it reads entities beside words"),
     "mistral": ("modernbert", "it is a decoder"),
     "mobilebert": ("bert", "its layers have bottlenecks and stacked feed-forwards"),
+    "modernbert-decoder": ("modernbert", "it is a decoder"),
     "new": ("nomic_bert", "it is code of its own that comes with the model, and no code of a folder is run"),
     "qwen2": ("modernbert", "it is a decoder"),
     "qwen3": ("modernbert", "it is a decoder"),

@@ -143,8 +143,8 @@ def _masked_lm(tensors: Tensors) -> MaskedWords:
     name = next((name for name in head.biases if tensors.has(name)), head.biases[0])
     bias = tensors.vector(name, decoder.shape[0]) if plan.decoder_bias else None
     words = Linear(tensors.weight([decoder]), bias)
-    chosen = plan.head_nonlinearity or head.nonlinearity or plan.nonlinearity
-    return MaskedWords(StateTransform(dense, chosen, norm), words)
+    nonlinearity = plan.head_nonlinearity or head.nonlinearity or plan.nonlinearity
+    return MaskedWords(StateTransform(dense, nonlinearity, norm), words)
 
 
 def _apply(linear: Linear, x: Activations, space: Workspace, purpose: str, nonlinearity: str = "none") -> Activations:

@@ -93,7 +93,7 @@ class BenchRecord:
     accuracy: dict[str, dict[str, float]] = field(default_factory=dict)  # engine -> metrics of the task
     seed: int = 0  # of the order in each round
     load_seconds: dict[str, float] = field(default_factory=dict)  # engine -> to make it from its files
-    used: dict[str, Used] = field(default_factory=dict)  # engine -> in its turns; empty: they shared a process
+    used: dict[str, Used] = field(default_factory=dict)  # engine -> in its turns; empty: not known
     absent: dict[str, str] = field(default_factory=dict)  # what was not measured -> why
     cases: list[Case]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 
+from rich.console import JustifyMethod
 from rich.table import Table
 
 from pruneonce.bench.inference.record import BASELINE, EMBEDDINGS, INT8_BASELINE, BenchRecord, Case
@@ -63,13 +63,13 @@ PROCESS_COLUMNS = ("engine", "first call ms", "memory MB", "same bits alone", "l
 
 
 def process_rows(record: BenchRecord, case: Case) -> list[tuple[str, ...]]:
-    """One row per engine, as in PROCESS_COLUMNS; none of a record whose engines shared a process."""
+    """One row per engine, as in PROCESS_COLUMNS; none of a record that does not know what was used."""
     if not record.used:
         return []
     found: list[tuple[str, ...]] = []
     for name in case.seconds:
         used, first = record.used[name], case.first_seconds.get(name)
-        share = used.others / (used.wall * record.machine.cores) if used.wall else math.nan
+        share = used.others / (used.wall * record.machine.cores)
         found.append(
             (
                 name,
@@ -77,14 +77,14 @@ def process_rows(record: BenchRecord, case: Case) -> list[tuple[str, ...]]:
                 f"{case.resident_bytes[name] / 1e6:.0f}",
                 {True: "yes", False: "no", None: "–"}[case.same_bits.get(name)],
                 f"{record.load_seconds[name]:.2f}" if name in record.load_seconds else "–",
-                "–" if math.isnan(share) else f"{share:.1%}",
+                f"{share:.1%}",
             )
         )
     return found
 
 
 def process_table(record: BenchRecord, case: Case) -> list[str]:
-    """The same as Markdown, and what it says; [] of a record whose engines shared a process."""
+    """The same as Markdown, and what it says; [] where there are none."""
     rows = process_rows(record, case)
     if not rows:
         return []
@@ -157,14 +157,25 @@ def mixed_lines(record: BenchRecord) -> list[str]:
 
 
 def tables(record: BenchRecord) -> Iterable[Table]:
-    """One table per case, for the terminal."""
+    """Two per case, for a terminal of eighty columns: what each engine took (least times are for reports), and that
+    beside ours.
+    """
+    heads = columns(record)
+    beside = range(3, 3 + 2 * len(record.ours))  # ratios to each of ours, and their quartiles
     for case in record.cases:
-        table = Table(title=case.name, caption=limits(record, case))
-        for column in columns(record):
-            table.add_column(column, justify="left" if column == "engine" else "right")
-        for row in engine_rows(record, case):
-            table.add_row(*row)
-        yield table
+        rows = engine_rows(record, case)
+        for title, caption, chosen in (
+            (case.name, limits(record, case), [0, *range(2, beside.start), *range(beside.stop, len(heads))]),
+            (f"{case.name}, beside ours", None, [0, *beside]),
+        ):
+            table = Table(title=title, caption=caption)
+            for at in chosen:
+                head = heads[at].replace(f"{INT8_BASELINE}'s", "ours, int8")
+                justify: JustifyMethod = "right" if at else "left"
+                table.add_column(head, justify=justify, no_wrap=" " not in head, overflow="fold")
+            for row in rows:
+                table.add_row(*(row[at] for at in chosen))
+            yield table
 
 
 def overview(records: Sequence[BenchRecord]) -> list[str]:

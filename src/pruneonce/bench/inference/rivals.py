@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import logging
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -352,7 +352,7 @@ def _nncf_int8(onnx_file: Path, out: Path, calibration: list[Batch]) -> None:
     nncf.set_log_level(40)  # errors
     names = [each.any_name for each in model.inputs]
     dataset = nncf.Dataset([dict(zip(names, batch.padded(), strict=False)) for batch in calibration])
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(io.StringIO()):  # four bars of its own; what goes wrong it raises
         quantize: Callable[..., Any] = nncf.quantize
         quantized = quantize(model, dataset, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(calibration))
     openvino.save_model(quantized, str(out), compress_to_fp16=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -137,7 +138,7 @@ def _run(make_subject: Callable[[Path], Subject], settings: BenchSettings, on_pr
         file_bytes=file_bytes,
         seed=settings.seed,
         load_seconds={engine.name: engine.load_seconds for engine in engines if engine.load_seconds},
-        used={engine.name: engine.used for engine in engines},
+        used={engine.name: engine.used for engine in engines if math.isfinite(engine.used.others)},
         absent=ABSENT if settings.against else {},
         task=settings.task.name if settings.task else "",
         accuracy=accuracy,
