@@ -28,6 +28,7 @@ from processes import Offline, Plan, put_aside
 
 from pruneonce.bench.speed_limits import measure_limits
 from pruneonce.data.assets import fetch_assets
+from pruneonce.errors import PruneonceError
 from pruneonce.files import write_json
 from pruneonce.machine import available_cores, library_versions
 
@@ -200,10 +201,17 @@ def run(record: Record, plans: Sequence[Plan], work: Path, texts: list[str], len
                 record["bits"][name] = measure.check_answers(servers[name], texts, vectors_of(work, name))
                 say(f"same bits as offline, {name}: {record['bits'][name]}")
                 save()
-        for name, server in servers.items():
-            if name not in record.setdefault("cosine", {}):
+        for name, server in list(servers.items()):
+            if name in record.setdefault("cosine", {}):
+                continue
+            try:
                 record["cosine"][name] = measure.cosine(server, texts, vectors_of(work, REFERENCE))
-                save()
+            except PruneonceError as error:
+                if server.plan.is_ours:
+                    raise
+                record.setdefault("absent", {})[name] = str(error)[:200]
+                del servers[name]
+            save()
         measure.throughput(record, servers, offline, texts, lengths.rounds, lengths.seconds, save, say)
         for each in offline.values():
             each.close()
