@@ -18,7 +18,10 @@ EMBEDDINGS = {"pruneonce": "fp32", "pruneonce-int8": "int8"}
 
 FORMAT = 1
 # Fields that older records do not have: they are written where there is something in them.
-LATER = ("uniform", "first_seconds", "resident_bytes", "same_bits", "seed", "load_seconds", "used", "absent")
+LATER = (
+    *("uniform", "first_seconds", "resident_bytes", "same_bits", "seed", "load_seconds", "used", "absent"),
+    *("local_layers", "window"),
+)
 BASELINE, INT8_BASELINE = "pruneonce", "pruneonce-int8"
 
 
@@ -119,7 +122,7 @@ class BenchRecord:
     def as_json(self) -> dict[str, Any]:
         """As it is written."""
         values = asdict(self)
-        for part in (values, *values["cases"]):
+        for part in (values, values["model"], *values["cases"]):
             for name in LATER:
                 if not part.get(name, True):
                     del part[name]
