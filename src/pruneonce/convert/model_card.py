@@ -113,7 +113,8 @@ def _step(record: Provenance) -> str:
         parts.append(f"gradual {criterion} pruning to a sparsity of {plain(pruning.get('sparsity'))} {where}")
         parts.append(f"{rewind} learning rate rewinding")
     if record.stage == "compress":
-        parts.append("hidden states matched with those of the original")
+        vectors = " and vectors of whole texts" if section(recipe, "matching").get("vectors_weight") else ""
+        parts.append(f"hidden states{vectors} matched with those of the original")
     if recipe.get("lock") == "off":
         parts.append("zeros not locked")
     elif record.stage in ("finetune", "quantize") and record.masks:
