@@ -88,7 +88,9 @@ def test_what_is_pushed_is_read_back_by_its_name_and_nothing_else_leaves(finishe
         assert [(code, err) for code, _, err in found] == [(0, "")] * 4
         export_packed(finished, tmp_path / "here.pruneonce")
         here = commands(hub.endpoint, tmp_path / "b", ["predict", tmp_path / "here.pruneonce", "a good film", "--json"])
-        assert {out for _, out, _ in found[:3]} == {here[0][1]}
+        # Each start measures its kernels: the last bits may differ.
+        scores = [json.loads(out)["answer"]["score"] for _, out, _ in (*found[:3], *here)]
+        assert scores == pytest.approx([scores[0]] * 4, abs=1e-6)
         # What was fetched once needs no network; what was not says so in one line.
         asked = len(hub.requests)
         (known, unknown) = commands(
@@ -98,7 +100,8 @@ def test_what_is_pushed_is_read_back_by_its_name_and_nothing_else_leaves(finishe
             ["predict", "hf://me/other", "a good film"],
             offline=True,
         )
-        assert known == here[0]
+        assert (known[0], known[2]) == (0, "")
+        assert json.loads(known[1])["answer"]["score"] == pytest.approx(scores[0], abs=1e-6)
         assert len(hub.requests) == asked
         assert unknown[0] == 1
         assert unknown[2].count("\n") == 1
@@ -149,7 +152,7 @@ def test_a_dry_run_asks_no_network_and_a_run_that_is_not_finished_is_refused(fin
     with pytest.raises(UsageError, match="owner/name"):
         to_hub.push(finished, "mine", dry_run=True)
     (finished / "model.safetensors").unlink()
-    with pytest.raises(PruneonceError, match=r"finished run"):
+    with pytest.raises(PruneonceError, match=r"is not a model folder: it has no model\.safetensors"):
         to_hub.push(finished, "me/mine", dry_run=True)
 
 

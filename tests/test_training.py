@@ -459,14 +459,14 @@ def test_missing_model_and_missing_corpus_are_named(tiny_bert, pair_corpus, tmp_
 
 
 def test_unsupported_family_is_named(pair_corpus, tmp_path):
-    from transformers import RobertaConfig, RobertaModel
+    from transformers import AlbertConfig, AlbertModel
 
-    config = RobertaConfig(
-        vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    config = AlbertConfig(
+        vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, embedding_size=8
     )
-    RobertaModel(config).save_pretrained(tmp_path / "roberta")
-    with pytest.raises(UsageError, match="model type 'roberta' is not supported"):
-        run("teacher", prune_values(tmp_path / "roberta", pair_corpus), tmp_path / "out")
+    AlbertModel(config).save_pretrained(tmp_path / "albert")
+    with pytest.raises(UsageError, match="model type 'albert' is not supported"):
+        run("teacher", prune_values(tmp_path / "albert", pair_corpus), tmp_path / "out")
 
 
 # --------------------------------------------------------------------------------------------- other kinds of task

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pruneonce.errors import UsageError
-from pruneonce.files import read_json
+from pruneonce.files import check_safetensors_length, read_json
 from pruneonce.formats.safetensors_file import open_container
 from pruneonce.models import Family
 from pruneonce.models.tokenizer import load_tokenizer
@@ -56,6 +56,7 @@ def _shapes(folder: Path, family: Family) -> dict[str, tuple[int, ...]]:
     """Shapes of the stored tensors, by their names within the encoder or its head."""
     found: dict[str, tuple[int, ...]] = {}
     for file in sorted(folder.glob("model*.safetensors")):
+        check_safetensors_length(file)
         for name, entry in open_container(file).entries.items():
             found |= {family.encoder_name(each): tuple(entry.shape) for each in family.names_of_stored(name)}
     return found
