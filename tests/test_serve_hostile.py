@@ -244,12 +244,12 @@ def test_memory_does_not_grow_with_requests(server):
 
     rows = json.dumps({"inputs": [["the film " * 20]] * 100}).encode()
     work = [(with_length(rows),), (with_length(b"{"),), (HEADS["no HTTP"],)] * 5
-    for _ in range(4):  # until allocators and pools have what they keep
+    for _ in range(24):  # until each thread's arena of the allocator is as large as it gets, which comes in steps
         load()
     before = resident()
-    for _ in range(8):
+    for _ in range(24):
         load()
-    assert resident() < 1.1 * before + 8e6, "eight times as many requests: what each kept would show"
+    assert resident() < 1.1 * before + 4e6, "as many requests again: what each of them kept would show"
 
 
 # Whatever JSON
