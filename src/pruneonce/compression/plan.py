@@ -13,22 +13,20 @@ import torch
 
 from pruneonce.cost.estimate import late_share
 from pruneonce.errors import UsageError
-from pruneonce.formats.sentence_folder import read_sentence_folder
 from pruneonce.models import encoder_plan_of
 from pruneonce.models.hub import load_config
-from pruneonce.models.sentence import EmbeddingPlan
 from pruneonce.recipe import CompressRecipe, Matching, Pruning, parse_recipe
 from pruneonce.stages.compression import build_matching, open_texts
 from pruneonce.stages.options import StageOptions
 from pruneonce.train.matching import MatchingObjective
 from pruneonce.train.trainer import TrainingRun, computing
 
-TOKENS_PER_STEP = 1024  # twice as many steps of half the tokens: an error less by a tenth (docs/compress.md)
+TOKENS_PER_STEP = 2048
 FEWEST_STEPS = 50  # fewer have no time to make up for a mask
 TRAINED_SHARE = 0.9  # of the budget; the rest is for measuring, scoring and checkpoints
 TIMED = 2  # passes of each kind, the faster of which counts
 # The peak rate that serves MiniLM's hidden size of 384 (docs/fidelity.md); wider models take less, inversely.
-RATE, RATE_HIDDEN_SIZE = 1.5e-3, 384
+RATE, RATE_HIDDEN_SIZE = 1e-3, 384
 
 
 @dataclass(frozen=True)
@@ -76,15 +74,9 @@ def recipe_for(
             "pooler": False,
             "rewind": "off",
         },
-        "matching": {"lengths": lengths, "late_lengths": late, "vectors_weight": float(gives_vectors(model))},
+        "matching": {"lengths": lengths, "late_lengths": late},
     }
     return parse_recipe(values, "compress", where="compress")
-
-
-def gives_vectors(model: str) -> bool:
-    """Whether a folder is one of sentence-transformers that makes a vector of a text."""
-    found = read_sentence_folder(Path(model)) if Path(model).is_dir() else None
-    return found is not None and isinstance(found.plan, EmbeddingPlan)
 
 
 def longest_text(config: Any) -> int:
