@@ -25,7 +25,7 @@ TOKENS_PER_STEP = 2048
 FEWEST_STEPS = 50  # fewer have no time to make up for a mask
 TRAINED_SHARE = 0.9  # of the budget; the rest is for measuring, scoring and checkpoints
 TIMED = 2  # passes of each kind, the faster of which counts
-# The peak rate that serves MiniLM's hidden size of 384 (docs/fidelity.md); wider models take less, inversely.
+# The peak rate that serves MiniLM's hidden size of 384 (docs/compress.md); wider models take less, inversely.
 RATE, RATE_HIDDEN_SIZE = 1e-3, 384
 
 

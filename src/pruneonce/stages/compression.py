@@ -82,6 +82,10 @@ def open_texts(recipe: CompressRecipe) -> TextInputs:
         )
     if recipe.pruning.pooler:
         raise UsageError("no hidden state reaches a pooler: set pruning.pooler = false to leave it dense")
+    if given.logits_weight > 0 and _head_of(config) is None:
+        raise UsageError(
+            f"matching.logits_weight matches what a head says of a whole text, and {recipe.model} has none: set it to 0"
+        )
     digests = {"model": folder_digest(recipe.model), "corpus": corpus.digest}
     return TextInputs(recipe, config, corpus, held_out, digests)
 
@@ -107,7 +111,7 @@ def build_matching(inputs: TextInputs, options: StageOptions) -> TrainingRun:
         seed=recipe.seed,
         steps=steps,
         places=recipe.training.batch_size,
-        head=_head_of(inputs),
+        head=_head_of(inputs.config),
         pooling=_pooling_of(recipe.model),
     )
     pruner = scheduled_pruner(model.model, recipe.pruning, steps)
@@ -129,13 +133,13 @@ def _windows_in(inputs: TextInputs) -> int:
     return max(1, int(inputs.corpus.lengths.sum()) // min(inputs.recipe.matching.lengths))
 
 
-def _head_of(inputs: TextInputs) -> Head | None:
+def _head_of(config: Any) -> Head | None:
     """By which the model answers whole texts; None for a bare one, and for heads that answer every token."""
-    named = str((inputs.config.architectures or [""])[0])
+    named = str((config.architectures or [""])[0])
     if named.endswith("ForQuestionAnswering"):
         return HEADS["question_answering"]
     if named.endswith("ForSequenceClassification"):
-        return HEADS["classification" if inputs.config.num_labels > 1 else "regression"]
+        return HEADS["classification" if config.num_labels > 1 else "regression"]
     return None
 
 

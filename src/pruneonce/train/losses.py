@@ -214,7 +214,7 @@ class VectorsLoss:
 
     def __call__(self, student: Answer, teacher: Answer | None, batch: Batch, totals: Totals) -> Tensor:
         ours, theirs = _vectors(student, teacher)
-        return self.weight * (ours - theirs).square().sum() / totals.counts["texts"]
+        return self.weight * (ours - theirs).square().sum() / totals.counts["examples"]
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from pruneonce.train.losses import (
 from pruneonce.train.objectives import encoder_inputs, padded
 from pruneonce.train.teacher import Teacher
 
-COUNTS = ("texts", "similarities", "examples")  # in the order of MatchingObjective.counts
+COUNTS = ("examples", "similarities")  # in the order of MatchingObjective.counts
 PROBE_BATCHES = 2  # steps' worth of text that weights' worth is measured on
 PROBE_SEED = 1 << 20  # of the steps whose text it is: none that is trained on
 
@@ -127,10 +127,10 @@ class MatchingObjective:
         return batch | {"answer": self.answer(self.teacher, batch)}
 
     def counts(self, batch: Batch) -> Tensor:
-        """What sums are divided by: float64 [texts, similarities, examples, norm of each layer]."""
-        taught, texts = batch["answer"], len(batch["input_ids"])
+        """What sums are divided by: float64 [windows, squared similarities, norm of each layer]."""
+        taught = batch["answer"]
         squares = 0.0 if taught.vectors is None else float(SimilaritiesLoss(1.0).squares(taught))
-        counts = torch.tensor([texts, squares, texts], dtype=torch.float64)
+        counts = torch.tensor([len(batch["input_ids"]), squares], dtype=torch.float64)
         return torch.cat([counts, self.hidden.norms(taught).cpu()])
 
     def loss(self, model: nn.Module, batch: Batch, totals: Tensor) -> Tensor:

@@ -271,9 +271,9 @@ class TaskObjective:
         answer = batch.get("answer")
         if answer is None and needs_of(self.terms):
             answer = self._asked(batch)
-        hidden = _hidden_term(self.terms)
-        alone = hidden is not None and batch.get("step", self.hidden_steps) < self.hidden_steps
-        terms = (hidden,) if alone and hidden is not None else self.terms
+        terms, hidden = self.terms, _hidden_term(self.terms)
+        if hidden is not None and batch.get("step", self.hidden_steps) < self.hidden_steps:
+            terms = (hidden,)
         return sum_of_terms(terms, student, answer, batch, Totals.named(totals, ("examples",)))
 
     @torch.no_grad()
