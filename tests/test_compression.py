@@ -667,6 +667,10 @@ def test_training_that_diverges_is_one_line_and_leaves_no_model(models, corpus, 
     [
         ({"matching": {"lengths": [16], "late_lengths": [65]}}, r"windows of 65 tokens, .* takes 64 at most"),
         (
+            {"matching": {"lengths": [16], "late_lengths": [32], "logits_weight": 1.0}},
+            "logits_weight .* has none: set it",
+        ),
+        (
             {"matching": {"hidden_layers": [1], "lengths": [16], "late_lengths": [32]}},
             r"end at the last layer, 2.*\[1\]",
         ),
