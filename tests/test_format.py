@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 from pruneonce.convert.inspect_packed import inspect_packed
 from pruneonce.errors import PruneonceError
+from pruneonce.files import MAX_HEADER_BYTES
 from pruneonce.formats.nonzero_codes import (
     ENCODINGS,
     MAX_RICE_TAIL,
@@ -34,7 +35,7 @@ from pruneonce.formats.nonzero_codes import (
     smallest,
 )
 from pruneonce.formats.packed_file import PackedModel, read_packed, write_packed
-from pruneonce.formats.safetensors_file import MAX_HEADER_BYTES, MAX_TENSORS, write_container
+from pruneonce.formats.safetensors_file import MAX_TENSORS, write_container
 from pruneonce.formats.stored_tensors import (
     FLOAT_TYPES,
     INT8,

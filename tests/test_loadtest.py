@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -148,3 +152,14 @@ def test_nothing_that_listens_is_told_in_a_line(fake):
     with pytest.raises(PruneonceError, match="nothing answers at 127"):
         asyncio.run(run_load(target, ["a"], LoadSettings()))
     assert server.asked == []
+
+
+def test_the_page_of_the_serving_benchmark_says_what_its_record_says(tmp_path):
+    root = Path(__file__).parents[1]
+    script = (
+        "import sys, json, pathlib, table; table.write_page(pathlib.Path(sys.argv[1]), json.load(open(sys.argv[2])))"
+    )
+    page = shutil.copy(root / "docs" / "serving.md", tmp_path)
+    folder = root / "benchmarks" / "serving"
+    subprocess.run([sys.executable, "-c", script, page, folder / "measured.json"], check=True, cwd=folder)
+    assert Path(page).read_text() == (root / "docs" / "serving.md").read_text()

@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rivals", type=Path)
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "serving")
-    parser.add_argument("--record", type=Path, default=ROOT / "benchmarks" / "results" / "serving.json")
+    parser.add_argument("--record", type=Path, default=ROOT / "benchmarks" / "serving" / "measured.json")
     parser.add_argument("--short", action="store_true", help="one minute of overload instead of five")
     parser.add_argument("--tiny", action="store_true", help="try the tool; its numbers mean nothing")
     parser.add_argument("--only-prepare", action="store_true", help="make the files to be served, and no more")

@@ -20,6 +20,7 @@ from typing import Any
 from pruneonce.errors import PruneonceError
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+MAX_HEADER_BYTES = 16 << 20  # of safetensors: 100,000 words of a tokenizer take 5 MB; parsed, up to 30 times that
 LEFT_SECONDS = 60  # between the making of a temporary file and its lock is a moment
 
 
@@ -150,13 +151,19 @@ def check_not_a_pointer(path: Path) -> None:
 
 
 def check_safetensors_length(path: Path) -> None:
-    """PruneonceError for a safetensors file that is cut off or a git-lfs pointer; its values are not looked at."""
+    """PruneonceError for what is no safetensors file, or cut off, or a git-lfs pointer; values are not looked at."""
     check_not_a_pointer(path)
     size = path.stat().st_size
     with open(path, "rb") as stream:
-        start = 8 + int.from_bytes(stream.read(8), "little")
+        length = int.from_bytes(stream.read(8), "little")
+        if length > MAX_HEADER_BYTES:
+            raise PruneonceError(
+                f"{path}: this is no safetensors file: the header claims {length:,} bytes; at most "
+                f"{MAX_HEADER_BYTES:,} are allowed"
+            )
+        start = 8 + length
         try:
-            header = parse_json(stream.read(start - 8).decode()) if start <= size else {}
+            header = parse_json(stream.read(length).decode()) if start <= size else {}
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
             wanted = start + max(ends, default=0)
         except (ValueError, TypeError, LookupError, AttributeError) as error:

@@ -18,11 +18,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from pruneonce.errors import PruneonceError
-from pruneonce.files import check_not_a_pointer, parse_json
+from pruneonce.files import MAX_HEADER_BYTES, check_not_a_pointer, parse_json
 
 Array = np.ndarray[Any, Any]
 
-MAX_HEADER_BYTES = 16 << 20  # a 100,000-word tokenizer takes 5 MB; parsed JSON may need 30 times its size
 MAX_TENSORS = 1 << 16  # BERT-large, packed, has 700
 MAX_RANK = 8
 MAX_TENSOR_BYTES = 1 << 47  # the address space of a process; also keeps numpy from overflowing on empty shapes
