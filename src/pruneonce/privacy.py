@@ -15,6 +15,7 @@ SWITCHES = {
     "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub, and with it transformers and datasets
     "NNCF_CI": "1",  # nncf, which reports by way of openvino_telemetry
     "NM_DISABLE_ANALYTICS": "1",  # deepsparse
+    "RAY_USAGE_STATS_ENABLED": "0",  # ray
     "DO_NOT_TRACK": "1",  # whoever honours https://consoledonottrack.com
 }
 

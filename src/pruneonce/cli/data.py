@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pruneonce.cli.options import Workers
-from pruneonce.machine import available_cores
+from pruneonce.cli.options import On, Workers
 from pruneonce.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -19,12 +18,13 @@ def wikipedia(
     dump: Annotated[Path, typer.Argument(help="A MediaWiki dump: pages-articles.xml, .xml.bz2 or .xml.gz.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the articles.")],
     workers: Workers = None,
+    on: On = "",
 ) -> None:
     """Stream a Wikipedia dump into plain-text articles, in constant memory."""
     from pruneonce.data.wikipedia import extract
 
     with progress_bar(f"articles of {dump.name}") as advance:
-        built = extract(dump, out, workers=workers or available_cores(), on_progress=advance)
+        built = extract(dump, out, workers=workers, on=on, on_progress=advance)
     _print_articles(built, out)
 
 
@@ -60,6 +60,7 @@ def pretraining(
     validation_fraction: Annotated[float, typer.Option(help="Share of documents held out.")] = 0.05,
     seed: int = 42,
     workers: Workers = None,
+    on: On = "",
 ) -> None:
     """Cut articles into examples for masked-LM and next-sentence pre-training."""
     from pruneonce.data.build import build
@@ -75,7 +76,8 @@ def pretraining(
             random_next_probability=random_next_probability,
             validation_fraction=validation_fraction,
             seed=seed,
-            workers=workers or available_cores(),
+            workers=workers,
+            on=on,
             on_progress=advance,
         )
     splits = built.manifest["splits"]

@@ -12,3 +12,11 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", hel
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write; default runs/RECIPE.")]
 Keep = Annotated[bool, typer.Option("--keep-checkpoints", help="Keep what is only needed to resume.")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default one per core.")]
+On = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        metavar="ray[://HOST:PORT]",
+        help="Work on a Ray cluster: ray is $RAY_ADDRESS's or this machine's; else by its client port.",
+    ),
+]

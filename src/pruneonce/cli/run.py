@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pruneonce.cli.options import JSON
+from pruneonce.cli.options import JSON, On
 from pruneonce.cli.show import plain, print_json, print_metrics
 from pruneonce.errors import UsageError
 from pruneonce.hub_files import on_hub
@@ -18,6 +18,9 @@ from pruneonce.progress import progress_bar
 
 Errors = Annotated[
     str | None, typer.Option("--errors", help="Write rows that hold no text to this .jsonl, and go on without them.")
+]
+ClusterWorkers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="With --on: how many at once; default as many as its CPUs allow.")
 ]
 
 
@@ -73,11 +76,15 @@ def predict(
     max_length: Annotated[int | None, typer.Option(min=4, help="Cut texts to so many tokens.")] = None,
     query: Annotated[str, typer.Option(help="For text-ranking; the texts are ranked by how well they answer it.")] = "",
     top_k: Annotated[int | None, typer.Option(min=1, help="How many answers to each text.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Default one per core.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Default one per core; with --on those of a worker, default 1.")
+    ] = None,
     source: Annotated[str, typer.Option("--input", help="Files with --output: as of `embed`.")] = "",
     out: Annotated[str, typer.Option("--output", help="Write .jsonl, in the memory of a few thousand texts.")] = "",
     column: Annotated[str, typer.Option(help="Column of the texts of --input.")] = "text",
     errors: Errors = None,
+    on: On = "",
+    workers: ClusterWorkers = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per text.")] = False,
 ) -> None:
     """Answer texts with a packed model: classes, spans, words for [MASK], vectors, or an order by a query."""
@@ -88,8 +95,11 @@ def predict(
             raise UsageError("--input and --output go together, and with no other texts")
         chosen = {"top_k": top_k, "truncation": truncation or None, "max_length": max_length}
         passed = {name: value for name, value in chosen.items() if value is not None}
+        passed |= _cluster(on, workers, threads)
         _predict_file(pipeline(task, model, threads=threads), source, out, column, errors, as_json, passed)
         return
+    if on or workers:
+        raise UsageError("--on and --workers are for files: give --input and --output")
     given = [(text, text_pair) if text_pair else text for text in texts or []]
     asked: list[str | tuple[str, str]] = [*given, *(texts_of(file, columns) if file else [])]
     if not asked:
@@ -150,8 +160,12 @@ def embed(
     ] = None,
     pooling: Annotated[str | None, typer.Option(help="mean, cls, max, …; default what the model's file says.")] = None,
     max_length: Annotated[int | None, typer.Option(min=4, help="Cut texts to so many tokens.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Default one per core.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Default one per core; with --on those of a worker, default 1.")
+    ] = None,
     errors: Errors = None,
+    on: On = "",
+    workers: ClusterWorkers = None,
     as_json: JSON = False,
 ) -> None:
     """Write the vectors of a file's texts, however many: one per row, in order."""
@@ -163,6 +177,7 @@ def embed(
     assert isinstance(embeddings, Embeddings)
     options: dict[str, Any] = {"prompt_name": prompt_name, "prompt": prompt, "dimensions": dimensions}
     options |= {"normalize": normalize, "pooling": pooling, "max_length": max_length}
+    options |= _cluster(on, workers, threads)
     kept = [name.strip() for name in keep.split(",") if name.strip()]
     with progress_bar(f"vectors of {source}") as advance:
         written = embed_file(
@@ -187,6 +202,13 @@ def _predict_file(
         print_json({"file": out, "texts": written.texts} | bad)
     else:
         print(f"{plain(out)}: {written.texts:,} answers{_set_aside(written.bad, errors)}")
+
+
+def _cluster(on: str, workers: int | None, threads: int | None) -> dict[str, Any]:
+    """Arguments of `embed_file` and `predict_file`."""
+    if workers and not on:
+        raise UsageError("--workers are a cluster's: give --on too (here, one process has --threads)")
+    return {"on": on, "workers": workers, "worker_threads": threads or 1}
 
 
 def _set_aside(bad: int, errors: str | None) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pruneonce.cli.options import JSON, Out, Set
+from pruneonce.cli.options import JSON, On, Out, Set
 from pruneonce.cli.show import folding_table, plain, print_json, terminal
 from pruneonce.errors import PruneonceError
 from pruneonce.progress import progress_bar
@@ -23,7 +23,11 @@ def study(
     overrides: Set = None,
     out: Out = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List cells, budgets and estimated hours.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time, each with its share of the cores.")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Runs at the same time, each with its share of the cores; default 1, --on: per node."),
+    ] = None,
+    on: On = "",
     as_json: JSON = False,
 ) -> None:
     """Run a grid of methods, sparsities, tasks and seeds. Run again to resume: what is done is skipped."""
@@ -39,7 +43,7 @@ def study(
         return
     from pruneonce.study.run import run_study
 
-    result = run_study(plan, progress_bar, jobs)
+    result = run_study(plan, progress_bar, jobs, on)
     if as_json:
         print_json({"runs": {name: each.metrics for name, each in result.records.items()}, "failures": result.failures})
     words = sys.stderr if as_json else sys.stdout

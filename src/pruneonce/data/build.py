@@ -41,6 +41,7 @@ from pruneonce.data.layouts import LAYOUTS, Cutting, Document
 from pruneonce.data.sentences import split_sentences
 from pruneonce.errors import OtherInputsError, PruneonceError, UsageError
 from pruneonce.folder_lock import filling
+from pruneonce.machine import available_cores
 from pruneonce.models.tokenizer import load_tokenizer, special_token_ids
 from pruneonce.progress import Advance, no_progress
 
@@ -83,7 +84,8 @@ def build(
     random_next_probability: float = 0.5,
     validation_fraction: float = 0.05,
     seed: int = 42,
-    workers: int = 1,
+    workers: int | None = 1,
+    on: str = "",
     on_progress: Advance | None = None,
 ) -> Built:
     """Turn the articles folder `articles` into the corpus folder `out`.
@@ -94,6 +96,8 @@ def build(
     short_sequence_probability: of a document being cut into examples of a random, smaller length.
     random_next_probability: of B coming from another document.
     validation_fraction: expected share of documents held out; see `_validation_threshold`.
+    workers: processes; None: one per core. on: "ray" or "ray://HOST:PORT", whose nodes share both folders; workers are
+    then its tasks at once, None for all that fit. The result depends on neither.
 
     A finished folder with the same parameters is left alone; one with other parameters is a UsageError that names the
     first that differs. An unfinished one goes on from its finished shards when the parameters are the same, and starts
@@ -126,7 +130,7 @@ def build(
             _Job(source / shard["file"], out, index, parameters, threshold, tokenizer_json, vocabulary)
             for index, shard in enumerate(source_manifest["shards"])
         )
-        shards, token_counts = _run(jobs, source_manifest, vocabulary, workers, on_progress or no_progress)
+        shards, token_counts = _run(jobs, source_manifest, vocabulary, workers, on, out, on_progress or no_progress)
         manifest = {**identity, "vocab_size": vocabulary.size, "splits": _totals(shards), "shards": shards}
         if not manifest["splits"]["train"]["examples"]:
             raise PruneonceError(f"{articles} gives no training example: it needs documents of two sentences or more")
@@ -157,7 +161,9 @@ def _run(
     jobs: Iterable[_Job],
     source_manifest: dict[str, Any],
     vocabulary: _Vocabulary,
-    workers: int,
+    workers: int | None,
+    on: str,
+    shared: Path,
     on_progress: Advance,
 ) -> tuple[list[dict[str, Any]], NDArray[np.int64]]:
     """Do the jobs: the manifest's entries of all shards, and the train split's token counts, int64 [vocabulary]."""
@@ -165,7 +171,8 @@ def _run(
     token_counts = np.zeros(vocabulary.size, np.int64)
     done, total = 0, source_manifest["articles"]
     on_progress(done, total, "documents")
-    results = ordered_map(_build_shard, jobs, workers=min(workers, len(source_manifest["shards"])))
+    workers = None if workers is None and on else min(workers or available_cores(), len(source_manifest["shards"]))
+    results = ordered_map(_build_shard, jobs, workers=workers, on=on, shared=shared)
     for source_shard, (entries, counts) in zip(source_manifest["shards"], results, strict=True):
         shards += entries
         token_counts += counts

@@ -10,9 +10,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.machine import available_cores
+from pruneonce.ray_cluster import connected
 
 IN_FLIGHT_PER_WORKER = 3  # one running, one queued, one waiting for its turn to be written
 
@@ -20,15 +24,28 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def ordered_map(function: Callable[[_Item], _Result], items: Iterable[_Item], *, workers: int) -> Iterator[_Result]:
+def ordered_map(
+    function: Callable[[_Item], _Result],
+    items: Iterable[_Item],
+    *,
+    workers: int | None,
+    on: str = "",
+    shared: Path | None = None,
+) -> Iterator[_Result]:
     """`map(function, items)` over `workers` processes: results in the order of `items`, which are read lazily.
 
     At most IN_FLIGHT_PER_WORKER items per worker are held at once (Executor.map and Pool.imap read all of them).
-    One worker means this process. Otherwise `function` must be a module-level function; processes are spawned, not
-    forked, because the parent may have threads (torch, tokenizers) whose locks a fork would copy.
+    One worker means this process, and None one per core. Otherwise `function` must be a module-level function;
+    processes are spawned, not forked, because the parent may have threads (torch, tokenizers) whose locks a fork would
+    copy. on, shared: those of a Ray cluster instead (`ray_cluster.connected`), None then for all that it has room for.
     """
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise UsageError(f"workers must be at least 1, got {workers}")
+    if on:
+        with connected(on, at_once=workers, shared=shared) as cluster:
+            yield from cluster.in_order(partial(cluster.submit, function), items)
+        return
+    workers = workers or available_cores()
     if workers == 1:
         yield from map(function, items)
         return

@@ -46,15 +46,18 @@ def extract(
     dump: str | Path,
     out: str | Path,
     *,
-    workers: int = 1,
+    workers: int | None = 1,
+    on: str = "",
     shard_bytes: int = articles.SHARD_BYTES,
     on_progress: Advance | None = None,
 ) -> Built:
     """Turn a MediaWiki XML dump (.xml, .xml.bz2, .xml.gz) into the articles folder `out`.
 
     Redirects, pages outside the main namespace, pages without prose and pages that mwparserfromhell cannot parse are
-    left out and counted in the manifest's `skipped`. The result does not depend on `workers`. Progress is in bytes of
-    the dump file. A dump that ends early or is damaged is a PruneonceError, and leaves no manifest.
+    left out and counted in the manifest's `skipped`. workers: processes, None: one per core; on: "ray" or
+    "ray://HOST:PORT", and workers then its tasks at once, None for all that fit. The result depends on neither.
+    Progress is in bytes of the dump file. A dump that ends early or is damaged is a PruneonceError, and leaves no
+    manifest.
     """
     dump = Path(dump)
     if dump.suffix not in _SUFFIXES:
@@ -63,7 +66,7 @@ def extract(
     skipped: Counter[str] = Counter()
     return articles.make(
         out,
-        lambda: _articles(dump, workers, skipped, on_progress or no_progress),
+        lambda: _articles(dump, workers, on, skipped, on_progress or no_progress),
         source=source,
         skipped=skipped,
         shard_bytes=shard_bytes,
@@ -71,10 +74,10 @@ def extract(
 
 
 def _articles(
-    dump: Path, workers: int, skipped: Counter[str], on_progress: Advance
+    dump: Path, workers: int | None, on: str, skipped: Counter[str], on_progress: Advance
 ) -> Generator[tuple[str, str], None, None]:
     batches = _batches(read_pages(dump, skipped, on_progress))
-    for cleaned in ordered_map(_clean_batch, batches, workers=workers):
+    for cleaned in ordered_map(_clean_batch, batches, workers=workers, on=on):
         for title, text in cleaned:
             if text:
                 yield title, text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from pruneonce.files import check_writable, replacing
 from pruneonce.formats.stored_tensors import Array
 from pruneonce.progress import Advance, no_progress
 from pruneonce.remote_files import delivered, is_url
+from pruneonce.run.chunk_answers import answering
 from pruneonce.run.pipelines.embeddings import Embeddings
 from pruneonce.run.source_rows import BadRows, chunks, rows_of
 from pruneonce.run.text_rows import BadRow, TextRow
@@ -44,6 +46,9 @@ def embed_file(
     column: str = "text",
     keep: Sequence[str] = (),
     errors: str | Path | None = None,
+    on: str = "",
+    workers: int | None = None,
+    worker_threads: int = 1,
     on_progress: Advance | None = None,
     **options: Any,
 ) -> Embedded:
@@ -52,7 +57,9 @@ def embed_file(
     source: a file as of `read_texts`, or a pattern whose files are read one after the other; each, and `out`, may be a
     URL (`remote_files`). out: `.npy`, float32 [texts, size], or `.parquet`, a row per text with the vector as
     `embedding` and the columns `keep` of the source. errors: a `.jsonl` of the rows that hold no text, which have a
-    vector of NaN in .npy and none in .parquet; without it such a row is an error. options: of the pipeline's call.
+    vector of NaN in .npy and none in .parquet; without it such a row is an error. on: "ray" or "ray://HOST:PORT", where
+    so many workers with so many threads compute (`chunk_answers.answering`); the bytes written are the same. options:
+    of the pipeline's call.
     """
     openers = {".npy": _npy, ".parquet": _parquet}
     if Path(out).suffix not in openers:
@@ -67,15 +74,17 @@ def embed_file(
     rows = rows_of(source, column, keep)
     size = int(embeddings([], **options).shape[1])
     done = 0
+    waiting: deque[list[TextRow | BadRow]] = deque()  # chunks that are being answered
     with (
+        answering(embeddings, out, options, on=on, workers=workers, worker_threads=worker_threads) as answer_all,
         BadRows(errors) as bad,
         delivered(out) as place,
         replacing(place) as temporary,
         openers[place.suffix](temporary, size, keep) as write,
     ):
-        for chunk in chunks(rows, TEXTS_AT_ONCE):
-            texts = bad.set_aside(chunk)
-            write(chunk, _in_their_rows(chunk, embeddings(texts, **options), size))
+        for vectors in answer_all(bad.texts_of(chunks(rows, TEXTS_AT_ONCE), waiting)):
+            chunk = waiting.popleft()
+            write(chunk, _in_their_rows(chunk, vectors, size))
             done += len(chunk)
             advance(done, None, "texts")
         if done == bad.count:

@@ -33,6 +33,8 @@ class Model:
 
     def __init__(self, packed: PackedModel, *, isa: str | None = None, kernels: Kernels = "measured") -> None:
         self.isa = isa or _native.choose_isa()
+        self.kernels = kernels
+        self.file: Path | None = None  # that it was loaded from
         tensors = Tensors(packed, self.isa, kernels)
         self.family = tensors.family
         self.config = packed.config
@@ -260,9 +262,11 @@ def load_model(path: str | Path, *, isa: str | None = None, kernels: Kernels = "
         raise UsageError(str(error)) from error
     packed = read_packed(path)
     try:
-        return Model(packed, isa=isa, kernels=kernels)
+        model = Model(packed, isa=isa, kernels=kernels)
     except ValueError as error:
         raise PruneonceError(f"{path}: {error}") from error
+    model.file = path
+    return model
 
 
 def _labels(packed: PackedModel, classes: tuple[str, int] | None) -> list[str]:

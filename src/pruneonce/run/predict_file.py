@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +11,9 @@ from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import check_writable, replacing
 from pruneonce.progress import Advance, no_progress
 from pruneonce.remote_files import delivered, is_url
+from pruneonce.run.chunk_answers import answering
 from pruneonce.run.source_rows import BadRows, chunks, rows_of
-from pruneonce.run.text_rows import TextRow
+from pruneonce.run.text_rows import BadRow, TextRow
 
 TEXTS_AT_ONCE = 1024  # read, answered in batches of similar length, and written
 TASKS = ("text-classification", "token-classification", "fill-mask")  # a text has an answer of its own
@@ -31,13 +33,16 @@ def predict_file(
     *,
     column: str = "text",
     errors: str | Path | None = None,
+    on: str = "",
+    workers: int | None = None,
+    worker_threads: int = 1,
     on_progress: Advance | None = None,
     **options: Any,
 ) -> Answered:
     """A pipeline's answers to a file's texts, in order, into `out`, which is whole or not there.
 
-    pipeline: of a task in TASKS. source, errors: as of `embed_file`. out: `.jsonl`, a line {"text", "answer"} per text;
-    both are null for a row that held none. options: of the pipeline's call.
+    pipeline: of a task in TASKS. source, errors, on, workers, worker_threads: as of `embed_file`. out: `.jsonl`, a line
+    {"text", "answer"} per text; both are null for a row that held none. options: of the pipeline's call.
     """
     if pipeline.task not in TASKS:
         raise UsageError(f"files are answered for {', '.join(TASKS)}; this is {pipeline.task} (`embed` writes vectors)")
@@ -48,16 +53,16 @@ def predict_file(
     advance = on_progress or no_progress
     rows = rows_of(source, column)
     done = 0
+    waiting: deque[list[TextRow | BadRow]] = deque()  # chunks that are being answered
     with (
+        answering(pipeline, out, options, on=on, workers=workers, worker_threads=worker_threads) as answer_all,
         BadRows(errors) as bad,
         delivered(out) as place,
         replacing(place) as temporary,
         open(temporary, "w", encoding="utf-8") as stream,
     ):
-        for chunk in chunks(rows, TEXTS_AT_ONCE):
-            texts = bad.set_aside(chunk)
-            found = pipeline(texts, **options) if texts else []
-            answers = iter([found] if pipeline.task == "fill-mask" and len(texts) == 1 else found)
+        for found in answer_all(bad.texts_of(chunks(rows, TEXTS_AT_ONCE), waiting)):
+            chunk, answers = waiting.popleft(), iter(found)
             for row in chunk:
                 text, answer = (row.text, next(answers)) if isinstance(row, TextRow) else (None, None)
                 stream.write(json.dumps({"text": text, "answer": answer}, ensure_ascii=False) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -72,6 +73,15 @@ class BadRows:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.__exit__(kind, error, trace)
+
+    def texts_of(
+        self, chunks: Iterable[list[TextRow | BadRow]], waiting: deque[list[TextRow | BadRow]]
+    ) -> Iterator[list[str]]:
+        """The texts of each chunk; the chunk itself goes to the end of `waiting`, until its answers are there."""
+        for chunk in chunks:
+            texts = self.set_aside(chunk)
+            waiting.append(chunk)
+            yield texts
 
     def set_aside(self, chunk: list[TextRow | BadRow]) -> list[str]:
         """The texts of a chunk; rows that hold none are written down, and are `BadRow` in `chunk` afterwards."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
@@ -62,6 +62,17 @@ def _fastest(candidates: Mapping[str, Callable[[], Weight]], key: _Key) -> Weigh
     seconds = {name: _seconds(weight) for name, weight in weights.items()}
     _chosen[key] = min(seconds, key=seconds.__getitem__)
     return weights[_chosen[key]]
+
+
+def measured_choices() -> list[tuple[list[Any], str]]:
+    """What was measured in this process: (what was to be multiplied, its fastest kernel)."""
+    return sorted((list(key), name) for key, name in _chosen.items())
+
+
+def adopt_choices(choices: Iterable[tuple[list[Any], str]]) -> None:
+    """Take another process's measurements for this one's: models that are loaded after it have that one's bits."""
+    for key, name in choices:
+        _chosen[tuple(key)] = name
 
 
 def _float_kernels(matrix: Csr, isa: str) -> dict[str, Callable[[], Weight]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +22,7 @@ from pruneonce.formats.record import Provenance
 from pruneonce.machine import available_cores
 from pruneonce.models.hub import quiet_transformers
 from pruneonce.progress import OpenBar
+from pruneonce.ray_cluster import connected
 from pruneonce.recipe import Recipe
 from pruneonce.stages import RUNNERS, StageOptions
 from pruneonce.study.index import write_study
@@ -41,27 +45,34 @@ class StudyResult:
         return missing is not None
 
 
-def run_study(plan: Plan, open_bar: OpenBar, jobs: int = 1) -> StudyResult:
+def run_study(plan: Plan, open_bar: OpenBar, jobs: int | None = None, on: str = "") -> StudyResult:
     """Run every node into `plan.out`/NAME. A run that fails is noted, and so are those that need it; others go on.
 
     open_bar: shows each run, or all where they are side by side. jobs: runs at the same time, each in a process of its
     own with an equal share of the cores; small models gain from it, since their steps keep no more than a core busy.
+    None: one. on: "ray" or "ray://HOST:PORT", whose nodes share the study's folder and all that it reads: runs are its
+    tasks, with an equal share of its CPUs each and a GPU where there are any; jobs None: as many as it has nodes.
     """
     if world_size() > 1:
         raise UsageError("a study runs in one process: run its recipes with torchrun one by one")
     with filling(plan.out):
-        return _run_all(plan, open_bar, jobs)
+        return _run_all(plan, open_bar, jobs, on)
 
 
-def _run_all(plan: Plan, open_bar: OpenBar, jobs: int) -> StudyResult:
+def _run_all(plan: Plan, open_bar: OpenBar, jobs: int | None, on: str) -> StudyResult:
     write_study(plan, {})
     if any(node.stage in ("teacher", "prune", "compress") for node in plan.nodes.values()):
         make_corpus(plan, open_bar)
     result = StudyResult()
-    if jobs == 1:
+    if on:
+        with connected(on, cpus=None, at_once=jobs, shared=plan.out, gpus=True) as cluster:
+            submit = partial(cluster.submit, _run_there, cluster.cpus)
+            _side_by_side(plan, open_bar, result, jobs or cluster.workers, submit)
+    elif jobs is None or jobs == 1:
         _one_by_one(plan, open_bar, result)
     else:
-        _side_by_side(plan, open_bar, result, jobs)
+        with _processes(jobs) as pool:
+            _side_by_side(plan, open_bar, result, jobs, lambda *what: pool.submit(_run_node, *what))
     write_study(plan, result.failures)
     return result
 
@@ -79,33 +90,39 @@ def _one_by_one(plan: Plan, open_bar: OpenBar, result: StudyResult) -> None:
                 result.failures[node.name] = str(error)
 
 
-def _side_by_side(plan: Plan, open_bar: OpenBar, result: StudyResult, jobs: int) -> None:
+def _side_by_side(
+    plan: Plan, open_bar: OpenBar, result: StudyResult, jobs: int, submit: Callable[..., Future[Provenance]]
+) -> None:
+    waiting = dict(plan.nodes)
+    running: dict[Future[Provenance], str] = {}
+    with open_bar(f"{len(plan.nodes)} runs") as advance:
+        while waiting or running:
+            for name, node in list(waiting.items()):
+                if result.lacks_parent(node):
+                    del waiting[name]
+                elif len(running) < jobs and all(parent in result.records for parent in node.parents):
+                    del waiting[name]
+                    running[submit(node.stage, node.recipe, plan.out / name)] = name
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                name = running.pop(future)
+                try:
+                    result.records[name] = future.result()
+                except PruneonceError as error:
+                    result.failures[name] = str(error)
+                advance(len(result.records) + len(result.failures), len(plan.nodes), name)
+
+
+@contextlib.contextmanager
+def _processes(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Of this machine, with an equal share of its cores each."""
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
         context.set_forkserver_preload(["pruneonce.stages"])  # imports once what every worker needs
-    waiting = dict(plan.nodes)
-    running: dict[Future[Provenance], str] = {}
     threads = max(1, available_cores() // jobs)
-    with (
-        ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker, initargs=(threads,)) as pool,
-        open_bar(f"{len(plan.nodes)} runs") as advance,
-    ):
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker, initargs=(threads,)) as pool:
         try:
-            while waiting or running:
-                for name, node in list(waiting.items()):
-                    if result.lacks_parent(node):
-                        del waiting[name]
-                    elif len(running) < jobs and all(parent in result.records for parent in node.parents):
-                        del waiting[name]
-                        running[pool.submit(_run_node, node.stage, node.recipe, plan.out / name)] = name
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    name = running.pop(future)
-                    try:
-                        result.records[name] = future.result()
-                    except PruneonceError as error:
-                        result.failures[name] = str(error)
-                    advance(len(result.records) + len(result.failures), len(plan.nodes), name)
+            yield pool
         except BrokenProcessPool as error:
             raise PruneonceError(
                 "a worker process was killed, most often for want of memory: give fewer --jobs, then run the same "
@@ -124,6 +141,13 @@ def _begin_worker(threads: int) -> None:
 
 def _run_node(stage: str, recipe: Recipe, out: Path) -> Provenance:
     return RUNNERS[stage](recipe, StageOptions(out))
+
+
+def _run_there(threads: int, stage: str, recipe: Recipe, out: Path) -> Provenance:
+    """In a worker of a cluster."""
+    torch.set_num_threads(threads)
+    quiet_transformers()
+    return _run_node(stage, recipe, out)
 
 
 def make_corpus(plan: Plan, open_bar: OpenBar) -> Path:
