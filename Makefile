@@ -8,7 +8,7 @@ ifneq ($(wildcard ../shared/data/glue),)
 export PRUNEONCE_TEST_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: quickstart test quick test-lowest lint check campaign sanitize check-arm stub docs site bench bench-serving rivals \
+.PHONY: quickstart test quick test-lowest test-ray lint check campaign sanitize check-arm stub docs site bench bench-serving rivals \
   dist dist-arm clean
 
 quickstart: .venv/train.done
@@ -28,6 +28,10 @@ quick: .venv/dev.done
 # written by the newest nanobind.
 test-lowest: .venv-lowest/done
 	.venv-lowest/bin/python -m pytest -W default --deselect tests/test_package.py::test_the_stub_of_the_native_module_is_up_to_date
+
+# `--on ray` on a cluster of two nodes on this machine, in an environment of its own: Ray is 80 MB to fetch.
+test-ray: .venv-ray/done
+	.venv-ray/bin/python -m pytest tests/test_ray.py
 
 lint: .venv/dev.done
 	$(BIN)/ruff check src tests benchmarks packaging docs/*.py
@@ -113,7 +117,7 @@ rivals:
 	-$(RIVALS)/infinity/bin/pip install -q "infinity-emb[server,torch]" $(shell grep ^torch== constraints.txt) # old pins
 
 clean:
-	rm -rf .venv .venv-lowest .venv-dist .venv-site .rivals build dist \
+	rm -rf .venv .venv-lowest .venv-ray .venv-dist .venv-site .rivals build dist \
 	  .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 .venv/train.done: pyproject.toml constraints.txt
@@ -140,6 +144,12 @@ clean:
 	$(PYTHON) -m venv .venv-lowest
 	PIP_CONSTRAINT=$(CURDIR)/constraints-lowest.txt .venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check \
 	  --editable ".[train,onnxruntime]" pytest hypothesis scipy scikit-learn
+	@touch $@
+
+.venv-ray/done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  --editable ".[train,ray]" pytest hypothesis
 	@touch $@
 
 .venv/bin/python:

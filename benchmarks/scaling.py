@@ -1,16 +1,19 @@
 """What the pieces of a large run cost here, and what follows for more machines: the figures of docs/scaling.md.
 
-    python benchmarks/scaling.py [--pieces data,embed,masks,train] [--json scaling.json] [--page docs/scaling.md]
+    python benchmarks/scaling.py [--pieces data,embed,ray,masks,train] [--json scaling.json] [--page docs/scaling.md]
 
 Run it where nothing else runs. data: `build` with one worker and more. embed: `embed_file` with one thread and more.
-masks: one update of BERT-base's, and the bits that are sent. train: a step of recipes/bert-base/prune-90.toml, by
-`pruneonce doctor`'s own probe. --page writes the tables between the page's marks; what was not measured this time
-stays as the record says, if --json names one that is there.
+ray: `embed_file` on a cluster of this machine's cores with one worker and more, and what the process that reads and
+writes can do alone; without Ray it is left out. masks: one update of BERT-base's, and the bits that are sent. train: a
+step of recipes/bert-base/prune-90.toml, by `pruneonce doctor`'s own probe. --page writes the tables between the page's
+marks; what was not measured this time stays as the record says, if --json names one that is there.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
 import json
 import tempfile
 import time
@@ -74,6 +77,39 @@ def measure_embed() -> dict[str, Any]:
     return {"texts_per_second": rates}
 
 
+def measure_ray() -> dict[str, Any]:
+    """Texts per second of `embed_file` in one thread here, by workers of a cluster here, and without any of their work.
+
+    From the first chunk on, so that neither the start of a cluster nor the loading of a model is in them. alone: all
+    chunks are finished already, and only read, found and written.
+    """
+    assets = fetch_assets()
+    lines = assets.wikipedia.read_text(encoding="utf-8").splitlines()
+    with tempfile.TemporaryDirectory() as scratch:
+        packed, source, out = (Path(scratch) / name for name in ("m.pruneonce", "texts.jsonl", "v.npy"))
+        export_packed(assets.model, packed)
+        source.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        embeddings: Any = pipeline("embeddings", packed, threads=1)
+
+        def rate(keep: bool = False, **options: Any) -> float:
+            times = []
+
+            def advance(done: float, *_: Any) -> None:
+                times.append((time.perf_counter(), done))
+                if keep and done == len(lines):
+                    raise KeyboardInterrupt
+
+            with contextlib.suppress(KeyboardInterrupt):
+                embed_file(embeddings, source, out, on_progress=advance, **options)
+            return (times[-1][1] - times[0][1]) / (times[-1][0] - times[0][0])
+
+        here = rate()
+        workers = [count for count in _up_to(available_cores()) if count <= available_cores()]
+        rates = {str(count): rate(on="ray", workers=count, keep=count == workers[-1]) for count in workers}
+        alone = rate(on="ray")
+    return {"one_thread_here": here, "texts_per_second": rates, "alone": alone}
+
+
 def measure_masks() -> dict[str, Any]:
     """Seconds to rank BERT-base's prunable weights once, matrix by matrix, and to pack them to bits."""
     import torch
@@ -96,7 +132,13 @@ def measure_train() -> dict[str, Any]:
     return asdict(found)
 
 
-PIECES = {"data": measure_data, "embed": measure_embed, "masks": measure_masks, "train": measure_train}
+PIECES = {
+    "data": measure_data,
+    "embed": measure_embed,
+    "ray": measure_ray,
+    "masks": measure_masks,
+    "train": measure_train,
+}
 
 
 def step_seconds(alone: float, processes: int, gigabits: float) -> float:
@@ -107,6 +149,12 @@ def step_seconds(alone: float, processes: int, gigabits: float) -> float:
     """
     sent_bits = 8 * 4 * BERT_BASE_PARAMETERS * 2 * (processes - 1) / processes
     return alone / processes + sent_bits / (gigabits * 1e9)
+
+
+def cluster_rate(found: dict[str, Any], workers: int) -> float:
+    """Texts per second of so many workers like the most that were measured, if the process that feeds them keeps up."""
+    most = max(found["texts_per_second"], key=int)
+    return min(found["alone"], found["texts_per_second"][most] / int(most) * workers)
 
 
 def section(record: dict[str, Any]) -> str:
@@ -122,6 +170,26 @@ def section(record: dict[str, Any]) -> str:
             rates = record[piece][key]
             lines += [f"| {count} | {rate:,.0f} | {rate / int(count):,.0f} |" for count, rate in rates.items()]
             lines.append("")
+    if "ray" in record:
+        found = record["ray"]
+        rates = {int(count): rate for count, rate in found["texts_per_second"].items()}
+        most = max(rates)
+        lines += [
+            "| workers of `embed --on ray` | texts/s | per core | of one thread without Ray |",
+            "|---|---|---|---|",
+        ]
+        lines += [
+            f"| {count} | {rate:,.0f} | {rate / count:,.0f} | {rate / count / found['one_thread_here']:.0%} |"
+            for count, rate in rates.items()
+        ]
+        full = found["alone"] / (rates[most] / most)
+        lines += [
+            "",
+            f"The process that reads, keeps and writes can do {found['alone']:,.0f} texts/s alone: it is what bounds a "
+            f"cluster, from {full:,.0f} workers like these on. Extrapolated, with nothing else in the way "
+            f"(`cluster_rate`): {cluster_rate(found, 64):,.0f} texts/s with 64 workers.",
+            "",
+        ]
     if "masks" in record:
         masks = record["masks"]
         lines += [
@@ -155,7 +223,8 @@ def _up_to(cores: int) -> list[int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pieces", default=",".join(PIECES))
+    usual = [piece for piece in PIECES if piece != "ray" or importlib.util.find_spec("ray")]
+    parser.add_argument("--pieces", default=",".join(usual))
     parser.add_argument("--json", type=Path, help="record to add to")
     parser.add_argument("--page", type=Path, help="page to write the tables into")
     chosen = parser.parse_args()
