@@ -20,6 +20,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -31,11 +32,13 @@ from pruneonce.data.build import build
 from pruneonce.files import read_json, write_json, write_text
 from pruneonce.machine import available_cores
 from pruneonce.recipe import load_recipe, recipes_folder
+from pruneonce.run import embed_file as embed_module
 from pruneonce.run.embed_file import embed_file
 from pruneonce.run.pipelines import pipeline
 
 BEGIN, END = "<!-- below: written by benchmarks/scaling.py -->\n", "<!-- end of what was measured -->\n"
 TEXTS = 4000  # embedded
+RAY_TEXTS = 256  # of a chunk that a worker of a cluster gets: enough chunks for a rate, each of seconds
 PROCESSES = (1, 8, 64)  # that a run is extrapolated to
 GIGABITS = (10, 100)  # per second between nodes
 BERT_BASE_PARAMETERS = 110e6  # all of them get gradients, which are summed over processes in every step
@@ -80,19 +83,19 @@ def measure_embed() -> dict[str, Any]:
 def measure_ray() -> dict[str, Any]:
     """Texts per second of `embed_file` in one thread here, by workers of a cluster here, and without any of their work.
 
-    From the first chunk on, so that neither the start of a cluster nor the loading of a model is in them. alone: all
-    chunks are finished already, and only read, found and written.
+    From the end of each worker's first chunk on, so that neither the start of a cluster nor the loading of a model is
+    in them. alone: all chunks are finished already, and only read, found and written.
     """
     assets = fetch_assets()
-    lines = assets.wikipedia.read_text(encoding="utf-8").splitlines()
+    lines = [line for line in assets.wikipedia.read_text(encoding="utf-8").split("\n") if line.strip()]
     with tempfile.TemporaryDirectory() as scratch:
         packed, source, out = (Path(scratch) / name for name in ("m.pruneonce", "texts.jsonl", "v.npy"))
         export_packed(assets.model, packed)
         source.write_text("\n".join(lines) + "\n", encoding="utf-8")
         embeddings: Any = pipeline("embeddings", packed, threads=1)
 
-        def rate(keep: bool = False, **options: Any) -> float:
-            times = []
+        def rate(workers: int = 1, keep: bool = False, **options: Any) -> float:
+            times: list[tuple[float, float]] = []
 
             def advance(done: float, *_: Any) -> None:
                 times.append((time.perf_counter(), done))
@@ -100,13 +103,17 @@ def measure_ray() -> dict[str, Any]:
                     raise KeyboardInterrupt
 
             with contextlib.suppress(KeyboardInterrupt):
-                embed_file(embeddings, source, out, on_progress=advance, **options)
-            return (times[-1][1] - times[0][1]) / (times[-1][0] - times[0][0])
+                embed_file(embeddings, source, out, workers=workers, on_progress=advance, **options)
+            (begun, before), (ended, after) = times[workers - 1], times[-1]
+            return (after - before) / (ended - begun)
 
-        here = rate()
-        workers = [count for count in _up_to(available_cores()) if count <= available_cores()]
-        rates = {str(count): rate(on="ray", workers=count, keep=count == workers[-1]) for count in workers}
-        alone = rate(on="ray")
+        with mock.patch.object(embed_module, "TEXTS_AT_ONCE", RAY_TEXTS):
+            here = rate()
+            counts = [count for count in _up_to(available_cores()) if count <= available_cores()]
+            rates = {str(count): rate(count, count == counts[-1], on="ray") for count in counts}
+            if not (out.parent / f".{out.name}.chunks").is_dir():
+                raise SystemExit("the last run left no finished chunks: this would measure another thing")
+            alone = rate(on="ray")
     return {"one_thread_here": here, "texts_per_second": rates, "alone": alone}
 
 

@@ -15,7 +15,7 @@ import pytest
 from pruneonce.bench.inference.rivals import PACKAGES
 from pruneonce.privacy import SWITCHES, silence_dependencies, silence_openvino
 
-TALKERS = ("onnxruntime", "openvino", "nncf", "transformers", "datasets", "huggingface_hub")
+TALKERS = ("onnxruntime", "openvino", "nncf", "transformers", "datasets", "huggingface_hub", "ray")
 # What imports one of TALKERS first, and how.
 ENTRY_POINTS = {
     "command line": "import pruneonce.__main__, pruneonce.cli.app, transformers",

@@ -49,6 +49,7 @@ def nodes():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_raylet_start_wait_time_s", "300")  # where others keep the cores busy
         started = Nodes(initialize_head=True, head_node_args=NODE | {"ray_client_server_port": free_port()})
         started.add_node(num_cpus=1, object_store_memory=80 << 20)
         patch.setenv("RAY_ADDRESS", started.address)
@@ -244,11 +245,11 @@ def test_a_row_that_holds_no_text_is_an_error_without_a_file_for_it(nodes, model
 
 
 def test_an_error_of_the_work_itself_is_that_of_a_local_run(nodes, models, source, tmp_path):
-    options = {"truncation": False, "max_length": 4, "errors": tmp_path / "e.jsonl"}
+    source.write_text(json.dumps({"text": "the old city " * 1000}) + "\n")
     told = []
     for on in ("", "ray"):
         with pytest.raises(PruneonceError) as error:
-            embed_file(models[0], source, tmp_path / "v.npy", on=on, **options)
+            embed_file(models[0], source, tmp_path / "v.npy", on=on, truncation=False)
         told.append((type(error.value), str(error.value)))
     assert told[0] == told[1]
 
@@ -258,6 +259,26 @@ def test_a_cluster_that_is_not_there_is_one_line(nodes, monkeypatch):
     with pytest.raises(PruneonceError, match="cannot be reached") as told, connected("ray"):
         pass
     assert "\n" not in str(told.value)
+
+
+def test_nodes_without_pruneonce_are_one_line(nodes, tmp_path, monkeypatch):
+    from ray.cluster_utils import Cluster as Nodes
+
+    (tmp_path / "pruneonce").mkdir()
+    (tmp_path / "pruneonce" / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'pruneonce'\")\n")
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        lacking = Nodes(initialize_head=True, head_node_args=NODE)
+    monkeypatch.setenv("RAY_ADDRESS", lacking.address)
+    try:
+        with (
+            connected("ray") as cluster,
+            pytest.raises(PruneonceError, match="its nodes have no pruneonce: install") as told,
+        ):
+            cluster.submit(len, "abc").result(timeout=600)
+        assert "\n" not in str(told.value)
+    finally:
+        lacking.shutdown()
 
 
 def test_more_threads_than_a_node_has_are_one_line(nodes):

@@ -28,6 +28,7 @@ from pruneonce.machine import available_cores
 
 IN_FLIGHT_PER_WORKER = 3  # one running, one queued, one waiting for its turn to be written
 MAX_RETRIES = 3  # of a piece whose worker or node was killed
+CONNECT_SECONDS = 10  # until somebody answers at a cluster's address
 LOOK_SECONDS = 5  # between looks at how large the cluster is: nodes come and go
 
 _Item = TypeVar("_Item")
@@ -151,11 +152,12 @@ def connected(
     """A Ray cluster for the length of the block.
 
     on: "ray": that of $RAY_ADDRESS, or the one that runs on this machine, or else one that is started here for the
-    block, with this machine's cores; "ray://HOST:PORT": one elsewhere, by its client port. cpus: of each piece of work;
-    None: an equal share of the cluster's. at_once: pieces that run at the same time; None: as many as fit, or, with
-    equal shares, as many as there are nodes. shared: what the work writes; then relative paths begin where this process
-    runs, and a worker that does not see what lies beside it is an error. gpus: each piece has one, where the cluster
-    has any. UsageError without Ray; PruneonceError if the cluster cannot be reached.
+    block, with this machine's cores; "ray://HOST:PORT": one elsewhere, by its client port. A process that is connected
+    already stays where it is. cpus: of each piece of work; None: an equal share of the cluster's. at_once: pieces that
+    run at the same time; None: as many as fit, or, with equal shares, as many as there are nodes. shared: what the work
+    writes; then relative paths begin where this process runs, and a worker that does not see what lies beside it is an
+    error. gpus: each piece has one, where the cluster has any. UsageError without Ray; PruneonceError if the cluster
+    cannot be reached.
     """
     check_on(on)
     if at_once is not None and at_once < 1:
@@ -186,8 +188,10 @@ def _connect(ray: Any, on: str) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = os.environ.get("RAY_ADDRESS") or "auto" if on == "ray" else on
     try:
+        _look_for(address)
         try:
-            ray.init(address=address, **quiet)
+            with _one_attempt():
+                ray.init(address=address, **quiet)
         except ConnectionError:
             if address != "auto":
                 raise
@@ -197,6 +201,26 @@ def _connect(ray: Any, on: str) -> None:
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:  # versions that differ, among others
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise PruneonceError(f"{on}: the cluster at {address} cannot be reached: {reason[0][:200]}") from error
+
+
+def _look_for(address: str) -> None:
+    """OSError if nobody listens there: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+
+
+@contextlib.contextmanager
+def _one_attempt() -> Iterator[None]:
+    """Ray gives up a cluster that has gone, whose address lies in its files still, after one attempt and not twenty."""
+    name = "RAY_gcs_server_port_wait_time_s"
+    given = os.environ.get(name)
+    os.environ[name] = given or "1"
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[name]
 
 
 def _cpus_of_nodes(ray: Any) -> list[int]:
