@@ -49,7 +49,6 @@ def nodes():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_raylet_start_wait_time_s", "300")  # where others keep the cores busy
         started = Nodes(initialize_head=True, head_node_args=NODE | {"ray_client_server_port": free_port()})
         started.add_node(num_cpus=1, object_store_memory=80 << 20)
         patch.setenv("RAY_ADDRESS", started.address)
@@ -261,24 +260,21 @@ def test_a_cluster_that_is_not_there_is_one_line(nodes, monkeypatch):
     assert "\n" not in str(told.value)
 
 
-def test_nodes_without_pruneonce_are_one_line(nodes, tmp_path, monkeypatch):
-    from ray.cluster_utils import Cluster as Nodes
+def test_nodes_without_pruneonce_are_one_line_in_a_process_that_is_connected_already(nodes, tmp_path):
+    import ray
 
     (tmp_path / "pruneonce").mkdir()
     (tmp_path / "pruneonce" / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'pruneonce'\")\n")
-    with monkeypatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(tmp_path))
-        lacking = Nodes(initialize_head=True, head_node_args=NODE)
-    monkeypatch.setenv("RAY_ADDRESS", lacking.address)
+    ray.init(nodes.address, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": str(tmp_path)}})
     try:
-        with (
-            connected("ray") as cluster,
-            pytest.raises(PruneonceError, match="its nodes have no pruneonce: install") as told,
-        ):
-            cluster.submit(len, "abc").result(timeout=600)
+        with connected("ray") as cluster:
+            begun = cluster.submit(len, "abc")
+            with pytest.raises(PruneonceError, match="its nodes have no pruneonce: install") as told:
+                begun.result(timeout=600)
         assert "\n" not in str(told.value)
+        assert ray.is_initialized(), "the connection is its maker's to end"
     finally:
-        lacking.shutdown()
+        ray.shutdown()
 
 
 def test_more_threads_than_a_node_has_are_one_line(nodes):

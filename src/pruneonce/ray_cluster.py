@@ -121,7 +121,7 @@ class Cluster:
         cause = getattr(error, "cause", None)
         if isinstance(error, errors.RayTaskError) and isinstance(cause, PruneonceError):
             return cause
-        if isinstance(error, errors.RayTaskError) and "failed to import" in str(error):
+        if isinstance(error, errors.RayTaskError) and "No module named 'pruneonce" in str(error):
             return PruneonceError(f"{self._on}: its nodes have no pruneonce: install {_own_version()} on all of them")
         if isinstance(error, errors.RayError) and not isinstance(error, errors.RayTaskError):
             return PruneonceError(
