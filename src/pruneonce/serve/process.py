@@ -20,15 +20,15 @@ from pruneonce import _native
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.run.model import load_model
 from pruneonce.run.weights import Kernels
-from pruneonce.serve import endpoint
-from pruneonce.serve.application import application
+from pruneonce.serve import endpoint, server
+from pruneonce.serve.application import MODEL_PATHS, application
 from pruneonce.serve.connection import connection_class
-from pruneonce.serve.endpoint import Server
 from pruneonce.serve.limits import Limits
 from pruneonce.serve.metrics import Metrics
 from pruneonce.serve.refusal import Refusal
 from pruneonce.serve.route import Models
 from pruneonce.serve.served_model import ServedModel, Threads
+from pruneonce.serve.server import Server
 
 KEY_VARIABLE = "PRUNEONCE_API_KEY"
 OTHER_FILES = 256  # that are no connections
@@ -88,7 +88,7 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
         sys.setswitchinterval(SWITCH_SECONDS)
         config = uvicorn.Config(
             application(shared, settings.cors_origins),
-            http=connection_class(settings.limits),
+            http=connection_class(shared, frozenset() if settings.cors_origins else MODEL_PATHS),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -111,7 +111,7 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
         async def run() -> None:
             for model in models:
                 try:
-                    await model.probe()
+                    await model.warm_up()
                 except Refusal as refusal:
                     raise PruneonceError(f"serve: {refusal.message}") from refusal
             await server.serve([listener])
@@ -224,7 +224,7 @@ def _log_to_stderr() -> None:
     """Lines as they are: requests are JSON, the rest is rare."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    for logger, level in ((endpoint.access, logging.INFO), (endpoint.errors, logging.INFO)):
+    for logger, level in ((server.access, logging.INFO), (endpoint.errors, logging.INFO)):
         logger.addHandler(handler)
         logger.setLevel(level)
         logger.propagate = False
