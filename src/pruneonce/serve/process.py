@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -114,6 +115,8 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
                     await model.warm_up()
                 except Refusal as refusal:
                     raise PruneonceError(f"serve: {refusal.message}") from refusal
+            gc.collect()
+            gc.freeze()  # modules and models stay: who looks for garbage need not go through them, which takes long
             await server.serve([listener])
 
         uvicorn_loop = config.get_loop_factory()

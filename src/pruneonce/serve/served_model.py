@@ -139,6 +139,8 @@ class ServedModel:
             raise
         finally:
             self.requests -= 1
+            if gone is not None:
+                gone.remove_done_callback(request.abandon)
             request.release()
         answer.characters = sum(map(len, question.texts))
         self._observe(answer)
@@ -259,8 +261,8 @@ class _Request:
             return
         try:
             begin = time.perf_counter()
-            self._parts = self._question.ask()
-            wanted = next(self._parts)
+            self._parts = parts = self._question.ask()
+            wanted = next(parts)
             self._tokenization_seconds = time.perf_counter() - begin
             tokens = sum(wanted.lengths)
             if tokens > self._model.limits.tokens:
@@ -268,10 +270,11 @@ class _Request:
                 raise Refusal(f"the request has {tokens:,} tokens, this server takes {most} at once", status=413)
             self.recount(tokens)
             self._question.check(wanted)
-            self._job = Job(wanted, self._computed)
+            self._job = job = Job(wanted, self._computed)
             if self._abandoned:  # before there was a job to cancel
+                self._job = None
                 return
-            self._model._scheduler.submit(self._job)
+            self._model._scheduler.submit(job)
         except BaseException as error:
             self._fail(error)
 
@@ -283,9 +286,11 @@ class _Request:
                 self._tokens = tokens
 
     def release(self) -> None:
+        """It is over. Its tokens and text go at once: in a cycle they would lie here until Python looks for those."""
         with self._model.counting:
             self._model.tokens -= self._tokens
             self._released = True
+        self._job = self._parts = None
 
     def _computed(self, job: Job) -> None:
         """On a thread for answers, or the scheduler's where a batch failed."""
@@ -296,9 +301,11 @@ class _Request:
             self._finish(job)
 
     def _finish(self, job: Job) -> None:
+        parts = self._parts
+        if parts is None:  # nobody waits any more
+            return
         try:
-            assert self._parts is not None
-            body = self._question.respond(answered(self._parts, job.outputs), job.wanted)
+            body = self._question.respond(answered(parts, job.outputs), job.wanted)
             cut = sum(bool(each.overflowing) for each in job.wanted.encodings) if self._question.cuts else 0
             answer = Answer(
                 body,
