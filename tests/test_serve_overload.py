@@ -24,7 +24,7 @@ from pruneonce.serve.limits import Limits
 from pruneonce.serve.scheduler import Job
 from pruneonce.serve.workers import Workers
 
-PATIENCE = 60
+PATIENCE = 20
 ASKED = json.dumps({"inputs": "the film"}).encode()
 
 
@@ -101,6 +101,7 @@ async def held(app, stopped):
     """One request that the model has begun to compute; it has no room for another then."""
     plug = asyncio.ensure_future(post(app, {"inputs": "plug"}))
     while not stopped.began.is_set():
+        assert not plug.done()
         await asyncio.sleep(0.001)
     assert app.server.models.full
     return plug
@@ -110,11 +111,11 @@ def test_under_overload_a_request_is_refused_whatever_its_body_is_and_no_byte_of
     """Reading it would take the time of those that are answered. The connection stays for the next request."""
     app, stopped = full
     read = []
-    monkeypatch.setattr("pruneonce.serve.endpoint.read_json", lambda kind, body: read.append(body))
 
     async def crowd():
         async with listening(app) as (connect, connections):
             plug, client = await held(app, stopped), await connect()
+            monkeypatch.setattr("pruneonce.serve.endpoint.read_json", lambda kind, body: read.append(body))
             refused = [await client.ask(request(body)) for body in (ASKED, b"{", b"", b"x" * 100_000)]
             (connection,) = connections
             assert connection.cycle is None, "uvicorn has made nothing of them"
