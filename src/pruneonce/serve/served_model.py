@@ -115,6 +115,7 @@ class ServedModel:
         metrics.gauge("te_queue_size", "Requests that wait for their model", name, self._scheduler.waiting)
         metrics.gauge("pruneonce_requests", "Requests that are not answered yet", name, lambda: self.requests)
         metrics.gauge("pruneonce_tokens", "Tokens of requests that are not answered yet", name, lambda: self.tokens)
+        metrics.gauge("pruneonce_wait_seconds", "Seconds that these take, about", name, lambda: self.seconds_to_answer)
 
     def can(self, ability: str) -> bool:
         return ability in self.pipelines
@@ -197,8 +198,8 @@ class ServedModel:
 
     @property
     def seconds_to_answer(self) -> float:
-        """What has been admitted, about."""
-        return self.tokens / self._tokens_per_second if self._tokens_per_second else 1.0
+        """What has been admitted, about; 0 where its speed is not known yet."""
+        return self.tokens / self._tokens_per_second if self._tokens_per_second else 0.0
 
     def overloaded(self) -> Refusal:
         return Refusal(
