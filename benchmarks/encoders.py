@@ -291,7 +291,7 @@ def lines(record: dict[str, Any]) -> list[str]:
         f"{machine['processor']}, {record['threads']} threads; {record['date']}. 512 texts of "
         f"{record['mean_tokens']:.0f} tokens on average, {AT_ONCE} a call. Every engine is a process of its own, "
         f"stopped while another is timed; {ROUNDS} rounds of {SECONDS:g} s in shuffled order: median (least to most), "
-        "and how many times the first row's. Differences are from the first row's vectors, of length 1. QQP: average precision "
+        "and how many times the first row's. Differences are from its vectors, of length 1. QQP: average precision "
         "of pairs by cosine. MRR@10: SQuAD's dev questions among its paragraphs. Both are by evaluators of "
         "sentence-transformers.",
     ]

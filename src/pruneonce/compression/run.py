@@ -15,12 +15,13 @@ from typing import Any
 from pruneonce.bench.inference.record import read_bench
 from pruneonce.bench.inference.run import BenchSettings, run_on_folder
 from pruneonce.bench.measure import paired_ratio
+from pruneonce.bench.speed_limits import peak_gflops
 from pruneonce.compression.comparison import compare
 from pruneonce.compression.plan import Plan, fastest_precision, longest_text, plan_for, recipe_for
 from pruneonce.compression.report import CompressionReport, Timing, markdown
 from pruneonce.compression.rounding import round_to_int8
 from pruneonce.compression.texts import build_corpus, default_texts, warnings_about
-from pruneonce.convert.inspect_folder import zeros_of_pruned
+from pruneonce.convert.inspect_folder import pruned_matrices, zeros_of_pruned
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.cost.doctor import describe_machine
 from pruneonce.errors import OtherInputsError, UsageError
@@ -165,6 +166,8 @@ def _compress(wanted: CompressRecipe, texts: Sequence[Path], given: CompressOpti
         steps=record.steps,
         tokens=plan.tokens,
         training_seconds=record.timings.get("training", 0.0),
+        pruned_weights=sum(matrix.size for matrix in pruned_matrices(out / "model", record)),
+        peak_gflops=peak_gflops() if given.speed else None,
         hidden_error=record.metrics["hidden_error"],
         figures=figures,
         scores=scores,
