@@ -263,7 +263,7 @@ def test_a_model_that_computes_little_for_a_while_is_not_taken_for_slow(loaded):
     app.close()
 
 
-def test_readiness_has_computed_as_large_a_batch_as_will_come(loaded):  # noqa: F811
+def test_the_first_batch_is_as_large_as_will_come(loaded):  # noqa: F811
     """Whatever grows with a batch has grown before anybody asks, and the model's speed is known."""
     for name, loaded_model in loaded.items():
         app = Application({name: loaded_model})

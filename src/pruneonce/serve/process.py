@@ -112,12 +112,14 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
         async def run() -> None:
             for model in models:
                 try:
-                    await model.warm_up()
+                    await model.probe()
                 except Refusal as refusal:
                     raise PruneonceError(f"serve: {refusal.message}") from refusal
             gc.collect()
             gc.freeze()  # modules and models stay: who looks for garbage need not go through them, which takes long
+            warming = [asyncio.ensure_future(model.warm_up()) for model in models]  # of a large one it takes a while
             await server.serve([listener])
+            await asyncio.gather(*warming)
 
         uvicorn_loop = config.get_loop_factory()
         if uvicorn_loop is None:

@@ -169,9 +169,13 @@ class ServedModel:
             self.requests -= 1
 
     async def warm_up(self) -> None:
-        """`probe` with a batch as large as they come: its space is there, and its speed known, before anybody asks."""
+        """A batch as large as they come, before others: its space is there then, and its speed known.
+
+        If it fails `health` asks again.
+        """
         length = min(WARM_UP_TOKENS, self.model.max_tokens)
-        await self._probed([np.zeros(length, np.int64)] * max(1, self.batch_tokens // length))
+        with contextlib.suppress(Refusal):
+            await self._probed([np.zeros(length, np.int64)] * max(1, self.batch_tokens // length))
 
     async def probe(self) -> None:
         """Refusal unless the model answers."""
