@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 
 import pytest
 import transformers
+import typer
 from tiny_stages import finetune_values, run
 
-from pruneonce.cli.app import app, data_app
+from pruneonce.cli.app import app
 from pruneonce.cli.show import print_json
 from pruneonce.convert.to_packed import export_packed
 
@@ -70,21 +70,18 @@ ELSEWHERE = {
 SLOW = ("compress", "export to onnx", "doctor of a recipe")
 
 
-def with_json():
-    """Commands that have an option --json, without those that take a file for it."""
-    for each in (*app.registered_commands, *data_app.registered_commands):
-        options = [getattr(p.annotation, "__metadata__", ()) or str(p.annotation) for p in _parameters(each.callback)]
-        if any("--json" in str(getattr(option, "param_decls", "")) for found in options for option in found):
-            yield each.name
-
-
-def _parameters(function):
-    return inspect.signature(function, eval_str=True).parameters.values()
+def with_json(command, name=""):
+    """Names of commands that have an option --json."""
+    if hasattr(command, "commands"):
+        for name, each in command.commands.items():
+            yield from with_json(each, name)
+    elif any("--json" in parameter.opts for parameter in command.params):
+        yield name
 
 
 def test_every_command_with_json_is_tried():
     tried = {line.split()[0] for line in COMMANDS.values()} | set(ELSEWHERE)
-    assert set(with_json()) == tried | FILES
+    assert set(with_json(typer.main.get_command(app))) == tried | FILES
 
 
 @pytest.mark.parametrize(
