@@ -170,7 +170,8 @@ def test_no_command_opens_a_socket_or_leaves_a_device_id(tracer, commands, revie
     home, log = tmp_path / "home", tmp_path / "trace"
     home.mkdir()
     (tmp_path / "study.toml").write_text(
-        f'model = "{sparse_tiny_bert}"\nseeds = [1]\nbaseline = "dense"\n[stages.finetune]\nstage = "finetune"\n'
+        f'model = "{sparse_tiny_bert}"\nseeds = [1]\nsparsities = [0.9]\nbaseline = "dense"\n'
+        '[stages.finetune]\nstage = "finetune"\n'
         "training = { steps = 2, batch_size = 4, learning_rate = 1e-3 }\n"
         f'[tasks.reviews.task]\nname = "classification"\ntrain = "{reviews}"\nvalidation = "{reviews}"\n'
         '[methods.dense]\nstages = ["finetune"]\n'
