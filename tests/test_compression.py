@@ -48,7 +48,7 @@ OF_ANSWERS = {
 def small(monkeypatch):
     """Small steps, in float32 whatever this processor is."""
     monkeypatch.setattr(plan, "TOKENS_PER_STEP", 256)
-    monkeypatch.setattr(module, "FASTER_IN_BF16", "none")
+    monkeypatch.setattr(module, "fastest_precision", lambda: "fp32")
     monkeypatch.setattr(comparison, "TEXTS", 96)
 
 
@@ -183,10 +183,21 @@ def test_what_was_not_to_be_pruned_or_trained_is_bit_for_bit_the_originals(kind,
     assert before.keys() == after.keys()
     heads = [name for name in before if any(part in name for part in ("classifier", "qa_outputs", "pooler"))]
     assert heads or kind == "distilbert"
-    for name in heads:
+    words = [name for name in before if name.endswith("word_embeddings.weight")]
+    assert len(words) == 1
+    for name in heads + words:
         assert torch.equal(before[name], after[name]), name
     changed = [name for name in before if not torch.equal(before[name], after[name])]
     assert any("embeddings" in name for name in changed)
+
+
+def test_the_table_of_words_is_trained_where_a_recipe_says_so(models, corpus, tmp_path):
+    values = recipe(models("bert"), corpus)
+    values["matching"] = values["matching"] | {"train_word_embeddings": True}
+    run("compress", values, tmp_path / "out")
+    before, after = (load_file(folder / "model.safetensors") for folder in (models("bert"), tmp_path / "out"))
+    name = next(name for name in before if name.endswith("word_embeddings.weight"))
+    assert not torch.equal(before[name], after[name])
 
 
 def windows_of(model, corpus, pairs):

@@ -220,7 +220,7 @@ def test_a_question_for_nomicbert_is_refused_in_one_line(tiny):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_compress_prunes_packs_and_compares_a_model_whose_tokens_see_windows(family, articles, tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "TOKENS_PER_STEP", 256)
-    monkeypatch.setattr(compression_run, "FASTER_IN_BF16", "none")
+    monkeypatch.setattr(compression_run, "fastest_precision", lambda: "fp32")
     monkeypatch.setattr(comparison, "TEXTS", 24)
     model = save_tiny(family, tmp_path / "model", "ForSequenceClassification")
     texts = articles.parent / "documents.jsonl"

@@ -45,6 +45,8 @@ def small(tiny_bert, tmp_path, monkeypatch):
     monkeypatch.setattr(quickstart, "fetch_assets", lambda: assets)
     monkeypatch.setattr(quickstart, "recipes_folder", lambda: recipes)
     monkeypatch.setattr(quickstart, "TIMED_TOKENS", 32)
+    monkeypatch.setattr(quickstart, "fastest_precision", lambda: "bf16")  # whatever processor this is
+    monkeypatch.setattr(quickstart, "BF16_STEPS", 6)
     return recipes
 
 

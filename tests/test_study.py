@@ -146,6 +146,50 @@ def test_a_task_that_takes_models_as_they_are_scores_what_came_before_its_stages
     assert written(some) == times
 
 
+TAUGHT = """
+[stages.vectors]
+stage = "finetune"
+lock = "require"
+distillation = { teacher = "@dense", hard_weight = 0.0, kd_weight = 1.0 }
+training = { steps = 2, batch_size = 4, learning_rate = 1e-4 }
+
+[methods.taught]
+title = "taught"
+stages = ["teacher", "prune", "vectors"]
+tasks = ["pairs"]
+"""
+
+
+def test_a_stage_that_is_not_scored_as_is_trains_and_learns_from_the_model_that_the_score_was_of(study):
+    names = 'as_is = ["finetune", "locked"]'
+    plan = study(STUDY + VECTORS.replace("as_is = true", names) + TAUGHT, ["seeds=[1]", "sparsities=[0.8]"])
+    chains = {cell.method: cell.chain for cell in plan.cells if cell.task == "pairs"}
+    assert [plan.nodes[name].stage for name in chains["once"]] == ["teacher", "prune", "evaluate"]
+    assert [plan.nodes[name].stage for name in chains["taught"]] == ["teacher", "prune", "finetune"]
+    teacher, score = chains["dense"]
+    assert plan.nodes[score].stage == "evaluate"
+    taught = plan.nodes[chains["taught"][-1]]
+    assert taught.recipe.distillation.teacher == str(plan.out / teacher), "a score has no model to learn from"
+    assert taught.parents == (chains["taught"][1], teacher)
+
+
+def test_without_a_stage_before_its_score_the_teacher_is_the_untouched_model(study):
+    untouched = STUDY.replace('stages = ["teacher", "finetune"]', 'stages = ["finetune"]')
+    assert untouched != STUDY
+    names = 'as_is = ["finetune", "locked"]'
+    plan = study(untouched + VECTORS.replace("as_is = true", names) + TAUGHT, ["seeds=[1]", "sparsities=[0.8]"])
+    chain = next(cell.chain for cell in plan.cells if (cell.method, cell.task) == ("taught", "pairs"))
+    taught = plan.nodes[chain[-1]]
+    assert taught.recipe.distillation.teacher == plan.nodes[chain[0]].recipe.model
+    assert taught.parents == (chain[1],)
+
+
+@pytest.mark.parametrize("as_is", ['"dense"', '["dens"]', "3"])
+def test_as_is_that_names_no_stage_is_an_error(study, as_is):
+    with pytest.raises(UsageError, match="as_is"):
+        study(STUDY + VECTORS.replace("as_is = true", f"as_is = {as_is}"))
+
+
 @pytest.mark.slow
 def test_interrupted_study_goes_on_where_it_was(study, monkeypatch):
     plan = study(overrides=["seeds=[1]", "sparsities=[0.8]"])

@@ -15,7 +15,7 @@ from torch.nn import functional
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.evaluation.comparison import compare
-from pruneonce.evaluation.packed import score_packed
+from pruneonce.evaluation.packed import evaluate_task, score_packed
 from pruneonce.evaluation.scoring import score_folder, score_packed_beside
 from pruneonce.formats.record import read_provenance
 from pruneonce.models.sentence import POOLINGS
@@ -23,7 +23,8 @@ from pruneonce.recipe import TaskData
 from pruneonce.run.pipelines import pipeline
 from pruneonce.run.sentence import pooled as pooled_by_engine
 from pruneonce.tasks import get_task
-from pruneonce.tasks.embedding import EmbeddingTask
+from pruneonce.tasks.classification import TextFeature
+from pruneonce.tasks.embedding import EmbeddingExample, EmbeddingFeature, EmbeddingTask
 from pruneonce.tasks.ranking import MOST_TEXTS, RankingTask
 from pruneonce.tasks.retrieval import retrieval_scores
 from pruneonce.train.heads.embedding import SCALE, Embedding, pooled
@@ -60,6 +61,26 @@ def pairs(count=60):
 
 
 # ------------------------------------------------------------------------------------------------------------- scores
+
+
+def test_a_text_that_stands_in_many_pairs_is_computed_once_and_each_pair_gets_its_own():
+    texts = {name: TextFeature(np.array([n], np.int32), np.zeros(1, np.int32), 0) for n, name in enumerate("abxy")}
+    examples = [EmbeddingExample(tuple(pair)) for pair in ("ax", "bx", "ay", "xa")]
+    features = [EmbeddingFeature(tuple(texts[name] for name in example.text), None) for example in examples]
+    asked, seen = [], []
+
+    def predict(some):
+        asked.extend(feature.input_ids.item() for feature in some)
+        return [np.eye(4, dtype=np.float32)[feature.input_ids] for feature in some]
+
+    class Task(EmbeddingTask):
+        def outcomes(self, examples, features, logits):
+            seen.extend(each.argmax(1).tolist() for each in logits)
+            return super().outcomes(examples, features, logits)
+
+    evaluate_task(Task(), examples, features, predict)
+    assert sorted(asked) == [0, 1, 2, 3]
+    assert seen == [[0, 2], [1, 2], [0, 3], [2, 0]]
 
 
 def test_ndcg_is_that_of_scikit_learn_with_ties_and_grades():

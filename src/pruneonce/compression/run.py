@@ -15,12 +15,13 @@ from typing import Any
 from pruneonce.bench.inference.record import read_bench
 from pruneonce.bench.inference.run import BenchSettings, run_on_folder
 from pruneonce.bench.measure import paired_ratio
+from pruneonce.bench.speed_limits import peak_gflops
 from pruneonce.compression.comparison import compare
-from pruneonce.compression.plan import Plan, longest_text, plan_for, recipe_for
+from pruneonce.compression.plan import Plan, fastest_precision, longest_text, plan_for, recipe_for
 from pruneonce.compression.report import CompressionReport, Timing, markdown
 from pruneonce.compression.rounding import round_to_int8
 from pruneonce.compression.texts import build_corpus, default_texts, warnings_about
-from pruneonce.convert.inspect_folder import zeros_of_pruned
+from pruneonce.convert.inspect_folder import pruned_matrices, zeros_of_pruned
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.cost.doctor import describe_machine
 from pruneonce.errors import OtherInputsError, UsageError
@@ -31,7 +32,7 @@ from pruneonce.folder_lock import filling
 from pruneonce.formats.model_folder import WEIGHTS_FILE, folder_digest
 from pruneonce.formats.record import read_provenance
 from pruneonce.formats.sentence_folder import copy_sentence_files
-from pruneonce.machine import available_cores, instruction_sets
+from pruneonce.machine import available_cores
 from pruneonce.models.hub import load_config, quiet_transformers
 from pruneonce.progress import Advance, progress_bar
 from pruneonce.recipe import CompressRecipe, TaskData, parse_recipe
@@ -41,7 +42,6 @@ from pruneonce.stages.options import StageOptions
 PLAN = "plan.json"
 UNPLANNED_STEPS = 1000  # of a recipe whose steps are still to be planned
 TIMED_TOKENS, TIMED_ROUNDS = 128, 10
-FASTER_IN_BF16 = "amx_int8"  # such processors multiply bfloat16 in tiles too
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def compress(
         sparsity=given.sparsity,
         pattern=given.pattern,
         seed=given.seed,
-        precision="bf16" if FASTER_IN_BF16 in instruction_sets() else "fp32",
+        precision=fastest_precision(),
         steps=UNPLANNED_STEPS if given.steps is None else given.steps,
     )
     if not 0.0 < given.budget_minutes < float("inf"):
@@ -166,6 +166,8 @@ def _compress(wanted: CompressRecipe, texts: Sequence[Path], given: CompressOpti
         steps=record.steps,
         tokens=plan.tokens,
         training_seconds=record.timings.get("training", 0.0),
+        pruned_weights=sum(matrix.size for matrix in pruned_matrices(out / "model", record)),
+        peak_gflops=peak_gflops() if given.speed else None,
         hidden_error=record.metrics["hidden_error"],
         figures=figures,
         scores=scores,

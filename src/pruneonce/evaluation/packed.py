@@ -16,6 +16,7 @@ from pruneonce.progress import Advance
 from pruneonce.recipe import TaskData
 from pruneonce.run.model import Model, load_model
 from pruneonce.tasks import ClassificationTask, EmbeddingTask, RankingTask, Task, class_of
+from pruneonce.tasks.embedding import EmbeddingFeature
 from pruneonce.tasks.recipe_data import max_tokens_of, task_of, validation_examples, with_labels_of, with_length_of
 
 Predict = Callable[[Sequence[Any]], list[np.ndarray]]
@@ -62,10 +63,25 @@ def evaluate_task(task: Task, examples: Sequence[Any], features: Sequence[Any], 
 
     predict: features -> one float32 array per feature, logits [labels], or [tokens, 2] (start, end) for spans.
     """
+    if isinstance(task, EmbeddingTask):
+        return make_split(task, examples, task.outcomes(examples, features, _vectors(predict, features)))
     logits = predict(features)
     if isinstance(task, ClassificationTask):
         return make_split(task, examples, task.outcomes(examples, features, np.stack(logits)))
     return make_split(task, examples, task.outcomes(examples, features, logits))
+
+
+def _vectors(predict: Predict, features: Sequence[EmbeddingFeature]) -> list[np.ndarray]:
+    """Of each feature's texts, float32 [texts, size]; a text that stands in many of them is computed once."""
+    places: dict[int, int] = {}
+    once: list[EmbeddingFeature] = []
+    for feature in features:
+        for sequence in feature.sequences:
+            if id(sequence) not in places:
+                places[id(sequence)] = len(once)
+                once.append(EmbeddingFeature((sequence,), None))
+    vectors = np.concatenate(predict(once))
+    return [vectors[[places[id(sequence)] for sequence in feature.sequences]] for feature in features]
 
 
 def engine_predict(model: Model, task: Task | None = None, on_progress: Advance | None = None) -> Predict:

@@ -100,6 +100,7 @@ def build_matching(inputs: TextInputs, options: StageOptions) -> TrainingRun:
     for name, parameter in model.named_parameters():
         if not bool(parameter.isfinite().all()):
             raise PruneonceError(f"{recipe.model}: {name} is not finite, so there is nothing to match: get it again")
+    model.model.get_input_embeddings().weight.requires_grad_(matching.train_word_embeddings)
     original = load_encoder_model(recipe.model)
     NativeAttention(original.model).switch(not torch.accelerator.is_available())
     steps = recipe.training.total_steps(_windows_in(inputs))

@@ -15,7 +15,8 @@ from pruneonce.study.recipe import Method, Partial, Study, merged
 TASK_STAGES = ("finetune", "quantize", "evaluate")
 PRETRAINING_SEED = 42
 SPARSITIES = "sparsities"  # of a task: only these; all of the study when it does not say
-AS_IS = "as_is"  # of a task: true where models are scored as they are, in place of their stages for tasks
+AS_IS = "as_is"  # of a task: true where models are scored as they are, in place of stages for tasks; or those stages
+UNTOUCHED = "model"  # the study's, as a teacher
 REFERENCE = "@"  # "@dense" as a teacher: what the method `dense` made for the same task, with the study's first seed
 
 
@@ -148,7 +149,7 @@ def _chain(
     chain, pruned = _Chain(), None
     for stage in method.stages:
         values = _partial(study, method, stage, task)
-        if values["stage"] in TASK_STAGES and study.tasks[task].get(AS_IS):
+        if values["stage"] in TASK_STAGES and _is_scored_as_is(study.tasks[task], stage):
             score = {"stage": "evaluate", "task": study.tasks[task]["task"]}
             node = _node(study, out, score, "score", task, seed, _last(chain), "", where=f"task '{task}'")
             return chain.then(node, _Chain())
@@ -161,15 +162,16 @@ def _chain(
             # The runs of the reference are made only if some cell has them.
             reference = _chain(study, out, method.equal_steps, sparsity, task, seed, within).runs
             values = merged(values, {"training": {"steps": _missing_steps(name, reference, chain.runs)}})
-        teacher = _Chain()
+        teacher, taught_by = _Chain(), ""
         distillation = values.get("distillation")
         wanted = str(distillation.get("teacher", "")) if isinstance(distillation, Mapping) else ""
         if wanted.startswith(REFERENCE):
             if wanted[1:] not in study.methods:
                 raise UsageError(f"stages.{stage}: teacher '{wanted}' names no method")
             teacher = _chain(study, out, wanted[1:], None, task, study.seeds[0], within)
+            taught_by = _model_of(teacher)
         label = "-".join([stage, *([_percent(pruned)] if pruned is not None else [])])
-        parents = _last(chain), _last(teacher)
+        parents = _last(chain), taught_by
         node = _node(study, out, values, label, task, seed, *parents, where=f"method '{name}', stage '{stage}'")
         chain = chain.then(node, teacher)
     return chain
@@ -178,6 +180,16 @@ def _chain(
 def _last(chain: _Chain) -> str:
     """Name of a chain's last run; "" if it has none."""
     return chain.runs[-1].name if chain.runs else ""
+
+
+def _is_scored_as_is(task: Mapping[str, Any], stage: str) -> bool:
+    asked = task.get(AS_IS, False)
+    return asked if isinstance(asked, bool) else stage in asked
+
+
+def _model_of(chain: _Chain) -> str:
+    """Name of the run whose model a chain ends with: not that of a score. UNTOUCHED if there is none."""
+    return next((node.name for node in reversed(chain.runs) if node.stage != "evaluate"), UNTOUCHED)
 
 
 def _node(
@@ -192,7 +204,8 @@ def _node(
     *,
     where: str,
 ) -> Node:
-    """The run of a stage. parent, teacher: names of the runs that it begins with and learns from; "" if there is none.
+    """The run of a stage. parent, teacher: names of the runs that it begins with and learns from; "" if there is none,
+    and for a teacher UNTOUCHED.
 
     where: of the study's file, for errors.
     """
@@ -215,9 +228,9 @@ def _node(
     else:
         located["corpus"] = str(corpus_folder(study, out))
     if teacher:
-        located["distillation"] = {"teacher": str(out / teacher)}
+        located["distillation"] = {"teacher": study.model if teacher == UNTOUCHED else str(out / teacher)}
     recipe = parse_recipe(merged(values, located), kind, where=where)
-    parents = tuple(each for each in (parent, teacher) if each)
+    parents = tuple(each for each in (parent, teacher) if each not in ("", UNTOUCHED))
     return Node(name, kind, recipe, parents, task if for_task else "")
 
 

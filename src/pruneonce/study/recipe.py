@@ -62,10 +62,9 @@ class Study:
     seeds: tuple[int, ...]  # of the task stages; pre-training stages run once, with the seed they state or 42
     sparsities: tuple[float, ...]
     stages: dict[str, Partial]  # recipes by name, each with its `stage`
-    tasks: dict[
-        str, Partial
-    ]  # what a task changes in its stages: `task`, and perhaps `training`; `sparsities`: only these; `as_is`: true
-    # where nothing is trained for it, and what the stages before have made is scored
+    # What a task changes in its stages: `task`, and perhaps `training`; `sparsities`: only these; `as_is`: true where
+    # nothing is trained for it and what the stages before have made is scored, or names of stages of which that is so.
+    tasks: dict[str, Partial]
     methods: dict[str, Method]
     corpus: CorpusData = field(default_factory=CorpusData)
     data: str = ""  # folder that the files of tasks and corpus are relative to
@@ -176,6 +175,10 @@ def _checked(study: Study) -> Study:
             raise UsageError(f"tasks.{task} needs a section [tasks.{task}.task]")
         if not isinstance(recipe.get("sparsities", []), list):
             raise UsageError(f"'tasks.{task}.sparsities' must be a list, got {recipe['sparsities']!r}")
+        as_is = recipe.get("as_is", False)
+        if not isinstance(as_is, bool | list):
+            raise UsageError(f"'tasks.{task}.as_is' must be true, false or a list of stages, got {as_is!r}")
+        _known(f"tasks.{task}.as_is", as_is if isinstance(as_is, list) else (), study.stages)
     methods: dict[str, Method] = {}
     for name, method in study.methods.items():
         methods[name] = _resolved(name, method, methods)
