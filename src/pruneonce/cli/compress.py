@@ -36,7 +36,7 @@ def compress(
     """Prune any encoder by matching itself on plain text; pack it, and report what changed. Run again to resume."""
     from dataclasses import asdict
 
-    from pruneonce.cli.show import print_json
+    from pruneonce.cli.show import plain, print_json
     from pruneonce.compression import compress as run
     from pruneonce.compression.report import markdown
     from pruneonce.recipe import TaskData
@@ -61,7 +61,7 @@ def compress(
         print_json(asdict(report))
     else:
         print(markdown(report))
-        print(f"compress done: {folder}")
+        print(f"compress done: {plain(folder)}")
 
 
 def minutes_of(budget: str) -> float:
