@@ -146,7 +146,7 @@ def commands(recipes, sparse_tiny_bert, tiny_bert, reviews, tmp_path):
         ["push", tmp_path / "finetune", "--repo", "me/mine", "--dry-run"],
         ["data", "text", notes, "--out", articles],
         ["data", "pretraining", articles, "--out", tmp_path / "corpus", *pretraining],
-        ["compress", tiny_bert, "--texts", notes, "--budget", "60s", "--no-speed", "--out", tmp_path / "compress"],
+        ["compress", tiny_bert, "--texts", notes, "--budget", "25s", "--no-speed", "--out", tmp_path / "compress"],
         ["study", tmp_path / "study.toml", "--out", tmp_path / "study"],
         ["doctor"],
         ["bench", sparse_tiny_bert, "--against", rivals, "--grid", "1x8", *small],
