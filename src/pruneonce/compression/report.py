@@ -41,7 +41,8 @@ class CompressionReport:
     training_seconds: float
     pruned_weights: int  # zeros among them counted
     peak_gflops: float | None  # multiply-adds in float32 that this machine does at most; None: not measured
-    hidden_error: float  # on held-out text, mean over layers
+    vector_steps: int  # that taught it the original's vectors of texts afterwards
+    hidden_error: float  # of the pruned model on held-out text, mean over layers
     figures: dict[str, dict[str, float]]  # packed model -> what it answers differently (`comparison.compare`)
     scores: dict[str, dict[str, float]]  # model -> metrics on labelled examples, where there are some
     file_bytes: dict[str, int]
@@ -79,6 +80,7 @@ def markdown(report: CompressionReport) -> str:
             if report.peak_gflops
             else []
         ),
+        *([f"Then {report.vector_steps:,} steps by the original's vectors of texts."] if report.vector_steps else []),
         "",
         *(f"**Mind:** {warning}.\n" for warning in report.warnings),
         "## What it answers differently",
