@@ -8,8 +8,8 @@ ifneq ($(wildcard ../shared/data/glue),)
 export PRUNEONCE_TEST_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: quickstart test quick test-lowest test-ray lint check campaign sanitize check-arm stub docs site bench bench-serving rivals \
-  dist dist-arm clean
+.PHONY: quickstart test quick test-lowest test-ray lint check campaign sanitize check-arm stub docs site bench \
+  bench-serving bench-encoders rivals dist dist-arm clean
 
 quickstart: .venv/train.done
 	$(BIN)/pruneonce quickstart
@@ -104,6 +104,10 @@ bench: .venv/dev.done
 RIVALS ?= .rivals
 bench-serving: .venv/dev.done
 	$(BIN)/python benchmarks/serving/run.py $(SHORT) --rivals $(RIVALS)
+
+# The table of docs/embeddings.md, likewise. SPARSE: a folder of `pruneonce compress --int8`; DATA: as studies take it.
+bench-encoders: .venv/dev.done
+	$(BIN)/python benchmarks/encoders.py --sparse $(SPARSE) --rivals $(RIVALS) --data $(DATA)
 
 # Other libraries that serve the same model, each in an environment of its own: 8 GB. One that cannot be installed is
 # left out of the table. (uv resolves these in seconds where pip takes minutes.)

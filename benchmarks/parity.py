@@ -126,8 +126,8 @@ def answers_by_definition(folder: Path, questions: Sequence[dict[str, str]]) -> 
     Softmax over [CLS] and the context, start times end; the scores of the `CANDIDATES` best spans of each window add up
     where they are the same text in whole words.
     """
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    model = transformers.AutoModelForQuestionAnswering.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model = transformers.AutoModelForQuestionAnswering.from_pretrained(folder, trust_remote_code=False).eval()
     answers = []
     for asked in questions:
         windows = tokenizer(

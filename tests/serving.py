@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from pruneonce.serve.application import application
-from pruneonce.serve.endpoint import Server
 from pruneonce.serve.limits import Limits
 from pruneonce.serve.metrics import Metrics
 from pruneonce.serve.route import Models
 from pruneonce.serve.served_model import ServedModel, Threads
+from pruneonce.serve.server import Server
 
 PATIENCE = 60
 JSON = {"content-type": "application/json"}

@@ -17,7 +17,7 @@ from tiny_stages import kill, run
 
 from pruneonce import compress
 from pruneonce.cli.compress import minutes_of
-from pruneonce.compression import comparison, plan
+from pruneonce.compression import comparison, plan, vectors
 from pruneonce.compression import run as module
 from pruneonce.compression.rounding import round_to_int8
 from pruneonce.compression.texts import build_corpus
@@ -28,6 +28,7 @@ from pruneonce.data.corpus import Corpus
 from pruneonce.data.windows import Windows
 from pruneonce.errors import OtherInputsError, PruneonceError, UsageError
 from pruneonce.formats.record import read_provenance
+from pruneonce.models.tokenizer import load_tokenizer
 from pruneonce.recipe import TaskData, parse_recipe
 from pruneonce.run.model import load_model
 from pruneonce.run.pipelines import pipeline
@@ -147,12 +148,13 @@ def test_every_kind_of_model_is_pruned_packed_and_compared(kind, models, finishe
     assert {path.name for path in out.iterdir()} == {
         *("articles", "corpus", "plan.json", "report.json", "report.md"),
         *("model", "model-int8", "model.pruneonce", "model-int8.pruneonce"),
+        *(("pruned", "vectors-train.jsonl", "vectors-held-out.jsonl") if kind == "sentences" else ()),
     }
-    record = read_provenance(out / "model")
+    record = read_provenance(out / ("pruned" if kind == "sentences" else "model"))
     assert (record.stage, record.steps, report.steps) == ("compress", STEPS, STEPS)
     assert report.sparsity == pytest.approx(0.9, abs=1e-4)
     counted = inspect_folder(out / "model").prunable
-    pooler = 0 if kind in ("distilbert", "spans") else 32 * 32
+    pooler = 0 if kind in ("distilbert", "spans", "sentences") else 32 * 32  # no vector of a text depends on it
     assert report.sparsity == pytest.approx(counted.zeros / (counted.parameters - pooler), abs=1e-6)
     assert len(set(record.sparsity.values())) > 1, "matrices get zeros by what they are worth"
     assert report.hidden_error == record.metrics["hidden_error"] > 0
@@ -180,12 +182,14 @@ def test_every_kind_of_model_is_pruned_packed_and_compared(kind, models, finishe
 def test_what_was_not_to_be_pruned_or_trained_is_bit_for_bit_the_originals(kind, models, finished):
     """Heads and poolers take no part in hidden states: a rounding or a decay would change them unseen."""
     before, after = (load_file(folder / "model.safetensors") for folder in (models(kind), finished(kind)[1] / "model"))
+    if kind == "sentences":  # whose vectors do not depend on a pooler
+        before = {name: value for name, value in before.items() if "pooler" not in name}
     assert before.keys() == after.keys()
     heads = [name for name in before if any(part in name for part in ("classifier", "qa_outputs", "pooler"))]
-    assert heads or kind == "distilbert"
+    assert heads or kind in ("distilbert", "sentences")
     words = [name for name in before if name.endswith("word_embeddings.weight")]
     assert len(words) == 1
-    for name in heads + words:
+    for name in heads if kind == "sentences" else heads + words:
         assert torch.equal(before[name], after[name]), name
     changed = [name for name in before if not torch.equal(before[name], after[name])]
     assert any("embeddings" in name for name in changed)
@@ -306,6 +310,35 @@ def test_a_sentence_folder_stays_one(models, finished):
     assert pipeline(None, out / "model-int8.pruneonce").task == "embeddings"
 
 
+def test_vectors_are_learnt_after_pruning_and_zeros_stay_where_they_were(models, texts, corpus, tmp_path):
+    report = compressed(models("bert"), texts, tmp_path / "out", vectors=True, steps=80)
+    pruned, taught = (read_provenance(tmp_path / "out" / name) for name in ("pruned", "model"))
+    assert taught.masks == pruned.masks
+    assert (pruned.steps, taught.steps, report.steps) == (80, 20, 80)
+    export_packed(tmp_path / "out" / "pruned", tmp_path / "pruned.pruneonce", embeddings="fp32")
+    export_packed(models("bert"), tmp_path / "original.pruneonce", embeddings="fp32")
+    before = comparison.compare(tmp_path / "original.pruneonce", tmp_path / "pruned.pruneonce", corpus)
+    assert report.figures["sparse"]["cosine"] > before["cosine"]
+
+
+def test_vectors_are_learnt_of_no_document_that_is_held_out(models, corpus, finished):
+    _, out = finished("sentences")
+    train = [json.loads(line)["text"] for line in (out / "vectors-train.jsonl").read_text().splitlines()]
+    assert len(train) == len(set(train)) > 50
+    tokenizer = load_tokenizer(str(models("sentences")))
+    shown = ["".join(tokenizer.decode(each.input_ids.tolist()).split()) for each in Corpus(corpus, "train")]
+    assert all(any("".join(text.split()) in document for document in shown) for text in train)
+
+
+def test_vectors_are_learnt_where_a_folder_gives_them_or_it_is_asked_for(models):
+    wanted = {kind: vectors.are_wanted(str(models(kind)), None) for kind in KINDS}
+    assert [kind for kind, learnt in wanted.items() if learnt] == ["sentences"]
+    assert vectors.are_wanted(str(models("bert")), True)
+    assert not vectors.are_wanted(str(models("sentences")), False)
+    with pytest.raises(UsageError, match=r"BertForSequenceClassification, which answers by its head"):
+        vectors.are_wanted(str(models("classifier")), True)
+
+
 def test_masks_in_8_bits_are_those_of_its_weights(models, corpus, finished, tmp_path):
     """Rounding makes more zeros: a record of the masks before it would be refused by all that reads the folder."""
     _, out = finished("bert")
@@ -359,12 +392,13 @@ def test_the_model_given_is_only_read(models, texts, tmp_path):
 # ----------------------------------------------------------------------------------------------------- begun again
 
 
-def test_the_same_call_again_trains_nothing(models, texts, finished, monkeypatch):
-    report, out = finished("classifier")
+@pytest.mark.parametrize("kind", ["classifier", "sentences"])
+def test_the_same_call_again_trains_nothing(kind, models, texts, finished, monkeypatch):
+    report, out = finished(kind)
     kept = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and not path.name.startswith("report")}
     monkeypatch.setattr("pruneonce.stages.lifecycle.train", lambda run: pytest.fail("trained"))
     monkeypatch.setattr(module, "round_to_int8", lambda *arguments: pytest.fail("rounded"))
-    again = compressed(models("classifier"), texts, out, int8=True)
+    again = compressed(models(kind), texts, out, int8=True)
     changing = {"seconds", "machine"}
     assert {k: v for k, v in asdict(again).items() if k not in changing} == {
         k: v for k, v in asdict(report).items() if k not in changing

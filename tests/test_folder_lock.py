@@ -51,6 +51,31 @@ def test_the_second_of_two_commands_is_told_of_the_first_and_writes_nothing(hold
     assert [file.name for file in out.iterdir()] == [FILE_NAME]
 
 
+@pytest.mark.slow
+def test_of_processes_that_train_together_the_first_holds_the_folder_and_all_are_told(
+    holder, tmp_path, tiny_bert, reviews
+):
+    """One that waited for the others, or had another lock of its own, would never end."""
+    recipe = tmp_path / "task.toml"
+    recipe.write_text(
+        f'stage = "finetune"\nmodel = "{tiny_bert}"\n[task]\nname = "classification"\ntrain = "{reviews}"\n'
+        f'validation = "{reviews}"\n[training]\nsteps = 2\nbatch_size = 4\nlearning_rate = 1e-3\n'
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    command += ["pruneonce.cli", "finetune", str(recipe), "--out", str(tmp_path / "out")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    held = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
+    assert held.returncode != 0
+    assert f"error: {tmp_path / 'out'} is being filled by process {holder.pid}: wait for it" in held.stderr
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [FILE_NAME]
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    free = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
+    assert free.returncode == 0, free.stderr
+    assert (tmp_path / "out" / "pruneonce.json").exists()
+    assert not (tmp_path / "out" / FILE_NAME).exists()
+
+
 def test_what_a_killed_process_leaves_keeps_nobody_out(holder, tmp_path):
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()

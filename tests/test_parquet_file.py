@@ -13,6 +13,7 @@ from pruneonce.data import text
 from pruneonce.errors import PruneonceError
 from pruneonce.formats import parquet_file
 from pruneonce.formats.parquet_file import parquet_rows
+from pruneonce.run.text_rows import read_texts
 from pruneonce.tasks import table
 
 
@@ -29,7 +30,9 @@ def test_a_few_bytes_that_would_become_a_gigabyte_are_refused_before_they_are_de
     long = pa.table({"text": ["a" * (2 << 20)], "short": ["b"]})
     pq.write_table(long, tmp_path / "f.parquet", compression="zstd", use_dictionary=False)
     message = r"f\.parquet: its [\d,]+ bytes would become 2,[\d,]+: that is no text"
-    for read in (lambda: list(parquet_rows(tmp_path / "f.parquet")), lambda: table.read_table(tmp_path / "f.parquet")):
+    file = tmp_path / "f.parquet"
+    readers = (parquet_rows, read_texts, lambda path: table.read_table(path).rows)
+    for read in (lambda reader=reader: list(reader(file)) for reader in readers):
         with pytest.raises(PruneonceError, match=message):
             read()
     with pytest.raises(PruneonceError, match=message):

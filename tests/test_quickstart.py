@@ -40,7 +40,7 @@ def small(tiny_bert, tmp_path, monkeypatch):
         file.write_text(re.sub(r"(?m)^(steps|epochs) = .*$", "steps = 6", file.read_text()))
     compress = recipes / "quickstart" / "compress.toml"
     windows = "lengths = [16, 32]\nlate_lengths = [32, 64]\n"
-    compress.write_text(compress.read_text().replace("[matching]\n", f"[matching]\n{windows}"))
+    compress.write_text(f"{compress.read_text()}\n[matching]\n{windows}")
     monkeypatch.setattr(quickstart, "HELD_OUT", 0.2)
     monkeypatch.setattr(quickstart, "fetch_assets", lambda: assets)
     monkeypatch.setattr(quickstart, "recipes_folder", lambda: recipes)

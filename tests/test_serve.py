@@ -627,6 +627,9 @@ def test_files_and_addresses_that_cannot_be_served_are_told_in_a_line(pruneonce,
         code, _, err = pruneonce("serve", packed["classes"], "--port", taken.getsockname()[1])
     assert (code, err.count("\n")) == (2, 1)
     assert "--port" in err
+    for host in ("x" * 300, "caf\udce9", "a..b"):
+        code, _, err = pruneonce("serve", packed["classes"], "--host", host)
+        assert (code, err.count("\n"), "is not known" in err) == (2, 1, True), err
     code, _, err = pruneonce("serve", packed["classes"], packed["classes"])
     assert (code, "NAME=FILE" in err) == (2, True)
     (tmp_path / "keys").write_text("\n")

@@ -126,6 +126,17 @@ def test_langchain_s_openai_embeddings(server, sentences):  # noqa: F811
     assert np.array_equal(np.array(embeddings.embed_query(TEXTS[0]), np.float32), expected[0])
 
 
+def test_llamaindex_s_openai_embeddings(server, sentences):  # noqa: F811
+    """Not of an extra: it brings a natural-language toolkit, a database layer and images with it."""
+    llama_index = pytest.importorskip("llama_index.embeddings.openai")
+    embeddings = llama_index.OpenAIEmbedding(
+        model_name="vectors", api_base=f"http://127.0.0.1:{server.port}/v1", api_key="a key", max_retries=0
+    )
+    expected = pipeline("embeddings", sentences[1]["vectors"])(TEXTS, normalize=True)
+    assert np.array_equal(np.array(embeddings.get_text_embedding_batch(TEXTS), np.float32), expected)
+    assert np.array_equal(np.array(embeddings.get_query_embedding(TEXTS[0]), np.float32), expected[0])
+
+
 def test_schemathesis_finds_no_server_error_and_no_answer_that_is_not_described(packed, sentence_files):  # noqa: F811
     """What it makes of the OpenAPI document, right and wrong, for every route."""
     from hypothesis import HealthCheck, Phase, settings

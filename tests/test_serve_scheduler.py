@@ -31,11 +31,11 @@ class Text:
 class Held:
     """A model that computes a batch when it is let, and then answers every text with its name's hash."""
 
-    def __init__(self, batch_tokens=100):
+    def __init__(self, batch_tokens=100, **options):
         self.batches = []
         self._may = threading.Semaphore(0)
         self._began = threading.Semaphore(0)
-        self.scheduler = Scheduler(self.compute, batch_tokens)
+        self.scheduler = Scheduler(self.compute, batch_tokens, **options)
         self.fails = lambda names: None
 
     def compute(self, wanted, numbers):
@@ -111,6 +111,62 @@ def test_a_long_request_goes_on_however_many_short_ones_come(held):
             break
     taken = [sum(name.startswith("long") for name in batch) for batch in held.batches]
     assert sum(taken) == 10
+
+
+def test_a_short_text_is_not_behind_long_ones_that_came_before_it(held):
+    plug = held.submit(Text("plug", 100))
+    held.until_computing()
+    waiters = [held.submit(Text(f"long{number}", 90)) for number in range(5)] + [held.submit(Text("short", 5))]
+    held.let(10)
+    for waiter in [plug, *waiters]:
+        waiter.wait()
+    assert held.batches[1] == ["short", "long0"]
+
+
+def test_a_long_text_is_passed_by_short_ones_for_a_while_alone(held):
+    """As many short ones as fill a batch come while each is computed."""
+    plug = held.submit(Text("plug", 100))
+    held.until_computing()
+    long = held.submit(Text("long", 90))
+    for number in range(20):
+        held.submit(Text(f"a{number}", 20))
+        held.submit(Text(f"b{number}", 80))
+        held.let()
+        held.until_computing()
+        if "long" in held.batches[-1]:
+            break
+    held.let()
+    plug.wait()
+    long.wait()
+    assert 1 < len(held.batches) < 12
+
+
+def test_what_does_not_fit_into_a_batch_is_passed_by_what_does_once(held):
+    plug = held.submit(Text("plug", 100))
+    held.until_computing()
+    waiters = [held.submit(Text(name, size)) for name, size in [("a", 60), ("b", 61), ("c", 62), ("d", 40)]]
+    waiters += [held.submit(Text(f"e{number}", 63)) for number in range(3)]
+    held.let(10)
+    for waiter in [plug, *waiters]:
+        waiter.wait()
+    assert held.batches[1:4] == [["d", "a"], ["b"], ["c"]]
+
+
+def test_a_batch_begins_while_the_answers_of_the_one_before_are_made():
+    """What is done with results may take long: kernels do not wait for it."""
+    results = []
+    model = Held(hand_over=results.append)
+    first = model.submit(Text("first", 100))
+    model.until_computing()
+    second = model.submit(Text("second", 100))
+    model.let()
+    model.until_computing()
+    assert (model.batches, first.calls) == ([["first"], ["second"]], 0)
+    model.let()
+    model.scheduler.close()
+    for give in reversed(results):
+        give()
+    assert [waiter.wait().outputs[0] for waiter in (first, second)] == [answer_to("first"), answer_to("second")]
 
 
 def test_requests_of_one_text_are_computed_in_the_order_in_which_they_came(held):
@@ -206,19 +262,20 @@ def test_a_request_without_texts_is_done_at_once(held):
 
 @given(st.lists(st.lists(st.integers(1, 150), max_size=6), min_size=1, max_size=12))
 def test_every_request_gets_the_answers_to_its_own_texts_in_their_order(jobs):
-    model = Held()
-    model.let(1000)
-    with ThreadPoolExecutor(4) as pool:
+    """Results of several batches are given out by several threads at once."""
+    with ThreadPoolExecutor(4) as pool, ThreadPoolExecutor(3) as answering:
+        model = Held(hand_over=answering.submit)
+        model.let(1000)
         waiters = list(
             pool.map(
                 lambda job: model.submit(*(Text(f"{job[0]}:{n}:{size}", size) for n, size in enumerate(job[1]))),
                 enumerate(jobs),
             )
         )
-    for waiter in waiters:
-        job = waiter.wait()
-        assert waiter.calls == 1
-        assert job.error is None
-        expected = [answer_to(text.name) for text in job.wanted.token_ids]
-        assert [output.tolist() for output in job.outputs] == [each.tolist() for each in expected]
-    model.scheduler.close()
+        for waiter in waiters:
+            job = waiter.wait()
+            assert waiter.calls == 1
+            assert job.error is None
+            expected = [answer_to(text.name) for text in job.wanted.token_ids]
+            assert [output.tolist() for output in job.outputs] == [each.tolist() for each in expected]
+        model.scheduler.close()

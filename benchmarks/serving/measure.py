@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import itertools
 import math
 import statistics
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +28,9 @@ from pruneonce.errors import PruneonceError
 CLIENTS = 32
 ALONE_TEXTS = 64  # whose times alone are known, in the case of latencies
 OVERLOAD = 4.0  # times capacity
+OVERLOAD_PART_SECONDS = 15.0
 UTILISATION = 0.6  # of capacity
+CAPACITY_SECONDS = 2.5
 CROWD = 1000
 Record = dict[str, Any]
 Say = Callable[[str], None]
@@ -119,36 +123,52 @@ def throughput(
             save()
 
 
-def capacity(record: Record, name: str) -> float:
-    return statistics.median(each["texts_per_second"] for each in record["throughput"][name])
+def capacity(server: Server, texts: list[str], answers: dict[bytes, int]) -> float:
+    """Texts per second with 32 clients, now: a machine may be half as fast a minute later."""
+    found = load(server, texts, LoadSettings(CAPACITY_SECONDS, None, CLIENTS, warmup_seconds=0.5), answers)
+    return found["texts_per_second"]
 
 
-def latency(record: Record, server: Server, texts: list[str], seconds: float, answers: dict[bytes, int]) -> Record:
-    """One text per request at 60 % of capacity; each beside the median time of the same text alone."""
+def latency(server: Server, texts: list[str], seconds: float, rounds: int, answers: dict[bytes, int]) -> Record:
+    """One text per request at 60 % of capacity; each beside the median time of the same text alone.
+
+    Alone it is asked by the same client, one request after the other. Each round measures capacity, times alone and
+    times under load within a few seconds; ratios of all rounds are taken together.
+    """
     some = texts[:ALONE_TEXTS]
-    alone = load(server, some, LoadSettings(max(2.0, seconds / 3), None, 1, warmup_seconds=0.3), answers)
-    times: dict[int, list[float]] = {}
-    measured = alone.pop("measured")
-    for number, latency_ in zip(measured.numbers, measured.latencies, strict=True):
-        times.setdefault(number % len(some), []).append(latency_)
-    rate = UTILISATION * capacity(record, server.plan.name)
-    loaded = load(server, some, LoadSettings(seconds, rate, 256, warmup_seconds=1.0), answers)
-    measured = loaded.pop("measured")
-    ratios = [
-        latency_ / statistics.median(times[number % len(some)])
-        for number, latency_ in zip(measured.numbers, measured.latencies, strict=True)
-        if number % len(some) in times
-    ]
-    return {
-        "rate": rate,
-        "alone": alone,
-        "loaded": loaded,
-        "times_alone": {f"p{percent}": float(np.percentile(ratios, percent)) for percent in (50, 90, 99)},
+    found: Record = {"rates": [], "alone": [], "under_load": []}
+    ratios: list[float] = []
+    latencies: list[float] = []
+    for seed in range(rounds):
+        rate = UTILISATION * capacity(server, texts, answers)
+        alone = load(server, some, LoadSettings(max(2.0, seconds / rounds / 3), None, 1, warmup_seconds=0.3), answers)
+        times: dict[int, list[float]] = {}
+        measured = alone.pop("measured")
+        for number, latency_ in zip(measured.numbers, measured.latencies, strict=True):
+            times.setdefault(number % len(some), []).append(latency_)
+        loaded = load(server, some, LoadSettings(seconds / rounds, rate, 256, warmup_seconds=1.0, seed=seed), answers)
+        measured = loaded.pop("measured")
+        latencies += measured.latencies
+        ratios += [
+            latency_ / statistics.median(times[number % len(some)])
+            for number, latency_ in zip(measured.numbers, measured.latencies, strict=True)
+            if number % len(some) in times
+        ]
+        for key, value in (("rates", rate), ("alone", alone), ("under_load", loaded)):
+            found[key].append(value)
+    return found | {
+        "rate": statistics.mean(found["rates"]),
+        "loaded": {"latency_ms": _percentiles(1000 * np.array(latencies))},
+        "times_alone": _percentiles(np.array(ratios)),
     }
 
 
-def overload(record: Record, server: Server, texts: list[str], seconds: float, answers: dict[bytes, int]) -> Record:
-    """Four times what it can do; memory once a second."""
+def _percentiles(values: np.ndarray) -> Record:
+    return {f"p{percent}": float(np.percentile(values, percent)) for percent in (50, 90, 99)}
+
+
+def overload(server: Server, texts: list[str], seconds: float, answers: dict[bytes, int]) -> Record:
+    """Four times what it can do, in parts; before and after each what it can do then. Memory once a second."""
     resident: list[int] = []
     ended = threading.Event()
 
@@ -156,17 +176,35 @@ def overload(record: Record, server: Server, texts: list[str], seconds: float, a
         while not ended.wait(1.0):
             resident.append(server.resident_bytes())
 
+    parts = max(1, round(seconds / OVERLOAD_PART_SECONDS))
+    capacities = [capacity(server, texts, answers)]
+    rows = []
+    latencies: list[float] = []
     sampler = threading.Thread(target=sample)
     sampler.start()
     try:
-        rate = OVERLOAD * capacity(record, server.plan.name)
-        found = load(server, texts, LoadSettings(seconds, rate, 2048, warmup_seconds=3.0), answers)
+        for seed in range(parts):
+            settings = LoadSettings(seconds / parts, OVERLOAD * capacities[-1], 2048, warmup_seconds=2.0, seed=seed)
+            rows.append(load(server, texts, settings, answers))
+            latencies += rows[-1].pop("measured").latencies
+            capacities.append(capacity(server, texts, answers))
     finally:
         ended.set()
         sampler.join()
-    del found["measured"]
     after = resident[max(5, len(resident) // 10) :] or resident
-    return found | {"rate": rate, "resident": {"first": after[0], "least": min(after), "most": max(after)}}
+    return {
+        "parts": rows,
+        "capacities": capacities,
+        "capacity": statistics.mean((a + b) / 2 for a, b in itertools.pairwise(capacities)),
+        "texts_per_second": statistics.mean(each["texts_per_second"] for each in rows),
+        "statuses": dict(sum((Counter(each["statuses"]) for each in rows), Counter())),
+        "latency_ms": _percentiles(1000 * np.array(latencies)),
+        "resident": {"first": after[0], "least": min(after), "most": max(after)},
+        "processor_seconds": {
+            who: sum(each["processor_seconds"][who] or 0.0 for each in rows) for who in ("server", "client", "others")
+        },
+        **{key: sum(each[key] for each in rows) for key in ("changed", "lost", "wall_seconds")},
+    }
 
 
 def crowded(server: Server, texts: list[str], rounds: int, seconds: float, answers: dict[bytes, int]) -> Record:

@@ -47,6 +47,7 @@ class Lengths:
     rounds: int = 5
     seconds: float = 4.0  # of a throughput
     latency_seconds: float = 15.0
+    latency_rounds: int = 3
     overload_seconds: float = 300.0
     crowd_rounds: int = 3
     crowd_seconds: float = 5.0
@@ -55,7 +56,7 @@ class Lengths:
 
 
 SHORT = Lengths(rounds=5, seconds=3.0, overload_seconds=60.0)
-TINY = Lengths(1, 2.0, 2.0, 3.0, 1, 2.0, 1, 1)
+TINY = Lengths(1, 2.0, 2.0, 1, 3.0, 1, 2.0, 1, 1)
 
 
 def main() -> None:
@@ -218,7 +219,7 @@ def run(record: Record, plans: Sequence[Plan], work: Path, texts: list[str], len
         for name in list(OURS)[:2]:
             answers: dict[bytes, int] = {}
             if name not in record.setdefault("latency", {}):
-                found = measure.latency(record, servers[name], texts, lengths.latency_seconds, answers)
+                found = measure.latency(servers[name], texts, lengths.latency_seconds, lengths.latency_rounds, answers)
                 record["latency"][name] = found
                 say(f"latency, {name}: {found['times_alone']}")
                 save()
@@ -234,7 +235,7 @@ def run(record: Record, plans: Sequence[Plan], work: Path, texts: list[str], len
             say("replicas")
             save()
         if "overload" not in record:
-            record["overload"] = measure.overload(record, main, texts, lengths.overload_seconds, answers)
+            record["overload"] = measure.overload(main, texts, lengths.overload_seconds, answers)
             say("overload")
             save()
 

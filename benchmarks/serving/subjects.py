@@ -96,8 +96,8 @@ def _make_folder(model: Path, folder: Path) -> None:
 
 def _pack_int8(folder: Path, out: Path, texts: Sequence[str], sparsity: float | None) -> None:
     """Quantised after training, its ranges by some of the texts, and with the sentence files of the folder."""
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if sparsity is not None:
         pruneonce.prune_(model, sparsity).bake()
     rows = [tokenizer(text, truncation=True, max_length=MOST_TOKENS, return_tensors="pt") for text in texts]
@@ -126,7 +126,7 @@ def _make_large(work: Path) -> None:
     made = work / "large"
     shutil.rmtree(made, ignore_errors=True)
     subject = make_random("bert-large", "sequence-classification", 0.9, made)
-    model = AutoModel.from_pretrained(subject.folder, dtype=torch.float32).eval()
+    model = AutoModel.from_pretrained(subject.folder, dtype=torch.float32, trust_remote_code=False).eval()
     random = np.random.default_rng(0)
     rows = [{"input_ids": torch.from_numpy(random.integers(1000, 30000, (1, 64)))} for _ in range(4)]
     scales = pruneonce.quantize_(model, rows)

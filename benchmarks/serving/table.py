@@ -98,7 +98,6 @@ def _targets(record: dict[str, Any]) -> list[str]:
 
 def _overload(record: dict[str, Any]) -> tuple[str, str, str]:
     found, lengths = record["overload"], record["lengths"]
-    capacity = statistics.median(each["texts_per_second"] for each in record["throughput"][SPARSE])
     statuses = found["statuses"]
     others = sorted(set(statuses) - {"200", "429"})
     seconds, resident = found["processor_seconds"], found["resident"]
@@ -107,7 +106,7 @@ def _overload(record: dict[str, Any]) -> tuple[str, str, str]:
     return (
         f"4× overload for {lengths['overload_seconds']:.0f} s",
         "goodput ≥ 95 % of capacity, none wrong or lost, the rest 429, memory ± 5 %",
-        f"{100 * found['texts_per_second'] / capacity:.0f} % ({statuses.get('200', 0):,} × 200, "
+        f"{100 * found['texts_per_second'] / found['capacity']:.0f} % ({statuses.get('200', 0):,} × 200, "
         f"{statuses.get('429', 0):,} × 429, {sum(statuses[each] for each in others):,} other, {found['changed']} "
         f"wrong, {found['lost']} lost); p99 of the admitted {found['latency_ms']['p99']:,.0f} ms; memory "
         f"{growth:.1f} % between least and most; the client took {client:.0f} % of the cores",

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pruneonce.errors import PruneonceError
+from pruneonce.errors import PruneonceError, UsageError
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 MAX_HEADER_BYTES = 16 << 20  # of safetensors: 100,000 words of a tokenizer take 5 MB; parsed, up to 30 times that
@@ -103,6 +103,17 @@ def check_writable(path: Path) -> None:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def require_unicode_name(path: str | Path) -> None:
+    """UsageError for a name that is not UTF-8, which the libraries that save models cannot write, hours later."""
+    text = os.fspath(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start : error.end])[1:-1]
+        message = f"a name with the bytes {half} is not UTF-8, which records and models need: rename it"
+        raise UsageError(message) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -13,13 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pruneonce.errors import PruneonceError
+from pruneonce.files import require_unicode_name
 
 FILE_NAME = ".lock"
 
 
 @contextlib.contextmanager
 def filling(folder: Path) -> Iterator[None]:
-    """Hold `folder`, which is made if need be; PruneonceError, which names the process, if another one holds it."""
+    """Hold `folder`, which is made if need be; PruneonceError, which names the process, if another one holds it.
+
+    UsageError for a name that is not UTF-8.
+    """
+    require_unicode_name(folder)
     handle = _locked(Path(folder))
     try:
         yield

@@ -18,6 +18,6 @@ class Case:
     outcomes: tuple[str, ...]  # good ends of an attempt
     prepare: Callable[[Path], Any]  # scratch folder -> what attempts need; once per process
     attempt: Callable[[Any, int], str]  # that and a seed -> one of `outcomes`
-    attempt_seconds: float = 600  # longer is a hang, on a busy machine too
+    attempt_seconds: float = 600  # of `clock`; longer is a hang
     memory_bytes: int | None = None  # of address space, beyond what is imported
     slice_seconds: float = 30  # of one process, before other cases have their turn

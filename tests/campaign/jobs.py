@@ -19,6 +19,7 @@ from typing import Any
 from tiny_stages import finetune_values, prune_values, run
 
 import pruneonce
+from campaign.clock import idle_seconds
 from campaign.models import made, make_tiny
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.data import text as text_files
@@ -39,7 +40,7 @@ for _module in pkgutil.walk_packages(pruneonce.__path__, "pruneonce."):
         importlib.import_module(_module.name)  # now: what is edited meanwhile is of the next campaign
 
 DONE, REFUSED, FAILED = 0, 3, 7  # exit codes of a child
-ORPHANS_SECONDS = 600  # until the workers of a killed process have ended, on a busy machine
+ORPHANS_SECONDS = 600  # in which the machine idles, until the workers of a killed process have ended
 TIMED = {"README.md", "training_log.json", "made"}  # files that say how long something took
 
 
@@ -94,9 +95,9 @@ def fork(action: Callable[[], object], note: Path) -> int:
 def ended(child: int) -> int:
     """Its exit code, or minus its signal. AssertionError if processes that it started live on without it."""
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    end = time.monotonic() + ORPHANS_SECONDS
+    end = idle_seconds() + ORPHANS_SECONDS
     while _has_processes(child):
-        if time.monotonic() > end:
+        if idle_seconds() > end:
             os.killpg(child, signal.SIGKILL)
             raise AssertionError(f"its processes live on after {ORPHANS_SECONDS} s")
         time.sleep(0.05)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from campaign.case import Case
+from campaign.clock import computed_seconds, idle_seconds
 
 POLL_SECONDS = 0.2
 
@@ -76,7 +77,7 @@ def _work(case: Case, first: int, scratch: Path, end: float, counts: mmap.mmap, 
 
 def _watch(worker: int, case: Case, counts: mmap.mmap) -> str | None:
     """What ended the worker before its time: a signal, a hang; None if nothing did."""
-    seen, since = counts[:8], time.monotonic()
+    seen, since = counts[:8], _clock(worker)
     while True:
         ended, status = os.waitpid(worker, os.WNOHANG)
         if ended:
@@ -85,9 +86,14 @@ def _watch(worker: int, case: Case, counts: mmap.mmap) -> str | None:
                 raise SystemExit(f"{case.name}: the campaign itself failed, see above")
             return None if code == 0 else f"died of {signal.Signals(-code).name}"
         if counts[:8] != seen:
-            seen, since = counts[:8], time.monotonic()
-        if time.monotonic() - since > case.attempt_seconds + 900 * (seen == bytes(8)):  # the first one prepares
+            seen, since = counts[:8], _clock(worker)
+        if _clock(worker) - since > case.attempt_seconds + 900 * (seen == bytes(8)):  # the first one prepares
             os.kill(worker, signal.SIGKILL)
             os.waitpid(worker, 0)
             return f"took more than {case.attempt_seconds:.0f} s"
         time.sleep(POLL_SECONDS)
+
+
+def _clock(worker: int) -> float:
+    """Seconds, from anywhere, that stand still while others keep a worker from the processor."""
+    return idle_seconds() + computed_seconds(worker)

@@ -29,6 +29,13 @@ def compress(
     documents: Annotated[str, typer.Option(help="What is one text in a .txt: line, blank-line or file.")] = "line",
     task: Annotated[str, typer.Option("--task", help="Score both models on it: a GLUE task, squad, …")] = "",
     data: Annotated[str, typer.Option("--data", help="Its labelled examples; they are never trained on.")] = "",
+    vectors: Annotated[
+        bool | None,
+        typer.Option(
+            "--vectors/--no-vectors",
+            help="After pruning, learn the original's vectors of texts; default for folders of sentence-transformers.",
+        ),
+    ] = None,
     seed: int = 42,
     speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Measure speed at the end.")] = True,
     as_json: JSON = False,
@@ -36,7 +43,7 @@ def compress(
     """Prune any encoder by matching itself on plain text; pack it, and report what changed. Run again to resume."""
     from dataclasses import asdict
 
-    from pruneonce.cli.show import print_json
+    from pruneonce.cli.show import plain, print_json
     from pruneonce.compression import compress as run
     from pruneonce.compression.report import markdown
     from pruneonce.recipe import TaskData
@@ -55,13 +62,14 @@ def compress(
         text_column=text_column,
         documents=documents,
         task=TaskData(task, validation=data) if task else None,
+        vectors=vectors,
         speed=speed,
     )
     if as_json:
         print_json(asdict(report))
     else:
         print(markdown(report))
-        print(f"compress done: {folder}")
+        print(f"compress done: {plain(folder)}")
 
 
 def minutes_of(budget: str) -> float:

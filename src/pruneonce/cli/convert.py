@@ -105,7 +105,7 @@ def _export_onnx(model: Path, out: Path, as_json: bool) -> None:
     if as_json:
         print_json(asdict(written))
         return
-    print(f"{written.file}: {written.bytes / 1e6:.2f} MB, opset {written.opset}")
+    print(f"{plain(written.file)}: {written.bytes / 1e6:.2f} MB, opset {written.opset}")
     print(f"{', '.join(written.inputs)} -> {', '.join(written.outputs)}, for any number of sequences and tokens")
     print(f"largest difference from PyTorch on sample text, in ONNX Runtime: {written.max_difference:.1e}")
     if written.dequantized:
@@ -160,7 +160,8 @@ def _print_packed_totals(report: PackedInspection) -> None:
     table.add_row("file", f"{report.bytes / 1e6:.2f}", "")
     table.add_row("dense fp32", f"{report.dense_bytes / 1e6:.2f}", "")
     terminal().print(table)
-    print(f"{report.file}: format {report.format_version}, {report.position_bits:.3f} bits of position per weight")
+    bits = f"{report.position_bits:.3f} bits of position per weight"
+    print(f"{plain(report.file)}: format {report.format_version}, {bits}")
     print(
         f"times smaller than dense fp32: file {report.ratio:.1f}, encoder {report.encoder_ratio:.1f} "
         f"(its non-zero numbers alone, as papers count: {report.encoder_ratio_of_numbers:.1f})"

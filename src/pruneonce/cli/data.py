@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pruneonce.cli.options import On, Workers
+from pruneonce.cli.show import plain
 from pruneonce.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -97,4 +98,4 @@ def _print_rate(counts: dict[str, int], built: Built, out: Path) -> None:
     """What was made, and how fast unless it was there already."""
     done = ", ".join(f"{count:,} {unit}" for unit, count in counts.items())
     rate = ", ".join(f"{count / built.seconds:,.0f} {unit}/s" for unit, count in counts.items())
-    print(f"{done} in {out} ({'was there already' if built.reused else rate})")
+    print(f"{done} in {plain(out)} ({'was there already' if built.reused else rate})")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pruneonce.cli.options import JSON
-from pruneonce.cli.show import folding_table, print_json, terminal
+from pruneonce.cli.show import folding_table, plain, print_json, terminal
 from pruneonce.errors import UsageError
 
 
@@ -32,7 +32,7 @@ def report(
 
     folder = next((path for path in paths if path.is_dir()), Path())
     for file in write_report(paths, markdown or folder / "report.md", html or folder / "report.html"):
-        print(file)
+        print(plain(file))
 
 
 def _report_comparison(paths: list[Path], samples: int, seed: int, as_json: bool) -> None:

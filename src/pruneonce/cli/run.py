@@ -104,7 +104,7 @@ def predict(
     asked: list[str | tuple[str, str]] = [*given, *(texts_of(file, columns) if file else [])]
     if not asked:
         raise UsageError("predict: no text: give texts, or --file FILE (- for standard input)")
-    answer: Any = pipeline(task, model, threads=threads)
+    answer: Any = pipeline(task or ("text-ranking" if query else None), model, threads=threads)
     if question and answer.task != "question-answering":
         raise UsageError(f"--question is for question answering; this is {answer.task}")
     if answer.task == "question-answering" and not question:

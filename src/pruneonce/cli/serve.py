@@ -27,6 +27,9 @@ def serve(
     log_requests: Annotated[bool, typer.Option(help="A line of JSON per request on standard error.")] = True,
     max_requests: Annotated[int, typer.Option(min=1, help="Of a model, not answered yet; more get 429.")] = 512,
     max_tokens: Annotated[int, typer.Option(min=1, help="Of these requests together, and of one.")] = 262_144,
+    max_wait_seconds: Annotated[
+        float, typer.Option(min=0.001, help="That these tokens take; while it is more, only 32 requests are let in.")
+    ] = 1.0,
     max_texts: Annotated[int, typer.Option(min=1, help="Of one request.")] = 2048,
     max_body_bytes: Annotated[int, typer.Option(min=1, help="Of one request.")] = 2_000_000,
     max_connections: Annotated[int, typer.Option(min=1, help="At once.")] = 4096,
@@ -41,6 +44,7 @@ def serve(
     limits = Limits(
         requests=max_requests,
         tokens=max_tokens,
+        wait_seconds=max_wait_seconds,
         texts=max_texts,
         body_bytes=max_body_bytes,
         connections=max_connections,

@@ -18,16 +18,21 @@ UNPRINTABLE = re.compile(
 
 
 def terminal() -> Console:
-    """Where answers go. A file or pipe gets lines long enough that no name is cut."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    """Where answers go. A file or pipe gets lines long enough that no name is cut; "[/b]" in one is no markup."""
+    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 160)
 
 
 def folding_table(*columns: str, title: str | None = None) -> Table:
     """A table whose cells a narrow terminal folds: cut, names that differ in their last part would be the same."""
-    table = Table(title=title)
+    table = _PlainTable(title=None if title is None else plain(title))
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(plain(column), overflow="fold")
     return table
+
+
+class _PlainTable(Table):
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*map(plain, cells), **options)
 
 
 def print_json(value: Any) -> None:

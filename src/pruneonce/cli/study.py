@@ -36,8 +36,9 @@ def study(
     from pruneonce.study.recipe import load_study
 
     quiet_transformers()
+    wanted = load_study(recipe, overrides or [])
     folder = out or default_output(recipe)
-    plan = make_plan(load_study(recipe, overrides or []), folder)
+    plan = make_plan(wanted, folder)
     if dry_run:
         _print_study_plan(plan, as_json)
         return
@@ -47,7 +48,7 @@ def study(
     if as_json:
         print_json({"runs": {name: each.metrics for name, each in result.records.items()}, "failures": result.failures})
     words = sys.stderr if as_json else sys.stdout
-    print(f"{len(result.records)} of {len(plan.nodes)} runs are done: pruneonce report {folder}", file=words)
+    print(f"{len(result.records)} of {len(plan.nodes)} runs are done: pruneonce report {plain(folder)}", file=words)
     for name, reason in result.failures.items():
         print(f"  {name}: {plain(reason)}", file=words)
     if result.failures:
@@ -74,7 +75,7 @@ def quickstart(
     for row in report.rows:
         table.add_row(*shown(row))
     terminal().print(table)
-    print(f"details: {out / 'report.md'}")
+    print(f"details: {plain(out / 'report.md')}")
 
 
 def _print_study_plan(plan: Plan, as_json: bool) -> None:

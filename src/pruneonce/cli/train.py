@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pruneonce.cli.options import JSON, Keep, Out, Set
-from pruneonce.cli.show import folding_table, print_json, print_metrics, terminal
+from pruneonce.cli.show import folding_table, plain, print_json, print_metrics, terminal
 from pruneonce.progress import Advance, progress_bar
 from pruneonce.recipe import default_output
 
@@ -100,7 +100,7 @@ def _run_stage(stage: str, path: Path, overrides: list[str] | None, out: Path | 
         speak: Advance | None = advance if is_main_process() else None
         record = RUNNERS[stage](recipe, StageOptions(folder, keep_checkpoints=keep, on_progress=speak))
     if is_main_process():
-        terminal().print(f"{stage} done: {folder}")
+        print(f"{stage} done: {plain(folder)}")
         print_metrics(record.metrics)
 
 
@@ -110,7 +110,7 @@ def _run_seeds(stage: str, recipes: list[Any], folder: Path, keep: bool) -> None
 
     summary = run_seeds(stage, recipes, folder, progress_bar, keep_checkpoints=keep)
     if is_main_process():
-        terminal().print(f"{stage} done with {len(recipes)} seeds: {folder}")
+        print(f"{stage} done with {len(recipes)} seeds: {plain(folder)}")
         for name, each in summary.items():
             print(f"  {name:<24}{each.mean:.4f} ± {each.std:.4f}  n = {each.n}")
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from pruneonce.compression import vectors
 from pruneonce.cost.estimate import late_share
 from pruneonce.errors import UsageError
 from pruneonce.machine import instruction_sets
@@ -39,6 +40,7 @@ class Plan:
     seconds_per_step: dict[str, float]  # "<tokens> dense", "<tokens> sparse" -> of a step of such windows
     training_seconds: float  # expected
     tokens: int  # that will be read, about
+    vector_steps: int = 0  # that follow, of texts' vectors (`vectors`)
 
     @property
     def tokens_per_second(self) -> float:
@@ -91,21 +93,27 @@ def longest_text(config: Any) -> int:
     return encoder_plan_of(config.to_dict(), config.name_or_path).max_tokens
 
 
-def plan_for(recipe: CompressRecipe, budget_seconds: float, out: Path) -> Plan:
-    """The recipe with as many steps as fit the budget. UsageError for one that is too small for any use."""
+def plan_for(recipe: CompressRecipe, budget_seconds: float, out: Path, with_vectors: bool = False) -> Plan:
+    """The recipe with as many steps as fit the budget. UsageError for one that is too small for any use.
+
+    with_vectors: a part of it is for steps that learn the vectors of texts, after pruning.
+    """
     seconds = measure(recipe, out)
     dense, sparse = (_mean_of(recipe.matching, seconds, form) for form in ("dense", "sparse"))
     late = late_share(recipe.pruning, 1000)
     per_step = (1 - late) * dense + late * sparse
-    steps = math.floor(TRAINED_SHARE * budget_seconds / per_step)
+    share = TRAINED_SHARE * (1 - vectors.SHARE if with_vectors else 1.0)
+    steps = math.floor(share * budget_seconds / per_step)
     if steps < FEWEST_STEPS:
-        needed = math.ceil(FEWEST_STEPS * per_step / TRAINED_SHARE)
+        needed = math.ceil(FEWEST_STEPS * per_step / share)
         raise UsageError(
             f"a budget of {budget_seconds:.0f} s allows {steps} steps here, at {per_step:.2f} s each; at least "
             f"{FEWEST_STEPS} are needed: set --budget to {needed} s or more"
         )
     tokens = steps * recipe.training.batch_size * min(recipe.matching.lengths)
-    return Plan(replace(recipe, training=replace(recipe.training, steps=steps)), seconds, steps * per_step, tokens)
+    planned = replace(recipe, training=replace(recipe.training, steps=steps))
+    vector_steps = vectors.steps_in(TRAINED_SHARE * budget_seconds, sparse) if with_vectors else 0
+    return Plan(planned, seconds, steps * per_step, tokens, vector_steps)
 
 
 def measure(recipe: CompressRecipe, out: Path) -> dict[str, float]:

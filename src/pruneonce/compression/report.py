@@ -17,6 +17,8 @@ FIGURES = {
     "span_overlap": "overlap (F1) of the spans",
 }
 
+FLOPS_PER_WEIGHT = 8  # and token: a forward pass is 2, a backward pass 4; the teacher has no backward pass
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -37,7 +39,10 @@ class CompressionReport:
     steps: int
     tokens: int  # read in training, about
     training_seconds: float
-    hidden_error: float  # on held-out text, mean over layers
+    pruned_weights: int  # zeros among them counted
+    peak_gflops: float | None  # multiply-adds in float32 that this machine does at most; None: not measured
+    vector_steps: int  # that taught it the original's vectors of texts afterwards
+    hidden_error: float  # of the pruned model on held-out text, mean over layers
     figures: dict[str, dict[str, float]]  # packed model -> what it answers differently (`comparison.compare`)
     scores: dict[str, dict[str, float]]  # model -> metrics on labelled examples, where there are some
     file_bytes: dict[str, int]
@@ -47,6 +52,16 @@ class CompressionReport:
     seconds: dict[str, float]  # of each step
     machine: dict[str, Any]
 
+    @property
+    def tokens_per_hour(self) -> float:
+        """Read in training, measuring and mask updates included."""
+        return 3600 * self.tokens / self.training_seconds if self.training_seconds else 0.0
+
+    @property
+    def training_gflops(self) -> float:
+        """Of pruned matrices in training, were every weight multiplied: 2 for the teacher, 6 for the student."""
+        return FLOPS_PER_WEIGHT * self.pruned_weights * self.tokens_per_hour / 3600 / 1e9
+
 
 def markdown(report: CompressionReport) -> str:
     """The report as a page of Markdown."""
@@ -55,7 +70,17 @@ def markdown(report: CompressionReport) -> str:
         f"# {report.model.rstrip('/').rpartition('/')[2]}, {report.sparsity:.1%} zeros",
         "",
         f"Pruned ({report.pattern}) by matching the original on {report.tokens / 1e6:.1f} million tokens of text "
-        f"without labels: {report.steps:,} steps in {report.training_seconds / 60:.0f} minutes.",
+        f"without labels: {report.steps:,} steps in {report.training_seconds / 60:.0f} minutes, "
+        f"{report.tokens_per_hour / 1e6:.1f} million tokens an hour.",
+        *(
+            [
+                f"That is {report.training_gflops:.0f} GFLOP/s, were all weights multiplied; float32 multiply-adds "
+                f"reach {report.peak_gflops:.0f} here at most."
+            ]
+            if report.peak_gflops
+            else []
+        ),
+        *([f"Then {report.vector_steps:,} steps by the original's vectors of texts."] if report.vector_steps else []),
         "",
         *(f"**Mind:** {warning}.\n" for warning in report.warnings),
         "## What it answers differently",

@@ -15,12 +15,14 @@ from typing import Any
 from pruneonce.bench.inference.record import read_bench
 from pruneonce.bench.inference.run import BenchSettings, run_on_folder
 from pruneonce.bench.measure import paired_ratio
+from pruneonce.bench.speed_limits import peak_gflops
+from pruneonce.compression import vectors
 from pruneonce.compression.comparison import compare
 from pruneonce.compression.plan import Plan, fastest_precision, longest_text, plan_for, recipe_for
 from pruneonce.compression.report import CompressionReport, Timing, markdown
 from pruneonce.compression.rounding import round_to_int8
 from pruneonce.compression.texts import build_corpus, default_texts, warnings_about
-from pruneonce.convert.inspect_folder import zeros_of_pruned
+from pruneonce.convert.inspect_folder import pruned_matrices, zeros_of_pruned
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.cost.doctor import describe_machine
 from pruneonce.errors import OtherInputsError, UsageError
@@ -29,13 +31,13 @@ from pruneonce.evaluation.scoring import score_folder
 from pruneonce.files import read_json, sha256_file, write_json, write_text
 from pruneonce.folder_lock import filling
 from pruneonce.formats.model_folder import WEIGHTS_FILE, folder_digest
-from pruneonce.formats.record import read_provenance
+from pruneonce.formats.record import Provenance, read_provenance
 from pruneonce.formats.sentence_folder import copy_sentence_files
 from pruneonce.machine import available_cores
 from pruneonce.models.hub import load_config, quiet_transformers
 from pruneonce.progress import Advance, progress_bar
 from pruneonce.recipe import CompressRecipe, TaskData, parse_recipe
-from pruneonce.stages import run_compress
+from pruneonce.stages import run_compress, run_finetune
 from pruneonce.stages.options import StageOptions
 
 PLAN = "plan.json"
@@ -57,6 +59,9 @@ class CompressOptions:
     text_column: str = "text"  # of .jsonl and .parquet
     documents: str = "line"  # what is one text in a .txt: "line", "blank-line" or "file"
     steps: int | None = None  # instead of what fits the budget
+    vectors: bool | None = (
+        None  # learn the original's vectors of texts after pruning; None: if it gives vectors of texts
+    )
     task: TaskData | None = None  # labelled examples to score both models on; never trained on
     speed: bool = True  # measure it, beside what is installed of PyTorch and ONNX Runtime
 
@@ -86,6 +91,7 @@ def compress(
         precision=fastest_precision(),
         steps=UNPLANNED_STEPS if given.steps is None else given.steps,
     )
+    given = replace(given, vectors=vectors.are_wanted(str(model), given.vectors))
     if not 0.0 < given.budget_minutes < float("inf"):
         raise UsageError(f"a budget of {given.budget_minutes} minutes is none: give a number above 0")
     if folder.exists() and not folder.is_dir():
@@ -128,10 +134,16 @@ def _compress(wanted: CompressRecipe, texts: Sequence[Path], given: CompressOpti
     with timed("plan"):
         plan = _plan(wanted, given, out)
     _log.warning("%s", _said(plan, given))
+    pruned = out / ("pruned" if plan.vector_steps else "model")
     with timed("prune") as advance:
-        record = run_compress(plan.recipe, StageOptions(out / "model", on_progress=advance))
+        record = run_compress(plan.recipe, StageOptions(pruned, on_progress=advance))
     seconds["prune"] = sum(record.timings.values())  # whenever that was
-    copy_sentence_files(model, out / "model")
+    copy_sentence_files(model, pruned)
+    if plan.vector_steps:
+        with timed("vectors") as advance:
+            taught = _learn_vectors(plan, pruned, out, advance)
+        seconds["vectors"] = sum(taught.timings.values())
+        copy_sentence_files(model, out / "model")
     files = {"sparse": out / "model.pruneonce"}
     with timed("pack"):
         export_packed(out / "model", files["sparse"])
@@ -165,6 +177,9 @@ def _compress(wanted: CompressRecipe, texts: Sequence[Path], given: CompressOpti
         steps=record.steps,
         tokens=plan.tokens,
         training_seconds=record.timings.get("training", 0.0),
+        pruned_weights=sum(matrix.size for matrix in pruned_matrices(out / "model", record)),
+        peak_gflops=peak_gflops() if given.speed else None,
+        vector_steps=plan.vector_steps,
         hidden_error=record.metrics["hidden_error"],
         figures=figures,
         scores=scores,
@@ -178,6 +193,16 @@ def _compress(wanted: CompressRecipe, texts: Sequence[Path], given: CompressOpti
     write_json(out / "report.json", asdict(report))
     write_text(out / "report.md", markdown(report))
     return report
+
+
+def _learn_vectors(plan: Plan, pruned: Path, out: Path, on_progress: Advance) -> Provenance:
+    """The pruned model, taught the original's vectors, as `out`/model."""
+    train, held_out = (out / f"vectors-{name}.jsonl" for name in ("train", "held-out"))
+    if not (train.is_file() and held_out.is_file()):
+        vectors.write_texts(Path(plan.recipe.corpus), plan.recipe.model, plan.recipe.seed, train, held_out)
+    longest = longest_text(load_config(plan.recipe.model))
+    recipe = vectors.recipe_of(plan.recipe, pruned, plan.vector_steps, longest, train, held_out)
+    return run_finetune(recipe, StageOptions(out / "model", on_progress=on_progress))
 
 
 def _check_wishes(wanted: CompressRecipe, given: CompressOptions, out: Path, corpus: str = "") -> None:
@@ -195,7 +220,7 @@ def _check_wishes(wanted: CompressRecipe, given: CompressOptions, out: Path, cor
 
 def _wishes(wanted: CompressRecipe, given: CompressOptions, corpus: str) -> dict[str, Any]:
     """What a start has to have in common with the one that it goes on from."""
-    names = ("sparsity", "pattern", "budget_minutes", "seed", "steps")
+    names = ("sparsity", "pattern", "budget_minutes", "seed", "steps", "vectors")
     return {
         "model": folder_digest(wanted.model),
         "corpus": corpus,
@@ -212,12 +237,14 @@ def _plan(wanted: CompressRecipe, given: CompressOptions, out: Path) -> Plan:
         found = read_json(file)
         recipe = parse_recipe(found["recipe"], "compress", where=str(file))
         recipe = replace(recipe, model=wanted.model, corpus=wanted.corpus)  # wherever they are now
-        return Plan(recipe, found["seconds_per_step"], found["training_seconds"], found["tokens"])
+        numbers = (found[name] for name in ("seconds_per_step", "training_seconds", "tokens", "vector_steps"))
+        return Plan(recipe, *numbers)
+    with_vectors = bool(given.vectors)
     if given.steps is not None:
         tokens = given.steps * wanted.training.batch_size * min(wanted.matching.lengths)
-        plan = Plan(wanted, {}, 0.0, tokens)
+        plan = Plan(wanted, {}, 0.0, tokens, max(1, given.steps // 4) if with_vectors else 0)
     else:
-        plan = plan_for(wanted, 60 * given.budget_minutes, out / "model")
+        plan = plan_for(wanted, 60 * given.budget_minutes, out / "model", with_vectors)
     write_json(file, {"wishes": _wishes(wanted, given, corpus), **asdict(plan)})
     return plan
 

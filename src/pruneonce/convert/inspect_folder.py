@@ -77,12 +77,17 @@ def _total(matrices: Iterable[Matrix]) -> Total:
     return Total(parameters, zeros, size)
 
 
-def zeros_of_pruned(folder: str | Path, record: Provenance) -> float:
-    """Share of zeros in the matrices that a run has pruned or locked, counted in the saved file."""
+def pruned_matrices(folder: str | Path, record: Provenance) -> list[Matrix]:
+    """Those that a run has pruned or locked, as they are in the saved file."""
     family = read_family(Path(folder))
-    pruned = [
+    return [
         matrix
         for matrix in read_matrices(Path(folder))
         if family.encoder_name(matrix.name.removesuffix(".weight")) in record.masks
     ]
+
+
+def zeros_of_pruned(folder: str | Path, record: Provenance) -> float:
+    """Share of zeros in `pruned_matrices`."""
+    pruned = pruned_matrices(folder, record)
     return sum(matrix.zeros for matrix in pruned) / sum(matrix.size for matrix in pruned)

@@ -12,7 +12,7 @@ import numpy as np
 
 from pruneonce.convert.runnable import config_as_served, require_runnable
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.files import cannot_write, read_json, replacing, scratch_folder
+from pruneonce.files import cannot_write, read_json, replacing, require_unicode_name, scratch_folder
 from pruneonce.formats.model_folder import read_family, require_folder
 from pruneonce.formats.scales_file import read_quantization
 from pruneonce.models.family import TASK_OF_HEAD
@@ -53,6 +53,7 @@ def export_onnx(model: str | Path, out: str | Path) -> OnnxFile:
     folder, out = require_folder(model), Path(out)
     if out.is_dir():
         raise UsageError(f"'{out}' is a folder: the name of a file is expected")
+    require_unicode_name(out)
     for package in ("torch", "transformers", "onnx", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise UsageError(

@@ -8,8 +8,8 @@ of workers.
 from __future__ import annotations
 
 import functools
-import itertools
 import time
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -42,7 +42,7 @@ from pruneonce.data.sentences import split_sentences
 from pruneonce.errors import OtherInputsError, PruneonceError, UsageError
 from pruneonce.folder_lock import filling
 from pruneonce.machine import available_cores
-from pruneonce.models.tokenizer import load_tokenizer, special_token_ids
+from pruneonce.models.tokenizer import LONG_TEXT, load_tokenizer, pieces, special_token_ids
 from pruneonce.progress import Advance, no_progress
 
 _MADE = (*(f"{split}-[0-9][0-9][0-9][0-9][0-9].arrow" for split in SPLITS), TOKEN_COUNTS, MANIFEST)
@@ -282,10 +282,33 @@ def _tokenizer(serialised: str) -> Tokenizer:
 
 
 def _tokenize(tokenizer: Tokenizer, number: int, text: str) -> Document:
-    encodings = tokenizer.encode_batch_fast(split_sentences(text), add_special_tokens=False)
-    sentences = [encoding.ids for encoding in encodings if len(encoding)]
-    bounds = list(itertools.accumulate(map(len, sentences), initial=0))
-    return Document(number, np.fromiter(itertools.chain.from_iterable(sentences), np.int32, bounds[-1]), bounds)
+    """In the memory that little of it takes at a time: one line of a file may be a book."""
+    ids, bounds, open_sentence = array("i"), [0], -1
+    for batch in _batches(enumerate(split_sentences(text))):
+        encodings = tokenizer.encode_batch_fast([piece for _, piece in batch], add_special_tokens=False)
+        for (sentence, _), encoding in zip(batch, encodings, strict=True):
+            if not len(encoding):
+                continue
+            ids.extend(encoding.ids)
+            if sentence == open_sentence:  # it goes on
+                bounds.pop()
+            bounds.append(len(ids))
+            open_sentence = sentence
+    return Document(number, np.array(ids, np.int32), bounds)
+
+
+def _batches(sentences: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    """Numbered sentences, long ones in pieces, of LONG_TEXT characters together or a piece of more."""
+    batch: list[tuple[int, str]] = []
+    characters = 0
+    for number, sentence in sentences:
+        for piece in pieces(sentence):
+            if batch and characters + len(piece) > LONG_TEXT:
+                yield batch
+                batch, characters = [], 0
+            batch.append((number, piece))
+            characters += len(piece)
+    yield batch
 
 
 def _generator(seed: int, *key: int) -> np.random.Generator:

@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.files import check_safetensors_length, read_json, require_plain_name
+from pruneonce.files import check_safetensors_length, read_json, require_plain_name, require_unicode_name
 from pruneonce.models import Family, family_of
 
 # Any will do: ours, WordPiece's, byte-level BPE's, Unigram's.
@@ -123,6 +123,7 @@ def _require_head(auto_class: str, family: Family) -> None:
 
 def _check_there(path: str | Path) -> None:
     """UsageError for a path that leads nowhere and that cannot be a Hub id, which has one slash at most."""
+    require_unicode_name(path)
     name = str(path)
     looks_like_a_path = name.count("/") > 1 or name.startswith((".", "/", "~", "runs/"))
     if looks_like_a_path and not Path(name).exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,6 +14,9 @@ from pruneonce.errors import UsageError
 from pruneonce.models import FAMILIES
 from pruneonce.models.family import SpecialTokens
 from pruneonce.models.hub import converted_tokenizer
+
+LONG_TEXT = 1 << 17  # characters; while it encodes a text, the library takes up to a kilobyte for each
+_WORD_END = re.compile(r"(?:[^\W_]|[!-/:-@\[-^`{-~])(?= )")
 
 
 def load_tokenizer(model: str | Path) -> Tokenizer:
@@ -43,6 +47,35 @@ def encode_batch(
     with refused_as("the texts cannot be tokenised"):
         encodings: list[Encoding] = tokenizer.encode_batch(list(texts), add_special_tokens=add_special_tokens)
     return encodings
+
+
+def beginning(tokenizer: Tokenizer, text: str, tokens: int) -> str:
+    """So much of `text` that the rest has no say in its first `tokens` tokens: all of a text that is not long.
+
+    A text is cut where a word has ended, and its tokens are counted piece by piece.
+    """
+    if len(text) <= LONG_TEXT:
+        return text
+    end = found = 0
+    for piece in pieces(text):
+        end += len(piece)
+        found += len(encode_batch(tokenizer, [piece], add_special_tokens=False)[0])
+        if found >= tokens:
+            break
+    return text[:end]
+
+
+def pieces(text: str) -> Iterator[str]:
+    """A long text in parts that together have its tokens.
+
+    Each ends with a letter, a digit or ASCII's punctuation before a space: no pre-tokenizer joins what is on both sides
+    of that, and no normalizer changes one side for the other's sake.
+    """
+    begin = 0
+    while len(text) - begin > LONG_TEXT and (word_end := _WORD_END.search(text, begin + LONG_TEXT // 2)):
+        yield text[begin : word_end.end()]
+        begin = word_end.end()
+    yield text[begin:]
 
 
 def require_unicode(text: str, what: str) -> None:

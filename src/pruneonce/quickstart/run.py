@@ -43,7 +43,7 @@ from pruneonce.tasks import get_task
 HELD_OUT = 0.02  # of the texts: to compare vectors on
 SPARSE = "90 % sparse, pruned once"
 INT8 = "90 % sparse, int8"
-BF16_STEPS = 1500  # of compression, where bfloat16 is fast; elsewhere as many as its recipe says
+BF16_STEPS = 1000  # of compression, where bfloat16 is fast; elsewhere as many as its recipe says
 TIMED_TOKENS = 128  # of the one text whose time is in the table
 TIMED_ROUNDS = 15
 

@@ -52,7 +52,7 @@ class Model:
         self.encoder = _encoder(tensors)
         self.hidden_size = self.encoder.plan.hidden_size
         quantized = all(isinstance(layer.down.weight, Int8Weight) for layer in self.encoder.layers)
-        self._pass_tokens = INT8_PASS_TOKENS if quantized else PASS_TOKENS
+        self._pass_tokens = INT8_PASS_TOKENS if quantized else PASS_TOKENS  # per thread
         table, first = self.encoder.embeddings.positions, self.encoder.plan.first_position or 0
         self.max_tokens = self.encoder.plan.max_tokens if table is None else len(table) - first
         trained = recorded_tokens(packed.provenance)
@@ -101,6 +101,11 @@ class Model:
             means = space.activations("means", self.hidden_size)
             means.load(np.stack([pooled(each, ("mean",)) for each in states]))
             return self._head(means, space)
+
+    @property
+    def pass_tokens(self) -> int:
+        """Tokens that are computed at once, by all threads together; of more, passes follow each other."""
+        return self._pass_tokens * _native.num_threads()
 
     @property
     def ranks(self) -> bool:
@@ -210,7 +215,7 @@ class Model:
         return outputs
 
     def _end_of_pass(self, ids: list[Array], first: int) -> int:
-        at_once = self._pass_tokens * _native.num_threads()
+        at_once = self.pass_tokens
         tokens, end = len(ids[first]), first + 1
         while end < len(ids) and tokens + len(ids[end]) <= at_once:
             tokens += len(ids[end])

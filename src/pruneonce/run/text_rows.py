@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import parse_json
+from pruneonce.formats.parquet_file import parquet_rows
 from pruneonce.tasks.table import long_csv_fields
 
 SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
-PARQUET_ROWS = 256  # read at a time
 
 
 class BadRow(NamedTuple):
@@ -159,15 +159,12 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, lis
     except ImportError as error:
         raise UsageError(f"reading {path} needs `pip install pruneonce[train]`; .jsonl and .csv do not") from error
     try:
-        with parquet.ParquetFile(path) as table:
-            _require(str(path), table.schema_arrow.names, columns)
-            number = 0
-            for batch in table.iter_batches(PARQUET_ROWS, columns=list(columns)):
-                for row in zip(*(batch[name].to_pylist() for name in columns), strict=True):
-                    number += 1
-                    yield f"{path}, row {number}", list(row)
-    except (OSError, ArrowException, UnicodeDecodeError) as error:
+        names = parquet.read_schema(path).names
+    except (OSError, ArrowException) as error:
         raise PruneonceError(f"{path} cannot be read as Parquet: {str(error).strip().splitlines()[0]}") from error
+    _require(str(path), names, columns)
+    for number, row in enumerate(parquet_rows(path, list(dict.fromkeys(columns))), start=1):
+        yield f"{path}, row {number}", [row[name] for name in columns]
 
 
 def _require(where: str, present: Iterable[str], columns: Sequence[str]) -> None:

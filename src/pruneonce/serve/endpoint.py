@@ -4,47 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
 import re
 import time
-import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
 import anyio
-import orjson
 from starlette.types import Receive, Scope, Send
 
 from pruneonce.serve.limits import Limits
-from pruneonce.serve.metrics import Metrics
 from pruneonce.serve.refusal import Refusal, body_of, refusal_of
-from pruneonce.serve.route import Exchange, Models, Reply, Route, json_bytes, read_json
+from pruneonce.serve.route import Exchange, Reply, Route, json_bytes, read_json
 from pruneonce.serve.served_model import Gone
+from pruneonce.serve.server import Server, request_id_of
 
-access = logging.getLogger("pruneonce.access")
 errors = logging.getLogger("pruneonce.serve")
-REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 JSON_TYPE = re.compile(rb"application/(?:[\w.+-]+\+)?json(?:\s*;.*)?", re.IGNORECASE)
 LARGE_BYTES = 1_000_000  # what the system's buffers hold is not counted
 AGAIN = {"retry-after": "1"}
-LOOPBACK = {b"localhost", b"127.0.0.1", b"[::1]"}
-
-
-@dataclass
-class Server:
-    """What all endpoints share."""
-
-    models: Models
-    limits: Limits
-    metrics: Metrics
-    keys: list[bytes] = field(default_factory=list)  # any of them opens every route
-    loopback_only: bool = False  # other names for this host are refused: a page could have resolved one to it
-    ready: bool = True
-    sending_bytes: int = 0  # of large answers that are not fetched yet
-    logs_requests: bool = True
 
 
 class Endpoint:
@@ -57,7 +36,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begin = time.perf_counter()
         headers = dict(scope["headers"])
-        request_id = _request_id(headers)
+        request_id = request_id_of(headers)
         body = _Body(receive, self.server.limits)
         gone: asyncio.Future[Any] | None = None
         path: str = scope["path"]
@@ -78,6 +57,8 @@ class Endpoint:
                 _require_type(route, headers)
                 if self.server.sending_bytes > self.server.limits.sending_bytes:
                     raise Refusal("too many large answers are not fetched yet", "Overloaded", headers=AGAIN)
+                if self.server.models.full:
+                    raise self.server.models.overloaded()
                 content = await body.read(headers)
                 parsed = route.read(content, headers) if route.read else read_json(route.body, content)
                 gone = exchange.gone = asyncio.ensure_future(body.disconnect())
@@ -106,21 +87,8 @@ class Endpoint:
 
     def _admitted(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> Route:
         """The route of a request that may come in."""
-        if self.server.loopback_only:
-            host = headers.get(b"host", b"").lower()
-            if re.sub(rb":\d*$", b"", host) not in LOOPBACK:
-                raise Refusal(
-                    f"the host {host[:100].decode('latin-1')!a} is not this one; it listens to its own machine alone",
-                    status=421,
-                )
         route = self.routes.get("GET" if method == "HEAD" else method)
-        if (route is None or not route.is_open) and self.server.keys:
-            kind, _, key = headers.get(b"authorization", b"").partition(b" ")
-            known = [hmac.compare_digest(key.strip(), each) for each in self.server.keys]  # all, whichever it is
-            if kind.lower() != b"bearer" or not any(known):
-                raise Refusal(
-                    "a key is expected: Authorization: Bearer KEY", status=401, headers={"www-authenticate": "Bearer"}
-                )
+        self.server.admit(headers, is_open=route is not None and route.is_open)
         if not self.routes:
             raise Refusal(f"there is nothing at {path[:200]!a}; /openapi.json has what there is", status=404)
         if route is None:
@@ -142,10 +110,7 @@ class Endpoint:
         refusal = refusal_of(error)
         if refusal.status >= 500 and refusal.kind == "Internal":
             errors.error("request %s to %s failed", request_id, path, exc_info=refusal.__cause__ or error)
-        kind = "Unauthorized" if refusal.status == 401 else refusal.kind
-        self.server.metrics.count("te_request_failure", "Requests that were refused or failed", err=kind)
-        if refusal.status == 429:
-            self.server.metrics.count("pruneonce_rejected", "Requests refused for lack of room")
+        self.server.count_refusal(refusal)
         return Reply(json_bytes(body_of(refusal, path)), status=refusal.status, headers=dict(refusal.headers))
 
     def _count(self, scope: Scope, reply: Reply | None, request_id: str, seconds: float) -> None:
@@ -158,26 +123,8 @@ class Endpoint:
             metrics.duration.labels(reply.model).observe(seconds)
         elif reply is None:
             metrics.count("pruneonce_gone", "Requests whose client left")
-        if not self.server.logs_requests:
-            return
-        line = {
-            "time": round(time.time(), 3),
-            "id": request_id,
-            "client": scope["client"][0] if scope["client"] else None,
-            "method": scope["method"],
-            "path": scope["path"][:300],
-            "status": 499 if reply is None else reply.status,
-            "ms": round(1000 * seconds, 2),
-        }
-        if reply is not None and reply.model is not None:
-            line["model"] = reply.model
-        if answer is not None:
-            line |= {
-                "texts": answer.sequences,
-                "tokens": answer.tokens,
-                "queue_ms": round(1000 * answer.queue_seconds, 2),
-            }
-        access.info(orjson.dumps(line).decode())
+        status = 499 if reply is None else reply.status
+        self.server.log(request_id, scope["client"], scope["method"], scope["path"], status, seconds, reply)
 
 
 class _Body:
@@ -228,12 +175,6 @@ class _Body:
         """Returns when the client has left."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
-
-
-def _request_id(headers: Mapping[bytes, bytes]) -> str:
-    """The client's, if it is one that a log can hold."""
-    given = headers.get(b"x-request-id", b"")
-    return given.decode() if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def _query(text: bytes) -> dict[str, str]:

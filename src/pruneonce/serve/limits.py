@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Per thread: four passes of an int8 model, eight of one in floats. More would not be faster, and everybody waits for a
-# batch that is being computed.
-BATCH_TOKENS_PER_THREAD = 1024
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -15,6 +11,8 @@ class Limits:
 
     requests: int = 512  # admitted and not yet answered, as TEI
     tokens: int = 262_144  # of requests that are not answered yet; one alone may not have more
+    wait_seconds: float = 1.0  # that the tokens of these take to compute; while they take longer none are let in
+    always_requests: int = 32  # that are let in even so: as many clients as a slow model, too, should have
     texts: int = 2048  # of one request, as OpenAI
     masks: int = 128  # to be filled, of one request: each has logits of the size of the vocabulary
     body_bytes: int = 2_000_000  # as TEI

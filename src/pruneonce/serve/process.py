@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -20,15 +21,15 @@ from pruneonce import _native
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.run.model import load_model
 from pruneonce.run.weights import Kernels
-from pruneonce.serve import endpoint
-from pruneonce.serve.application import application
+from pruneonce.serve import endpoint, server
+from pruneonce.serve.application import MODEL_PATHS, application
 from pruneonce.serve.connection import connection_class
-from pruneonce.serve.endpoint import Server
 from pruneonce.serve.limits import Limits
 from pruneonce.serve.metrics import Metrics
 from pruneonce.serve.refusal import Refusal
 from pruneonce.serve.route import Models
 from pruneonce.serve.served_model import ServedModel, Threads
+from pruneonce.serve.server import Server
 
 KEY_VARIABLE = "PRUNEONCE_API_KEY"
 OTHER_FILES = 256  # that are no connections
@@ -88,7 +89,7 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
         sys.setswitchinterval(SWITCH_SECONDS)
         config = uvicorn.Config(
             application(shared, settings.cors_origins),
-            http=connection_class(settings.limits),
+            http=connection_class(shared, frozenset() if settings.cors_origins else MODEL_PATHS),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -114,7 +115,11 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
                     await model.probe()
                 except Refusal as refusal:
                     raise PruneonceError(f"serve: {refusal.message}") from refusal
+            gc.collect()
+            gc.freeze()  # modules and models stay: who looks for garbage need not go through them, which takes long
+            warming = [asyncio.ensure_future(model.warm_up()) for model in models]  # of a large one it takes a while
             await server.serve([listener])
+            await asyncio.gather(*warming)
 
         uvicorn_loop = config.get_loop_factory()
         if uvicorn_loop is None:
@@ -180,7 +185,7 @@ def _bound(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
         listener = socket.socket(family, kind, protocol)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter: no name of a machine at all
         raise UsageError(f"serve: the host {host!r} is not known: {error}") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -224,7 +229,7 @@ def _log_to_stderr() -> None:
     """Lines as they are: requests are JSON, the rest is rare."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    for logger, level in ((endpoint.access, logging.INFO), (endpoint.errors, logging.INFO)):
+    for logger, level in ((server.access, logging.INFO), (endpoint.errors, logging.INFO)):
         logger.addHandler(handler)
         logger.setLevel(level)
         logger.propagate = False

@@ -44,6 +44,15 @@ class Models:
     def __init__(self, models: list[ServedModel]) -> None:
         self.by_name = {model.name: model for model in models}
 
+    @property
+    def full(self) -> bool:
+        """Whether each of them refuses whatever comes."""
+        return all(model.full for model in self.by_name.values())
+
+    def overloaded(self) -> Refusal:
+        """Of the one that has room first."""
+        return min(self.by_name.values(), key=lambda model: model.seconds_to_answer).overloaded()
+
     def named(self, name: str) -> ServedModel:
         if name not in self.by_name:
             raise Refusal(f"no model is named {name[:100]!a}; there are {', '.join(self.by_name)}", status=404)

@@ -1,9 +1,11 @@
 """The queue of one model, and the one thread that computes what waits in it.
 
 A batch takes what waits when the thread becomes free, up to a budget of tokens: nobody waits for company, and until
-then who arrives may join and who leaves drops out. Sequences of a job are taken one by one, and jobs share the model as
-in start-time fair queueing (Goyal, Vin, Cheng 1996): a job's next sequence starts, in virtual time, when its last one
-would have ended with an equal share of the model. So a text that comes behind a thousand others is in the next batch.
+then who arrives may join and who leaves drops out. Sequences are taken one by one in the order in which they are due:
+each is due when the model has computed STRETCH times the tokens of its job up to its own since the job came (earliest
+deadline first, as in Bender, Chakrabarti, Muthukrishnan 1998, "Flow and stretch metrics"). So a text waits in
+proportion to its length, one that comes behind a request of a thousand is in the next batch, and since time goes on
+with what is computed, nothing that waits is passed for ever.
 """
 
 from __future__ import annotations
@@ -19,6 +21,12 @@ import numpy as np
 
 from pruneonce.errors import PruneonceError
 from pruneonce.run.pipelines.text_model import Array, Wanted
+
+# Times its own length that a text may be passed by others. At 1 it is the order of arrival nearly, far beyond 10 the
+# shortest is first and the longest waits as long as there are others; what lies between is much the same.
+STRETCH = 6
+# Texts that are passed because they do not fit into what is left of a batch; they are the first of the next one.
+PASSED = 4
 
 Compute = Callable[[Wanted, Sequence[int]], Sequence[Array]]  # the sequences of these numbers, each a result
 
@@ -36,6 +44,7 @@ class Job:
         self.submitted = time.perf_counter()
         self.started: float | None = None  # when its first sequence was taken
         self.compute_seconds = 0.0  # of the batches that it was in
+        self.due = 0.0  # tokens that it will have computed when the next sequence is due
         self._done = done
         self._taken = 0
         self._missing = len(self.lengths)
@@ -52,17 +61,29 @@ class Job:
     def take(self) -> int:
         """The number of its next sequence."""
         self._taken += 1
+        if not self.exhausted:
+            self.due += STRETCH * self.next_length
         return self._taken - 1
+
+    @property
+    def next_length(self) -> int:
+        return self.lengths[self._taken]
 
     @property
     def exhausted(self) -> bool:
         return self._taken == len(self.lengths)
 
-    def deliver(self, number: int, output: Array) -> None:
+    def deliver(self, number: int, output: Array) -> bool:
+        """Whether that was all; then `end` is due."""
         self.outputs[number] = output
         self._missing -= 1
-        if not self._missing and not self.cancelled:
-            self._done(self)
+        if not self.cancelled and not np.isfinite(output).all():
+            self.error, self.cancelled = PruneonceError(f"the model answers text {number} with NaN or infinity"), True
+            return True
+        return not self._missing and not self.cancelled
+
+    def end(self) -> None:
+        self._done(self)
 
 
 class Scheduler:
@@ -74,13 +95,18 @@ class Scheduler:
         batch_tokens: int,
         on_batch: Callable[[int, int, float], None] = lambda sequences, tokens, seconds: None,
         name: str = "model",
+        hand_over: Callable[[Callable[[], None]], None] = lambda work: work(),
     ) -> None:
-        """batch_tokens: of a batch, unless one sequence alone has more. on_batch: told of each that was computed."""
+        """batch_tokens: of a batch, unless one sequence alone has more. on_batch: told of each that was computed.
+        hand_over: has the results of a batch given to their jobs, on another thread, so that the next one begins.
+        """
         self._compute, self._batch_tokens, self._on_batch = compute, batch_tokens, on_batch
+        self._hand_over = hand_over
+        self._delivering = threading.Lock()  # results of one job may come from two batches at once
         self._changed = threading.Condition()
-        self._queue: list[tuple[float, int, Job]] = []  # virtual start of the job's next sequence, arrival
+        self._queue: list[tuple[float, int, Job]] = []  # when the job's next sequence is due, number of its arrival
         self._arrivals = itertools.count()
-        self._now = 0.0  # virtual time: tokens that each of the waiting jobs could have had
+        self._now = 0  # tokens that have been taken
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=f"pruneonce-{name}", daemon=True)
         self._thread.start()
@@ -92,7 +118,8 @@ class Scheduler:
             return
         with self._changed:
             if not self._closed:
-                heapq.heappush(self._queue, (self._now, next(self._arrivals), job))
+                job.due = self._now + STRETCH * job.next_length
+                heapq.heappush(self._queue, (job.due, next(self._arrivals), job))
                 self._changed.notify()
                 return
         job.fail(PruneonceError("the server is shutting down"))
@@ -126,25 +153,26 @@ class Scheduler:
     def _take(self) -> list[tuple[Job, list[int]]]:
         """What the next batch computes: sequences of jobs that want the same of the model."""
         batch: dict[int, tuple[Job, list[int]]] = {}
+        passed: list[tuple[float, int, Job]] = []
         tokens, first = 0, None
-        while self._queue:
-            start, arrival, job = self._queue[0]
+        while self._queue and len(passed) <= PASSED:
+            due, arrival, job = heapq.heappop(self._queue)
             if job.cancelled:
-                heapq.heappop(self._queue)
                 continue
-            length = job.lengths[job._taken]
+            length = job.next_length
             if first is not None and (tokens + length > self._batch_tokens or job.wanted.output != first.wanted.output):
-                break
+                passed.append((due, arrival, job))
+                continue
             first = first or job
             tokens += length
             if job.started is None:
                 job.started = time.perf_counter()
             batch.setdefault(arrival, (job, []))[1].append(job.take())
-            self._now = max(self._now, start) + length / len(self._queue)
-            if job.exhausted:
-                heapq.heappop(self._queue)
-            else:
-                heapq.heapreplace(self._queue, (start + length, arrival, job))
+            if not job.exhausted:
+                heapq.heappush(self._queue, (job.due, arrival, job))
+        for each in passed:
+            heapq.heappush(self._queue, each)
+        self._now += tokens
         return list(batch.values())
 
     def _run(self, batch: list[tuple[Job, list[int]]]) -> None:
@@ -161,14 +189,19 @@ class Scheduler:
             return
         seconds = time.perf_counter() - begin
         self._on_batch(len(wanted.token_ids), sum(wanted.lengths), seconds)
+        parts = list(batch)  # the caller's is emptied
+        self._hand_over(lambda: self._deliver(parts, outputs, seconds))
+
+    def _deliver(self, batch: list[tuple[Job, list[int]]], outputs: Any, seconds: float) -> None:
         results = iter(outputs)
         for job, numbers in batch:
-            job.compute_seconds += seconds
-            for number in numbers:
-                output = next(results)
-                if not np.isfinite(output).all():
-                    job.fail(PruneonceError(f"the model answers text {number} with NaN or infinity"))
-                job.deliver(number, output)
+            ends = False
+            with self._delivering:
+                job.compute_seconds += seconds
+                for number in numbers:
+                    ends |= job.deliver(number, next(results))
+            if ends:
+                job.end()
 
 
 def joined(parts: Sequence[tuple[Wanted, Sequence[int]]]) -> Wanted:

@@ -8,20 +8,22 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from pruneonce import _native
 from pruneonce.errors import UsageError
 from pruneonce.run.model import Model
 from pruneonce.run.pipelines import PIPELINES
-from pruneonce.run.pipelines.text_model import Asking, TextModel, Wanted, answered
+from pruneonce.run.pipelines.text_model import Array, Asking, TextModel, Vectors, Wanted, answered
 from pruneonce.run.weights import Int8Weight
-from pruneonce.serve.limits import BATCH_TOKENS_PER_THREAD, Limits
+from pruneonce.serve.limits import Limits
 from pruneonce.serve.metrics import Metrics
 from pruneonce.serve.refusal import Refusal, refusal_of
 from pruneonce.serve.scheduler import Job, Scheduler
+from pruneonce.serve.workers import Workers
 
 ABILITIES = {  # what routes ask for -> the pipeline that does it
     "predict": "text-classification",
@@ -33,6 +35,10 @@ ABILITIES = {  # what routes ask for -> the pipeline that does it
 }
 CHARACTERS_PER_TOKEN = 3  # fewer than text has: what is not yet tokenised is rather taken for more
 RATE_MEMORY = 0.9  # of what tokens per second were, when a batch says what they are now
+WARM_UP_TOKENS = 64  # of each sequence of the first batch
+
+
+T = TypeVar("T")
 
 
 class Gone(Exception):
@@ -69,12 +75,12 @@ class Threads:
 
     def __init__(self) -> None:
         self.count = min(4, _native.num_threads())
-        self.before = ThreadPoolExecutor(self.count, "pruneonce-tokenise")
-        self.after = ThreadPoolExecutor(self.count, "pruneonce-answer")
+        self.before = Workers(self.count, "pruneonce-tokenise")
+        self.after = Workers(self.count, "pruneonce-answer")
 
     def close(self) -> None:
-        self.before.shutdown()
-        self.after.shutdown()
+        self.before.close()
+        self.after.close()
 
 
 class ServedModel:
@@ -91,17 +97,25 @@ class ServedModel:
         self.created = int(time.time())
         self.requests = 0  # admitted and not answered
         self.tokens = 0  # of these: estimated until they are counted
-        self.batch_tokens = BATCH_TOKENS_PER_THREAD * _native.num_threads()
+        # One pass: the next text waits for this one to end, and more at once would be no faster.
+        self.batch_tokens = model.pass_tokens
         self.threads = threads.count
         self.quantized = any(isinstance(layer.down.weight, Int8Weight) for layer in self.model.encoder.layers)
         self.failed = False  # the last batch did; `health` asks then whether the next one does
-        self._tokens_per_second = 0.0
+        self._tokens_per_second = 0.0  # of batches that are full, at least half; 0: there was none
         self.counting = threading.Lock()  # of tokens, which threads correct
         self._metrics, self._threads = metrics, threads
-        self._scheduler = Scheduler(self.text_model.batch, self.batch_tokens, self._batch_done, name)
+        self._scheduler = Scheduler(self.text_model.batch, self.batch_tokens, self._batch_done, name, threads.after.put)
+        self._observers = [
+            each.labels(name) for each in (metrics.tokenization, metrics.queue, metrics.inference, metrics.input_length)
+        ]
+        self._batch_observers = [
+            each.labels(name) for each in (metrics.batch_size, metrics.batch_tokens, metrics.batch_duration)
+        ]
         metrics.gauge("te_queue_size", "Requests that wait for their model", name, self._scheduler.waiting)
         metrics.gauge("pruneonce_requests", "Requests that are not answered yet", name, lambda: self.requests)
         metrics.gauge("pruneonce_tokens", "Tokens of requests that are not answered yet", name, lambda: self.tokens)
+        metrics.gauge("pruneonce_wait_seconds", "Seconds that these take, about", name, lambda: self.seconds_to_answer)
 
     def can(self, ability: str) -> bool:
         return ability in self.pipelines
@@ -117,7 +131,7 @@ class ServedModel:
             gone.add_done_callback(request.abandon)
         self.requests += 1
         try:
-            self._threads.before.submit(request.prepare)
+            self._threads.before.put(request.prepare)
             answer = await request.answer
         except asyncio.CancelledError:
             request.abandon()
@@ -126,6 +140,8 @@ class ServedModel:
             raise
         finally:
             self.requests -= 1
+            if gone is not None:
+                gone.remove_done_callback(request.abandon)
             request.release()
         answer.characters = sum(map(len, question.texts))
         self._observe(answer)
@@ -134,17 +150,41 @@ class ServedModel:
     async def in_thread(self, work: Callable[[], bytes], texts: list[str]) -> bytes:
         """What needs the tokenizer alone."""
         self._admit(sum(len(text) // CHARACTERS_PER_TOKEN for text in texts))
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[bytes] = loop.create_future()
+
+        def do() -> None:
+            try:
+                result = work()
+            except BaseException as error:
+                settle(loop, done, error=error)
+            else:
+                settle(loop, done, result)
+
         self.requests += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads.before, work)
+            self._threads.before.put(do)
+            return await done
         finally:
             self.requests -= 1
 
+    async def warm_up(self) -> None:
+        """A batch as large as they come, before others: its space is there then, and its speed known.
+
+        If it fails `health` asks again.
+        """
+        length = min(WARM_UP_TOKENS, self.model.max_tokens)
+        with contextlib.suppress(Refusal):
+            await self._probed([np.zeros(length, np.int64)] * max(1, self.batch_tokens // length))
+
     async def probe(self) -> None:
         """Refusal unless the model answers."""
+        await self._probed([np.zeros(1, np.int64)])
 
+    async def _probed(self, sequences: list[Array]) -> None:
         def ask() -> Asking[bytes]:
-            outputs = yield Wanted.of(self.text_model.encode(["ready?"], truncation=True, remedy=""))
+            positions = [np.zeros(1, np.int64)] * len(sequences) if self.can("fill") else None
+            outputs = yield Wanted(sequences, positions=positions, output=Vectors() if self.can("embed") else "logits")
             return b"%d" % len(outputs)
 
         try:
@@ -152,36 +192,46 @@ class ServedModel:
         except Refusal as refusal:
             raise Refusal(f"{self.name} does not answer: {refusal.message}", "Unhealthy") from refusal
 
+    @property
+    def full(self) -> bool:
+        """Whether whatever comes now is refused."""
+        limits, rate = self.limits, self._tokens_per_second
+        if self.requests >= limits.requests:
+            return True
+        return self.requests >= limits.always_requests and 0 < rate * limits.wait_seconds < self.tokens
+
+    @property
+    def seconds_to_answer(self) -> float:
+        """What has been admitted, about; 0 where its speed is not known yet."""
+        return self.tokens / self._tokens_per_second if self._tokens_per_second else 0.0
+
+    def overloaded(self) -> Refusal:
+        return Refusal(
+            f"{self.name} has {self.requests:,} requests of {self.tokens:,} tokens to answer: try again later",
+            "Overloaded",
+            headers={"retry-after": str(max(1, math.ceil(self.seconds_to_answer)))},
+        )
+
     def close(self) -> None:
         """What still waits fails."""
         self._scheduler.close()
 
     def _admit(self, estimate: int) -> None:
-        limits = self.limits
-        if self.requests >= limits.requests or (self.requests and self.tokens + estimate > limits.tokens):
-            wait = self.tokens / self._tokens_per_second if self._tokens_per_second else 1.0
-            raise Refusal(
-                f"{self.name} has {self.requests:,} requests of {self.tokens:,} tokens to answer: try again later",
-                "Overloaded",
-                headers={"retry-after": str(max(1, math.ceil(wait)))},
-            )
+        if self.full or (self.requests and self.tokens + estimate > self.limits.tokens):
+            raise self.overloaded()
 
     def _batch_done(self, sequences: int, tokens: int, seconds: float) -> None:
         self.failed = False
-        rate = tokens / max(seconds, 1e-6)
-        self._tokens_per_second = (
-            rate if not self._tokens_per_second else RATE_MEMORY * self._tokens_per_second + (1 - RATE_MEMORY) * rate
-        )
-        self._metrics.batch_size.labels(self.name).observe(sequences)
-        self._metrics.batch_tokens.labels(self.name).observe(tokens)
-        self._metrics.batch_duration.labels(self.name).observe(seconds)
+        if 2 * tokens >= self.batch_tokens:  # small ones say little of how fast a queue is worked off
+            rate, before = tokens / max(seconds, 1e-6), self._tokens_per_second
+            self._tokens_per_second = RATE_MEMORY * before + (1 - RATE_MEMORY) * rate if before else rate
+        for observer, value in zip(self._batch_observers, (sequences, tokens, seconds), strict=True):
+            observer.observe(value)
 
     def _observe(self, answer: Answer) -> None:
-        metrics, name = self._metrics, self.name
-        metrics.tokenization.labels(name).observe(answer.tokenization_seconds)
-        metrics.queue.labels(name).observe(answer.queue_seconds)
-        metrics.inference.labels(name).observe(answer.inference_seconds)
-        metrics.input_length.labels(name).observe(answer.tokens)
+        values = answer.tokenization_seconds, answer.queue_seconds, answer.inference_seconds, answer.tokens
+        for observer, value in zip(self._observers, values, strict=True):
+            observer.observe(value)
 
 
 def _tasks_of(model: Model) -> tuple[str, ...]:
@@ -216,8 +266,8 @@ class _Request:
             return
         try:
             begin = time.perf_counter()
-            self._parts = self._question.ask()
-            wanted = next(self._parts)
+            self._parts = parts = self._question.ask()
+            wanted = next(parts)
             self._tokenization_seconds = time.perf_counter() - begin
             tokens = sum(wanted.lengths)
             if tokens > self._model.limits.tokens:
@@ -225,10 +275,11 @@ class _Request:
                 raise Refusal(f"the request has {tokens:,} tokens, this server takes {most} at once", status=413)
             self.recount(tokens)
             self._question.check(wanted)
-            self._job = Job(wanted, self._computed)
+            self._job = job = Job(wanted, self._computed)
             if self._abandoned:  # before there was a job to cancel
+                self._job = None
                 return
-            self._model._scheduler.submit(self._job)
+            self._model._scheduler.submit(job)
         except BaseException as error:
             self._fail(error)
 
@@ -240,22 +291,26 @@ class _Request:
                 self._tokens = tokens
 
     def release(self) -> None:
+        """It is over. Its tokens and text go at once: in a cycle they would lie here until Python looks for those."""
         with self._model.counting:
             self._model.tokens -= self._tokens
             self._released = True
+        self._job = self._parts = None
 
     def _computed(self, job: Job) -> None:
-        """On the scheduler's thread."""
+        """On a thread for answers, or the scheduler's where a batch failed."""
         if job.error is not None:
             self._model.failed = not isinstance(job.error, UsageError)
             self._fail(job.error)
         else:
-            self._model._threads.after.submit(self._finish, job)
+            self._finish(job)
 
     def _finish(self, job: Job) -> None:
+        parts = self._parts
+        if parts is None:  # nobody waits any more
+            return
         try:
-            assert self._parts is not None
-            body = self._question.respond(answered(self._parts, job.outputs), job.wanted)
+            body = self._question.respond(answered(parts, job.outputs), job.wanted)
             cut = sum(bool(each.overflowing) for each in job.wanted.encodings) if self._question.cuts else 0
             answer = Answer(
                 body,
@@ -269,17 +324,29 @@ class _Request:
         except BaseException as error:
             self._fail(error)
             return
-        self._settle(lambda: self.answer.set_result(answer))
+        settle(self._loop, self.answer, answer)
 
     def _fail(self, error: BaseException) -> None:
         refusal = refusal_of(error)
         refusal.__cause__ = error if refusal is not error else None
-        self._settle(lambda: self.answer.set_exception(refusal))
+        settle(self._loop, self.answer, error=refusal)
 
-    def _settle(self, settle: Callable[[], None]) -> None:
-        def once() -> None:
-            if not self.answer.done():
-                settle()
 
-        with contextlib.suppress(RuntimeError):  # the loop has ended: a server that was told twice to stop
-            self._loop.call_soon_threadsafe(once)
+def settle(
+    loop: asyncio.AbstractEventLoop,
+    future: asyncio.Future[T],
+    result: T | None = None,
+    error: BaseException | None = None,
+) -> None:
+    """Of a future of this loop, from any thread, unless it is done or the loop has ended."""
+
+    def once() -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    with contextlib.suppress(RuntimeError):  # a server that was told twice to stop
+        loop.call_soon_threadsafe(once)

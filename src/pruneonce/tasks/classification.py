@@ -12,7 +12,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.models.tokenizer import refused_as, require_unicode
+from pruneonce.models.tokenizer import beginning, refused_as, require_unicode
 from pruneonce.tasks.metrics import METRICS, check_no_nan
 from pruneonce.tasks.table import HubData, Table, did_you_mean, read_source
 
@@ -203,9 +203,12 @@ def truncating_copy(tokenizer: Tokenizer, max_tokens: int) -> Tokenizer:
 
 
 def encode_texts(texts: Sequence[Text], tokenizer: Tokenizer) -> list[Encoding]:
-    """Texts and pairs as tokens, special ones included; a pair is in the order (text, text_pair)."""
+    """Texts and pairs as tokens, special ones included, cut by a `truncating_copy`; a pair is (text, text_pair)."""
+    assert tokenizer.truncation is not None
+    limit = tokenizer.truncation["max_length"]
+    read = [text if isinstance(text, tuple) else beginning(tokenizer, text, limit) for text in texts]
     with refused_as("the texts cannot be tokenised"):
-        encodings: list[Encoding] = tokenizer.encode_batch_fast(list(texts))
+        encodings: list[Encoding] = tokenizer.encode_batch_fast(read)
     return encodings
 
 

@@ -1,8 +1,13 @@
-"""One HTTP connection of a load test: a request at a time, as few instructions of Python as can be."""
+"""One HTTP connection of a load test: a request at a time, as few instructions of Python as can be.
+
+No task and no future per request: a client that shares the server's cores takes them from what it measures.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,14 +38,18 @@ class Target:
             raise UsageError(f"{url[:100]!a}: http://HOST:PORT is expected")
         return cls(parts.hostname, port, parts.path.rstrip("/") + path, key)
 
-    def request(self, body: bytes) -> bytes:
-        """POST of JSON, as bytes to send."""
+    @functools.cached_property
+    def head(self) -> bytes:
+        """Of a POST of JSON, up to its length."""
         authorization = f"Authorization: Bearer {self.key}\r\n" if self.key else ""
-        head = (
+        return (
             f"POST {self.path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\nContent-Type: application/json\r\n"
-            f"{authorization}Content-Length: {len(body)}\r\n\r\n"
-        )
-        return head.encode() + body
+            f"{authorization}Content-Length: "
+        ).encode()
+
+    def request(self, body: bytes) -> bytes:
+        """As bytes to send."""
+        return b"%s%d\r\n\r\n%s" % (self.head, len(body), body)
 
 
 @dataclass
@@ -51,11 +60,11 @@ class Response:
 
 
 class Connection(asyncio.Protocol):
-    """`ask` sends a request and waits for its answer; ConnectionError once the server has closed."""
+    """`ask` sends a request; its answer is told to a function: None if the server has closed."""
 
     def __init__(self) -> None:
         self._transport: Any = None
-        self._answer: asyncio.Future[Response] | None = None
+        self._tell: Callable[[Response | None], None] | None = None
         self._start()
 
     @classmethod
@@ -63,12 +72,12 @@ class Connection(asyncio.Protocol):
         _, connection = await asyncio.get_running_loop().create_connection(cls, target.host, target.port)
         return connection
 
-    async def ask(self, request: bytes) -> Response:
+    def ask(self, request: bytes, tell: Callable[[Response | None], None]) -> None:
         if self._transport is None or self._transport.is_closing():
-            raise ConnectionResetError("the server has closed the connection")
-        self._answer = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_soon(tell, None)
+            return
+        self._tell = tell
         self._transport.write(request)
-        return await self._answer
 
     def close(self) -> None:
         if self._transport is not None:
@@ -78,8 +87,9 @@ class Connection(asyncio.Protocol):
         self._transport = transport
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(ConnectionResetError("the server has closed the connection"))
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            tell(None)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -99,8 +109,9 @@ class Connection(asyncio.Protocol):
         if not self._parser.should_keep_alive():
             self._transport.close()
         self._start()
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(response)
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            tell(response)
 
     def _start(self) -> None:
         self._parser = httptools.HttpResponseParser(self)

@@ -7,15 +7,17 @@ was free then: a server that stops is not measured by the requests that it let t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import orjson
 
-from pruneonce.bench.serving.client import Connection, Target
+from pruneonce.bench.serving.client import Connection, Response, Target
 from pruneonce.errors import PruneonceError
 
 PATIENCE_SECONDS = 30.0  # for answers after the last request
@@ -89,72 +91,120 @@ def measure_load(
 
 
 class _Load:
+    """Callbacks but for the clock and the opening of connections."""
+
     def __init__(self, target: Target, texts: Sequence[str], settings: LoadSettings, answers: dict[bytes, int]) -> None:
         self._target, self._settings = target, settings
         self._bodies = enumerate(bodies(target.path, texts, settings.texts))
         self._idle: list[Connection] = []
-        self._places = asyncio.Semaphore(settings.clients)
+        self._connections: set[Connection] = set()  # all that are open
+        self._places = settings.clients  # that are free
+        self._late: deque[float] = deque()  # when requests were due that have no place yet
+        self._opening: set[asyncio.Task[None]] = set()
         self._seen = answers  # request -> hash of its answer
         self._measured = Measured(settings.seconds)
         self._begin = time.perf_counter() + settings.warmup_seconds
+        self._end = self._begin + settings.seconds
+        self._asked = 0  # and not answered
+        self._all_answered = asyncio.Event()
 
     async def run(self) -> Measured:
         if self._settings.rate is None:
-            tasks = [asyncio.create_task(self._client()) for _ in range(self._settings.clients)]
+            for _ in range(self._settings.clients):
+                self._arrive(time.perf_counter())
+            await asyncio.sleep(self._end - time.perf_counter())
         else:
-            tasks = await self._arrivals(self._settings.rate)
-        _, late = await asyncio.wait(tasks, timeout=self._settings.seconds + PATIENCE_SECONDS)
-        self._measured.lost += len(late)
-        for task in late:
+            await self._arrivals(self._settings.rate)
+        if self._asked:
+            self._all_answered.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._all_answered.wait(), PATIENCE_SECONDS)
+        self._measured.lost += self._asked
+        self._asked = -1  # what comes now is not counted
+        for task in self._opening:
             task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
-        for connection in self._idle:
+        for connection in self._connections:
             connection.close()
         return self._measured
 
-    async def _client(self) -> None:
-        while (due := time.perf_counter()) < self._begin + self._settings.seconds:
-            await self._ask(due)
-
-    async def _arrivals(self, rate: float) -> list[asyncio.Task[None]]:
+    async def _arrivals(self, rate: float) -> None:
         random = np.random.default_rng(self._settings.seed)
-        tasks = []
         due = time.perf_counter()
-        while (due := due + random.exponential(1 / rate)) < self._begin + self._settings.seconds:
+        while (due := due + random.exponential(1 / rate)) < self._end:
             if (wait := due - time.perf_counter()) > 0:
                 await asyncio.sleep(wait)
-            tasks.append(asyncio.create_task(self._ask(due)))
-        return tasks
+            self._arrive(due)
 
-    async def _ask(self, due: float) -> None:
+    def _arrive(self, due: float) -> None:
+        if self._asked < 0:
+            return
+        self._asked += 1
+        if self._places:
+            self._places -= 1
+            self._start(due)
+        else:
+            self._late.append(due)
+
+    def _start(self, due: float) -> None:
+        if self._idle:
+            self._ask(self._idle.pop(), due)
+        else:
+            task = asyncio.get_running_loop().create_task(self._open(due))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    async def _open(self, due: float) -> None:
+        try:
+            connection = await Connection.open(self._target)
+        except OSError:
+            self._done(due, lost=True)
+        else:
+            self._connections.add(connection)
+            self._ask(connection, due)
+
+    def _ask(self, connection: Connection, due: float) -> None:
         number, body = next(self._bodies)
-        async with self._places:
-            try:
-                connection = self._idle.pop() if self._idle else await Connection.open(self._target)
-            except OSError:
-                self._measured.lost += due >= self._begin
-                return
-            try:
-                response = await connection.ask(self._target.request(body))
-            except BaseException as error:
+
+        def tell(response: Response | None) -> None:
+            if response is None:
                 connection.close()
-                if not isinstance(error, OSError):
-                    raise
-                self._measured.lost += due >= self._begin
+                self._connections.discard(connection)
+                self._done(due, lost=True)
                 return
             self._idle.append(connection)
+            self._count(due, number, body, response)
+            self._done(due)
+
+        connection.ask(self._target.request(body), tell)
+
+    def _done(self, due: float, lost: bool = False) -> None:
+        if self._asked < 0:
+            return
+        self._measured.lost += lost and due >= self._begin
+        self._asked -= 1
+        self._places += 1
+        if self._late:
+            self._places -= 1
+            self._start(self._late.popleft())
+        elif self._settings.rate is None and (now := time.perf_counter()) < self._end:
+            asyncio.get_running_loop().call_soon(self._arrive, now)
+        elif not self._asked:
+            self._all_answered.set()
+
+    def _count(self, due: float, number: int, body: bytes, response: Response) -> None:
         latency = time.perf_counter() - due
+        measured = self._measured
         if response.status == 200:
             answer = hash(response.body)
-            self._measured.changed += self._seen.setdefault(body, answer) != answer
+            measured.changed += self._seen.setdefault(body, answer) != answer
         if due < self._begin:
             return
-        self._measured.statuses[response.status] = self._measured.statuses.get(response.status, 0) + 1
+        measured.statuses[response.status] = measured.statuses.get(response.status, 0) + 1
         if response.status == 200:
-            self._measured.latencies.append(latency)
-            self._measured.numbers.append(number)
-            self._measured.due.append(due - self._begin)
-            self._measured.texts += self._settings.texts
-            self._measured.tokens += response.tokens
+            measured.latencies.append(latency)
+            measured.numbers.append(number)
+            measured.due.append(due - self._begin)
+            measured.texts += self._settings.texts
+            measured.tokens += response.tokens
         else:
-            self._measured.refused.append(due - self._begin)
+            measured.refused.append(due - self._begin)

@@ -14,6 +14,7 @@ from tokenizers import Encoding, Tokenizer
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.models.sentence import Pooling
 from pruneonce.models.tokenizer import (
+    beginning,
     encode_batch,
     refused_as,
     require_unicode,
@@ -145,12 +146,17 @@ class TextModel:
         if max_length is not None:
             check_tokens("max_length", max_length)
             limit = min(self.model.max_tokens, max_length)
-        if truncation or max_length is not None:
-            return self._cut(texts, limit, truncation_side)
-        encodings = encode_batch(self.tokenizer, texts)
+        cuts = truncation or max_length is not None
+        read = texts
+        if not cuts or truncation_side == "right":
+            read = [text if isinstance(text, tuple) else beginning(self.tokenizer, text, limit) for text in texts]
+        if cuts:
+            return self._cut(read, limit, truncation_side)
+        encodings = encode_batch(self.tokenizer, read)
         for number, encoding in enumerate(encodings):
-            if len(encoding.ids) > limit:
-                raise UsageError(f"text {number} has {len(encoding.ids):,} tokens, the model takes {limit}: {remedy}")
+            if (found := len(encoding.ids)) > limit:
+                count = f"{found:,}" if read[number] is texts[number] else f"more than {limit}"
+                raise UsageError(f"text {number} has {count} tokens, the model takes {limit}: {remedy}")
         return encodings
 
     def _cut(self, texts: Sequence[Any], limit: int, side: str) -> list[Encoding]:
