@@ -29,7 +29,7 @@ from pruneonce.cost.doctor import describe_machine
 from pruneonce.data import text
 from pruneonce.data.assets import fetch_assets
 from pruneonce.data.build import build
-from pruneonce.files import read_json, write_json, write_text
+from pruneonce.files import read_json, write_bytes, write_json, write_text
 from pruneonce.machine import available_cores
 from pruneonce.recipe import load_recipe, recipes_folder
 from pruneonce.run import embed_file as embed_module
@@ -38,7 +38,8 @@ from pruneonce.run.pipelines import pipeline
 
 BEGIN, END = "<!-- below: written by benchmarks/scaling.py -->\n", "<!-- end of what was measured -->\n"
 TEXTS = 4000  # embedded
-RAY_TEXTS = 256  # of a chunk that a worker of a cluster gets: enough chunks for a rate, each of seconds
+KEPT_CHUNKS = 20  # written to measure what one takes
+RAY_TEXTS = 128  # of a chunk that a worker of a cluster gets: enough chunks for a rate, each of seconds
 PROCESSES = (1, 8, 64)  # that a run is extrapolated to
 GIGABITS = (10, 100)  # per second between nodes
 BERT_BASE_PARAMETERS = 110e6  # all of them get gradients, which are summed over processes in every step
@@ -84,10 +85,11 @@ def measure_ray() -> dict[str, Any]:
     """Texts per second of `embed_file` in one thread here, by workers of a cluster here, and without any of their work.
 
     From the end of each worker's first chunk on, so that neither the start of a cluster nor the loading of a model is
-    in them. alone: all chunks are finished already, and only read, found and written.
+    in them. alone: all chunks are finished already, and only read, found and written, with the time added that keeping
+    a chunk of usual size takes on this disk.
     """
     assets = fetch_assets()
-    lines = [line for line in assets.wikipedia.read_text(encoding="utf-8").split("\n") if line.strip()]
+    lines = [line for line in assets.wikipedia.read_text(encoding="utf-8").split("\n") if line.strip()][:TEXTS]
     with tempfile.TemporaryDirectory() as scratch:
         packed, source, out = (Path(scratch) / name for name in ("m.pruneonce", "texts.jsonl", "v.npy"))
         export_packed(assets.model, packed)
@@ -113,7 +115,13 @@ def measure_ray() -> dict[str, Any]:
             rates = {str(count): rate(count, count == counts[-1], on="ray") for count in counts}
             if not (out.parent / f".{out.name}.chunks").is_dir():
                 raise SystemExit("the last run left no finished chunks: this would measure another thing")
-            alone = rate(on="ray")
+            found = rate(on="ray")
+        chunk = np.load(out, mmap_mode="r")[: embed_module.TEXTS_AT_ONCE].tobytes()
+        begun = time.perf_counter()
+        for number in range(KEPT_CHUNKS):
+            write_bytes(Path(scratch) / f"{number}.npy", chunk)
+        kept = (time.perf_counter() - begun) / KEPT_CHUNKS / embed_module.TEXTS_AT_ONCE
+        alone = 1 / (1 / found + kept)
     return {"one_thread_here": here, "texts_per_second": rates, "alone": alone}
 
 
@@ -193,7 +201,7 @@ def section(record: dict[str, Any]) -> str:
         lines += [
             "",
             f"The process that reads, keeps and writes can do {found['alone']:,.0f} texts/s alone: it is what bounds a "
-            f"cluster, from {full:,.0f} workers like these on. Extrapolated, with nothing else in the way "
+            f"cluster, from {full:,.0f} workers like these on. Extrapolated, with no wire in the way "
             f"(`cluster_rate`): {cluster_rate(found, 64):,.0f} texts/s with 64 workers.",
             "",
         ]
