@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -117,6 +117,29 @@ def workers_of(node, title="ray::"):
 
 
 @contextmanager
+def killing_a_worker(nodes, wanted):
+    """Kill a worker that computes, as soon as it is wanted; its process id."""
+    killed, ended = [], threading.Event()
+
+    def kill():
+        while not ended.wait(0.001) and not killed:
+            if not wanted():
+                continue
+            for worker in (each for node in nodes.list_all_nodes() for each in workers_of(node, "ray::_work")):
+                os.kill(worker, signal.SIGKILL)
+                killed.append(worker)
+                return
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        yield killed
+    finally:
+        ended.set()
+        killer.join()
+
+
+@contextmanager
 def counted(monkeypatch):
     """How often work was submitted."""
     calls, submit = [], Cluster.submit
@@ -150,23 +173,9 @@ def test_answers_are_those_of_a_local_run_by_the_command_line_and_the_client_por
 
 def test_a_worker_that_is_killed_while_it_computes_loses_nothing_and_nothing_comes_twice(nodes, models, source):
     here = embedded(models, source, "here.npy")
-    killed, halfway, ended = [], threading.Event(), threading.Event()
-
-    def kill():
-        halfway.wait()
-        while not killed and not ended.is_set():
-            for worker in (each for node in nodes.list_all_nodes() for each in workers_of(node, "ray::_work")):
-                os.kill(worker, signal.SIGKILL)
-                killed.append(worker)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
+    halfway = threading.Event()
+    with killing_a_worker(nodes, halfway.is_set) as killed:
         there = embedded(models, source, "v.npy", on="ray", on_progress=lambda done, *_: done > 40 and halfway.set())
-    finally:
-        halfway.set()
-        ended.set()
-        killer.join()
     assert killed, "no worker was seen at work: this shows nothing"
     assert there == here
 
@@ -302,7 +311,9 @@ def test_articles_and_corpora_have_the_bytes_of_a_local_run(nodes, tiny_bert, tm
     assert not list(tmp_path.glob(".*")), "nothing of ours is left beside them"
 
 
-def test_a_study_has_the_records_of_a_local_one(nodes, tiny_bert, tmp_path, monkeypatch):
+def test_a_study_has_the_records_of_a_local_one_though_a_worker_is_killed_in_a_run(
+    nodes, tiny_bert, tmp_path, monkeypatch
+):
     import torch
     from test_study import STUDY, silent
 
@@ -326,11 +337,13 @@ def test_a_study_has_the_records_of_a_local_one(nodes, tiny_bert, tmp_path, monk
     results = []
     for name, on in (("here", ""), ("there", "ray")):
         plan = make_plan(load_study(Path("tiny.toml"), settings), Path(name))
-        results.append(run_study(plan, silent, on=on))
+        begun = partial(lambda there: bool(list(there.glob("*/run.json"))), Path.cwd() / "there")
+        with killing_a_worker(nodes, begun) as killed:
+            results.append(run_study(plan, silent, on=on))
+    assert killed, "no run was seen at work: this shows nothing"
     torch.set_num_threads(threads)
     assert not results[1].failures
     assert len(results[0].records) > 3
     for field in ("metrics", "masks", "inputs"):
         here, there = ({n: getattr(r, field) for n, r in result.records.items()} for result in results)
         assert here == there, field
-    assert dataclasses.is_dataclass(results[0])
