@@ -41,7 +41,10 @@ def in_all(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, float]:
         raise ValueError("weights contain NaN: they cannot be ranked")
     most = max(MOST_OF_A_MATRIX, sparsity)
     # The best of each matrix are not for taking, and so take no part.
-    free = {name: each.topk(int(most * each.numel() + 1e-6), largest=False).values for name, each in flat.items()}
+    free = {
+        name: each.topk(int(most * each.numel() + 1e-6), largest=False, sorted=False).values
+        for name, each in flat.items()
+    }
     together = torch.cat(list(free.values()))
     # Rounded down in each matrix, a budget at the cap may be some weights less than rounded down in all.
     left = min(together.numel(), int(sparsity * sum(each.numel() for each in flat.values()) + 1e-6))
