@@ -171,7 +171,10 @@ def _run(
     token_counts = np.zeros(vocabulary.size, np.int64)
     done, total = 0, source_manifest["articles"]
     on_progress(done, total, "documents")
-    workers = None if workers is None and on else min(workers or available_cores(), len(source_manifest["shards"]))
+    if workers is None and not on:
+        workers = available_cores()
+    if workers is not None:
+        workers = min(workers, len(source_manifest["shards"]))
     results = ordered_map(_build_shard, jobs, workers=workers, on=on, shared=shared)
     for source_shard, (entries, counts) in zip(source_manifest["shards"], results, strict=True):
         shards += entries
