@@ -193,7 +193,7 @@ class Matching:
     late_lengths: tuple[int, ...] = (128, 384)  # in the last part: as long as texts will be in use
     late_share: float = 0.33  # of the steps
     pairs: float = 0.5  # share of windows of two texts, a sentence and a passage, as questions and answers come
-    # A table of words is most of what an optimizer step writes, and gains nothing (docs/compress.md).
+    # Of MiniLM, half of what an optimizer step writes, and nothing is gained by it (docs/compress.md).
     train_word_embeddings: bool = False
 
     def __post_init__(self) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from pruneonce.data.corpus import Corpus, Example
-from pruneonce.data.windows import Windows
+from pruneonce.data.windows import windows_for
 from pruneonce.formats.stored_tensors import Array
-from pruneonce.models.tokenizer import separators_between, special_token_ids, tokenizer_from_text
+from pruneonce.models.tokenizer import tokenizer_from_text
 from pruneonce.progress import Advance, no_progress
 from pruneonce.run.model import Model, load_model
 from pruneonce.run.sentence import unit
@@ -65,8 +65,7 @@ def compare(
 
 def _examples(corpus: Path, model: Model, pairs: float, seed: int) -> list[Example]:
     tokenizer = tokenizer_from_text(model.tokenizer)
-    special, separators = special_token_ids(tokenizer), separators_between(tokenizer)
-    windows = Windows(Corpus(corpus, "validation"), special, pairs, separators)
+    windows = windows_for(Corpus(corpus, "validation"), tokenizer, pairs)
     longest = min(LONGEST, model.max_tokens)
     return [windows.draw(np.random.default_rng([seed, number]), longest) for number in range(TEXTS)]
 

@@ -11,13 +11,13 @@ import numpy as np
 from torch import Tensor
 
 from pruneonce.data.corpus import Corpus
-from pruneonce.data.windows import Windows
+from pruneonce.data.windows import windows_for
 from pruneonce.formats.model_folder import save_model_folder
 from pruneonce.formats.record import read_provenance
 from pruneonce.formats.scales_file import write_quantization
 from pruneonce.formats.sentence_folder import copy_sentence_files
 from pruneonce.models import family_of
-from pruneonce.models.tokenizer import load_tokenizer, separators_between, special_token_ids
+from pruneonce.models.tokenizer import load_tokenizer
 from pruneonce.recipe import CompressRecipe
 from pruneonce.sparsity.in_place import lock_, quantize_
 from pruneonce.train.encoder_model import load_encoder_model
@@ -46,13 +46,11 @@ def round_to_int8(folder: Path, recipe: CompressRecipe, out: Path) -> None:
 
 
 def _calibration(recipe: CompressRecipe, names: tuple[str, ...]) -> Iterator[dict[str, Tensor]]:
-    tokenizer = load_tokenizer(recipe.model)
-    special, separators = special_token_ids(tokenizer), separators_between(tokenizer)
-    windows = Windows(Corpus(recipe.corpus, "train"), special, recipe.matching.pairs, separators)
+    windows = windows_for(Corpus(recipe.corpus, "train"), load_tokenizer(recipe.model), recipe.matching.pairs)
     longest = max(recipe.matching.lengths)
     for begin in range(0, CALIBRATION_WINDOWS, CALIBRATION_BATCH):
         draws = (
             np.random.default_rng([recipe.seed, CALIBRATION_SEED, begin + row]) for row in range(CALIBRATION_BATCH)
         )
-        batch = padded([windows.draw(rng, longest) for rng in draws], special["pad"])
+        batch = padded([windows.draw(rng, longest) for rng in draws], windows.special_ids["pad"])
         yield {name: batch[name] for name in names}

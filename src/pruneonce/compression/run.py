@@ -22,7 +22,7 @@ from pruneonce.compression.plan import Plan, fastest_precision, longest_text, pl
 from pruneonce.compression.report import CompressionReport, Timing, markdown
 from pruneonce.compression.rounding import round_to_int8
 from pruneonce.compression.texts import build_corpus, default_texts, warnings_about
-from pruneonce.convert.inspect_folder import pruned_matrices, zeros_of_pruned
+from pruneonce.convert.inspect_folder import total_of_pruned
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.cost.doctor import describe_machine
 from pruneonce.errors import OtherInputsError, UsageError
@@ -59,9 +59,7 @@ class CompressOptions:
     text_column: str = "text"  # of .jsonl and .parquet
     documents: str = "line"  # what is one text in a .txt: "line", "blank-line" or "file"
     steps: int | None = None  # instead of what fits the budget
-    vectors: bool | None = (
-        None  # learn the original's vectors of texts after pruning; None: if it gives vectors of texts
-    )
+    vectors: bool | None = None  # learn those of the original after pruning; None: where the folder is made for them
     task: TaskData | None = None  # labelled examples to score both models on; never trained on
     speed: bool = True  # measure it, beside what is installed of PyTorch and ONNX Runtime
 
@@ -170,14 +168,15 @@ def _compress(wanted: CompressRecipe, texts: Sequence[Path], given: CompressOpti
             except UsageError as error:  # a language model's heads, say: no reason to do without the rest
                 warnings.append(f"speed was not measured: {error}")
                 _log.warning("%s", warnings[-1])
+    pruned_total = total_of_pruned(out / "model", record)
     report = CompressionReport(
         model=model,
-        sparsity=zeros_of_pruned(out / "model", record),
+        sparsity=pruned_total.sparsity,
         pattern=given.pattern,
         steps=record.steps,
         tokens=plan.tokens,
         training_seconds=record.timings.get("training", 0.0),
-        pruned_weights=sum(matrix.size for matrix in pruned_matrices(out / "model", record)),
+        pruned_weights=pruned_total.parameters,
         peak_gflops=peak_gflops() if given.speed else None,
         vector_steps=plan.vector_steps,
         hidden_error=record.metrics["hidden_error"],
@@ -242,7 +241,7 @@ def _plan(wanted: CompressRecipe, given: CompressOptions, out: Path) -> Plan:
     with_vectors = bool(given.vectors)
     if given.steps is not None:
         tokens = given.steps * wanted.training.batch_size * min(wanted.matching.lengths)
-        plan = Plan(wanted, {}, 0.0, tokens, max(1, given.steps // 4) if with_vectors else 0)
+        plan = Plan(wanted, {}, 0.0, tokens, vectors.steps_beside(given.steps) if with_vectors else 0)
     else:
         plan = plan_for(wanted, 60 * given.budget_minutes, out / "model", with_vectors)
     write_json(file, {"wishes": _wishes(wanted, given, corpus), **asdict(plan)})
@@ -251,16 +250,17 @@ def _plan(wanted: CompressRecipe, given: CompressOptions, out: Path) -> Plan:
 
 def _said(plan: Plan, given: CompressOptions) -> str:
     training = plan.recipe.training
+    then = f"; then {plan.vector_steps:,} steps by the vectors of texts" if plan.vector_steps else ""
     lengths = sorted({*plan.recipe.matching.lengths, *plan.recipe.matching.late_lengths})
     said = (
         f"{training.steps:,} steps of {training.batch_size * min(plan.recipe.matching.lengths):,} tokens in "
         f"{training.precision}, in windows of {lengths[0]} to {lengths[-1]}: {plan.tokens / 1e6:.1f} million tokens"
     )
     if not plan.training_seconds:
-        return said
+        return said + then
     return (
         f"{said} in about {plan.training_seconds / 60:.0f} of {given.budget_minutes:g} minutes, as measured "
-        f"({plan.tokens_per_second:,.0f} tokens/s)"
+        f"({plan.tokens_per_second:,.0f} tokens/s){then}"
     )
 
 

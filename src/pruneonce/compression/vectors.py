@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from pruneonce.data.corpus import Corpus
+from pruneonce.data.windows import Windows, windows_for
 from pruneonce.errors import UsageError
 from pruneonce.files import write_text
 from pruneonce.formats.sentence_folder import read_sentence_folder
 from pruneonce.models.hub import load_config
 from pruneonce.models.sentence import EmbeddingPlan
-from pruneonce.models.tokenizer import load_tokenizer, special_token_ids
+from pruneonce.models.tokenizer import load_tokenizer
 from pruneonce.recipe import CompressRecipe, FinetuneRecipe, parse_recipe
 
 SHARE = 0.15  # of the budget
 TEXTS_PER_STEP = 32
 FEWEST_STEPS, MOST_STEPS = 20, 1500
-RATE, RATE_HIDDEN_SIZE = 3e-4, 384  # as of locked fine-tuning; wider models take less, inversely
+STEPS_BESIDE = 0.25  # of those of pruning, where their number is given and no budget
+RATE = 0.3  # times the peak rate of pruning: 3e-4 for MiniLM, as in locked fine-tuning
+TEXTS_SEED = 1 << 22  # of draws that no step of training makes
 LONGEST = 256  # tokens of a text
 MOST_TEXTS = 16_000
 # A text is one sentence, or so many that follow one another.
@@ -41,15 +43,16 @@ def are_wanted(model: str, asked: bool | None) -> bool:
 
     UsageError where they are asked of a model with a task's head.
     """
+    if asked:
+        architecture = str((load_config(model).architectures or [""])[0])
+        if "For" in architecture:
+            raise UsageError(
+                f"{model} is a {architecture}, which answers by its head: vectors are learnt of encoders alone"
+            )
+    if asked is not None:
+        return asked
     folder = read_sentence_folder(Path(model)) if Path(model).is_dir() else None
-    if asked is None:
-        return folder is not None and isinstance(folder.plan, EmbeddingPlan)
-    architecture = str((load_config(model).architectures or [""])[0])
-    if asked and "For" in architecture:
-        raise UsageError(
-            f"{model} is a {architecture}, which answers by its head: vectors are learnt of encoders alone"
-        )
-    return asked
+    return folder is not None and isinstance(folder.plan, EmbeddingPlan)
 
 
 def steps_in(budget_seconds: float, seconds_per_step: float) -> int:
@@ -58,15 +61,18 @@ def steps_in(budget_seconds: float, seconds_per_step: float) -> int:
     return min(MOST_STEPS, max(FEWEST_STEPS, fit))
 
 
+def steps_beside(steps: int) -> int:
+    """How many follow so many of pruning."""
+    return max(1, int(STEPS_BESIDE * steps))
+
+
 def write_texts(corpus: Path, model: str, seed: int, train: Path, held_out: Path) -> None:
     """Single texts out of the corpus's training documents, and pairs out of those held out, as JSON lines."""
     tokenizer = load_tokenizer(model)
-    separator = special_token_ids(tokenizer)["sep"]
-    rng = np.random.default_rng([seed, len("vectors")])
-    texts = dict.fromkeys(_texts(Corpus(corpus, "train"), tokenizer, separator, rng))
+    taught, left = (windows_for(Corpus(corpus, split), tokenizer, pairs=0.0) for split in ("train", "validation"))
+    texts = dict.fromkeys(_texts(taught, tokenizer, np.random.default_rng([seed, TEXTS_SEED])))
     _write(train, [{"text": text} for text in texts])
-    pairs = list(_pairs(Corpus(corpus, "validation"), tokenizer, separator))
-    _write(held_out, [{"text": first, "text_pair": second} for first, second in pairs])
+    _write(held_out, [{"text": first, "text_pair": second} for first, second in _pairs(left, tokenizer)])
 
 
 def recipe_of(
@@ -76,7 +82,6 @@ def recipe_of(
 
     recipe: of the pruning. longest: tokens that the model takes.
     """
-    hidden_size = load_config(recipe.model).hidden_size
     values = {
         "model": str(pruned),
         "seed": recipe.seed,
@@ -89,7 +94,7 @@ def recipe_of(
         },
         "distillation": {"teacher": recipe.model, "hard_weight": 0.0, "kd_weight": 1.0},
         "training": {
-            "learning_rate": RATE * min(1.0, RATE_HIDDEN_SIZE / hidden_size),
+            "learning_rate": RATE * recipe.training.learning_rate,
             "steps": steps,
             "batch_size": TEXTS_PER_STEP,
             "warmup_ratio": 0.05,
@@ -100,11 +105,9 @@ def recipe_of(
     return parse_recipe(values, "finetune", where="compress")
 
 
-def _texts(corpus: Corpus, tokenizer: Tokenizer, separator: int, rng: np.random.Generator) -> Iterator[str]:
-    """Documents are drawn by their lengths, as in matching."""
-    ends = np.cumsum(corpus.lengths, dtype=np.int64)
-    for place in rng.integers(ends[-1], size=min(MOST_TEXTS, int(ends[-1]))):
-        sentences = _sentences(corpus[int(np.searchsorted(ends, place, side="right"))].input_ids, separator)
+def _texts(windows: Windows, tokenizer: Tokenizer, rng: np.random.Generator) -> Iterator[str]:
+    for _ in range(min(MOST_TEXTS, int(windows.corpus.lengths.sum()))):
+        sentences = windows.sentences(windows.document(rng))
         count = 1 if rng.random() < SENTENCES else int(rng.integers(*PASSAGE_SENTENCES, endpoint=True))
         start = int(rng.integers(max(1, len(sentences) - count + 1)))
         text = tokenizer.decode(np.concatenate(sentences[start : start + count]).tolist())
@@ -112,20 +115,14 @@ def _texts(corpus: Corpus, tokenizer: Tokenizer, separator: int, rng: np.random.
             yield text
 
 
-def _pairs(corpus: Corpus, tokenizer: Tokenizer, separator: int) -> Iterator[tuple[str, str]]:
-    for number in range(min(MOST_PAIRS, len(corpus))):
-        ids = np.concatenate(_sentences(corpus[number].input_ids, separator))[: 2 * LONGEST]
-        halves = (ids[: max(1, len(ids) // 2)], ids[len(ids) // 2 :])
-        first, second = (tokenizer.decode(half.tolist()) for half in halves)
+def _pairs(windows: Windows, tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
+    for number in range(min(MOST_PAIRS, len(windows.corpus))):
+        ids = np.concatenate(windows.sentences(windows.corpus[number].input_ids))[: 2 * LONGEST]
+        middle = max(1, len(ids) // 2)
+        first, second = (tokenizer.decode(half.tolist()) for half in (ids[:middle], ids[middle:]))
         if first.strip() and second.strip():
             yield first, second
 
 
-def _sentences(document: NDArray[np.int64], separator: int) -> Sequence[NDArray[np.int64]]:
-    """Its sentences without [CLS] and [SEP]; never empty ones."""
-    pieces = np.split(document[1:], np.flatnonzero(document[1:] == separator))
-    return [piece[piece != separator] for piece in pieces if (piece != separator).any()]
-
-
-def _write(file: Path, rows: Sequence[dict[str, str]]) -> None:
+def _write(file: Path, rows: Iterable[dict[str, str]]) -> None:
     write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

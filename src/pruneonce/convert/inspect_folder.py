@@ -77,17 +77,16 @@ def _total(matrices: Iterable[Matrix]) -> Total:
     return Total(parameters, zeros, size)
 
 
-def pruned_matrices(folder: str | Path, record: Provenance) -> list[Matrix]:
-    """Those that a run has pruned or locked, as they are in the saved file."""
+def total_of_pruned(folder: str | Path, record: Provenance) -> Total:
+    """Of the matrices that a run has pruned or locked, counted in the saved file."""
     family = read_family(Path(folder))
-    return [
+    return _total(
         matrix
         for matrix in read_matrices(Path(folder))
         if family.encoder_name(matrix.name.removesuffix(".weight")) in record.masks
-    ]
+    )
 
 
 def zeros_of_pruned(folder: str | Path, record: Provenance) -> float:
-    """Share of zeros in `pruned_matrices`."""
-    pruned = pruned_matrices(folder, record)
-    return sum(matrix.zeros for matrix in pruned) / sum(matrix.size for matrix in pruned)
+    """Share of zeros in them."""
+    return total_of_pruned(folder, record).sparsity

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from pruneonce.data.corpus import Corpus, Example
 from pruneonce.data.layouts import NO_LABEL
 from pruneonce.errors import UsageError
+from pruneonce.models.tokenizer import separators_between, special_token_ids
 
 LAYOUT = "document_sentences"
 DOCUMENT_TOKENS = 4096  # longer documents are several examples of the corpus
@@ -30,7 +32,7 @@ TAKEN_OUT, LEFT_IN = 0.4, 0.7
 class Windows:
     """Draws windows from one split of a corpus. Picklable.
 
-    special_ids: of "cls" and "sep". pairs: share of windows of two texts. separators: [SEP] between two texts.
+    special_ids: of "cls" and "sep" at least. pairs: share of windows of two texts. separators: [SEP] between two texts.
     """
 
     corpus: Corpus
@@ -50,7 +52,7 @@ class Windows:
 
         Documents are drawn by their lengths, so that every token of the corpus is as likely as any other.
         """
-        sentences = self._sentences(self._document(rng))
+        sentences = self.sentences(self.document(rng))
         if rng.random() < self.pairs and (pair := self._pair(rng, sentences, tokens)) is not None:
             return pair
         piece = _piece(rng, sentences, tokens - 2)
@@ -76,7 +78,7 @@ class Windows:
         elif kind < LEFT_IN:
             passage = _around(rng, sentences, chosen, room)
         else:
-            passage = _piece(rng, self._sentences(self._document(rng)), room)
+            passage = _piece(rng, self.sentences(self.document(rng)), room)
         if rng.random() < WORDS_DROPPED:
             question = question[rng.random(len(question)) >= WORDS_DROPPED]
         if not len(question):
@@ -91,15 +93,21 @@ class Windows:
         ends: NDArray[np.int64] = np.cumsum(self.corpus.lengths, dtype=np.int64)
         return ends
 
-    def _document(self, rng: np.random.Generator) -> NDArray[np.int64]:
+    def document(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """The tokens of one, int64 [tokens], drawn by their lengths."""
         place = int(rng.integers(self._ends[-1]))
         return self.corpus[int(np.searchsorted(self._ends, place, side="right"))].input_ids
 
-    def _sentences(self, document: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    def sentences(self, document: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """Its sentences, without [CLS] and [SEP]; never empty ones."""
         pieces = np.split(document, np.flatnonzero(document == self.special_ids["sep"]))
         sentences = (piece[piece != self.special_ids["sep"]] for piece in (pieces[0][1:], *pieces[1:]))
         return [sentence for sentence in sentences if len(sentence)]
+
+
+def windows_for(corpus: Corpus, tokenizer: Tokenizer, pairs: float) -> Windows:
+    """Windows with the special tokens of a tokenizer, which the corpus was built with."""
+    return Windows(corpus, special_token_ids(tokenizer), pairs, separators_between(tokenizer))
 
 
 def _piece(rng: np.random.Generator, sentences: list[NDArray[np.int64]], room: int) -> NDArray[np.int64]:

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from pruneonce.data.corpus import Corpus
-from pruneonce.data.windows import Windows
+from pruneonce.data.windows import Windows, windows_for
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.formats.model_folder import folder_digest
 from pruneonce.formats.sentence_folder import read_sentence_folder
 from pruneonce.models import encoder_plan_of
 from pruneonce.models.hub import load_config
 from pruneonce.models.sentence import EmbeddingPlan, Pooling
-from pruneonce.models.tokenizer import load_tokenizer, separators_between, special_token_ids
+from pruneonce.models.tokenizer import load_tokenizer
 from pruneonce.recipe import CompressRecipe
 from pruneonce.sparsity.native_attention import NativeAttention
 from pruneonce.sparsity.sensitivity import Sensitivity
@@ -42,21 +42,15 @@ class TextInputs:
     digests: dict[str, str]  # of what is read, by role
     stage: str = "compress"
 
-    @functools.cached_property
-    def special_ids(self) -> dict[str, int]:
-        """Of the model's tokenizer; UsageError unless the corpus was built with one of the same vocabulary."""
+    def windows(self) -> Windows:
+        """Of the texts that are trained on; UsageError unless their tokenizer had a vocabulary of the model's size."""
         tokenizer = load_tokenizer(self.recipe.model)
         if tokenizer.get_vocab_size() != self.corpus.vocab_size:
             raise UsageError(
                 f"{self.recipe.model} has a vocabulary of {tokenizer.get_vocab_size()}, the corpus was built with "
                 f"{self.corpus.vocab_size}: build the corpus with this model's tokenizer"
             )
-        return special_token_ids(tokenizer)
-
-    def windows(self, corpus: Corpus) -> Windows:
-        """Of one of the corpora, with the special tokens of the model's tokenizer."""
-        separators = separators_between(load_tokenizer(self.recipe.model))
-        return Windows(corpus, self.special_ids, self.recipe.matching.pairs, separators)
+        return windows_for(self.corpus, tokenizer, self.recipe.matching.pairs)
 
     def score(self, work: WorkingModel, options: StageOptions) -> dict[str, float]:
         """How far the model is from the original on the documents held out."""
@@ -93,7 +87,7 @@ def open_texts(recipe: CompressRecipe) -> TextInputs:
 def build_matching(inputs: TextInputs, options: StageOptions) -> TrainingRun:
     """The model, its original as a teacher, and masks that grow."""
     recipe, matching = inputs.recipe, inputs.recipe.matching
-    windows = inputs.windows(inputs.corpus)
+    windows = inputs.windows()
     torch.manual_seed(recipe.seed)
     autocast = autocast_of(recipe.training)
     model: Any = load_encoder_model(recipe.model)
@@ -106,7 +100,7 @@ def build_matching(inputs: TextInputs, options: StageOptions) -> TrainingRun:
     steps = recipe.training.total_steps(_windows_in(inputs))
     objective = MatchingObjective(
         windows=windows,
-        pad_id=inputs.special_ids["pad"],
+        pad_id=windows.special_ids["pad"],
         teacher=Teacher(original, autocast),
         matching=matching,
         seed=recipe.seed,
