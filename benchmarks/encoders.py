@@ -35,11 +35,12 @@ import pruneonce
 from pruneonce.bench.isolation import end_with_parent, resume, stop
 from pruneonce.bench.speed_limits import measure_limits
 from pruneonce.data.assets import fetch_assets
-from pruneonce.files import write_json, write_text
+from pruneonce.files import write_json, write_part
 from pruneonce.machine import available_cores
 
 sys.path.insert(0, str(Path(__file__).parent / "serving"))
 import subjects
+from rivals import python_for
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -184,15 +185,13 @@ def _rows(given: argparse.Namespace) -> list[tuple[dict[str, Any], Path]]:
 
     found = [(row(REFERENCE, f"{dense} float32", "torch", work / "folder"), own)]
     rivals = {
-        "sentence-transformers, ONNX Runtime": ("onnx-int8", "onnx"),
-        "sentence-transformers, OpenVINO": ("openvino-int8", "openvino"),
-        "fastembed": ("fastembed", "fastembed"),
+        "sentence-transformers, ONNX Runtime": "onnx-int8",
+        "sentence-transformers, OpenVINO": "openvino-int8",
+        "fastembed": "fastembed",
     }
-    for engine, (run, folder) in rivals.items():
-        python = (given.rivals or Path()) / folder / "bin" / "python"
-        if python.is_file():
-            if run != "fastembed":
-                _prepare(python, run, work)
+    for engine, run in rivals.items() if given.rivals else ():
+        python = python_for(run, given.rivals, work)
+        if python is not None:
             found.append((row(engine, f"{dense} int8", run, work / "folder"), python))
     files = {
         f"{dense} float32": work / "dense.pruneonce",
@@ -203,21 +202,6 @@ def _rows(given: argparse.Namespace) -> list[tuple[dict[str, Any], Path]]:
     for run in ("pruneonce", "pruneonce in sentence-transformers"):
         found += [(row(run, name, run, file), own) for name, file in files.items()]
     return found
-
-
-def _prepare(python: Path, run: str, work: Path) -> None:
-    """The quantised file that a rival reads, once."""
-    folder, texts = work / "folder", work / "calibration.json"
-    names = {
-        "onnx-int8": "onnx/model_qint8_avx512_vnni.onnx",
-        "openvino-int8": "openvino/openvino_model_qint8_quantized.xml",
-    }
-    if not (folder / names[run]).is_file():
-        texts.write_text(json.dumps(json.loads((work / "texts.json").read_text())[:32]))
-        script = HERE / "serving" / "rival_server.py"
-        subprocess.run(
-            [python, script, "prepare", folder, run, texts], check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
-        )
 
 
 def _difference(reference: np.ndarray, vectors: np.ndarray) -> dict[str, float]:
@@ -262,9 +246,7 @@ def scores(model: Any, data: Path) -> dict[str, float]:
 
 
 def write_page(page: Path, record: dict[str, Any]) -> None:
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    write_text(page, before + BEGIN + "\n".join(lines(record)) + "\n" + END + after)
+    write_part(page, BEGIN, "\n".join(lines(record)) + "\n", END)
 
 
 def lines(record: dict[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from pruneonce.files import write_text
+from pruneonce.files import write_part
 from pruneonce.quickstart.run import TIMED_TOKENS, ModelRow, Report, table
 
 README = Path(__file__).parents[1] / "README.md"
@@ -20,15 +20,13 @@ def main() -> None:
     values = json.loads(Path(sys.argv[1]).read_text())
     values["rows"] = [ModelRow(**row) for row in values["rows"]]
     report = Report(**values)
-    before, _, rest = README.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
     minutes = sum(report.seconds.values()) / 60
     note = (
         f"Movie-review sentences, {report.held_out_sentences} held out; time of one text of {TIMED_TOKENS} tokens. All "
         f"of it, training included, took {minutes:.1f} minutes on {report.machine['cores']} cores of an "
         f"{report.machine['processor']}."
     )
-    write_text(README, before + BEGIN + "\n".join([*table(report), "", note, ""]) + END + after)
+    write_part(README, BEGIN, "\n".join([*table(report), "", note, ""]), END)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from pruneonce.cost.doctor import describe_machine
 from pruneonce.data import text
 from pruneonce.data.assets import fetch_assets
 from pruneonce.data.build import build
-from pruneonce.files import read_json, write_bytes, write_json, write_text
+from pruneonce.files import read_json, write_bytes, write_json, write_part
 from pruneonce.machine import available_cores
 from pruneonce.recipe import load_recipe, recipes_folder
 from pruneonce.run import embed_file as embed_module
@@ -251,9 +251,7 @@ def main() -> None:
     if chosen.json:
         write_json(chosen.json, record)
     if chosen.page:
-        head, _, rest = chosen.page.read_text(encoding="utf-8").partition(BEGIN)
-        _, _, tail = rest.partition(END)
-        write_text(chosen.page, f"{head}{BEGIN}{section(record)}{END}{tail}")
+        write_part(chosen.page, BEGIN, section(record), END)
 
 
 if __name__ == "__main__":

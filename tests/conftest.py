@@ -238,3 +238,19 @@ def documented_reader():
     namespace = {}
     exec(code, namespace)
     return namespace["read"]
+
+
+@pytest.fixture(scope="session")
+def packed_files(tiny_bert, sparse_tiny_bert, tmp_path_factory):
+    """A folder with packed files of vectors and of classes."""
+    import transformers
+
+    from pruneonce.convert.to_packed import export_packed
+
+    folder = tmp_path_factory.mktemp("packed")
+    transformers.AutoModel.from_pretrained(tiny_bert).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_bert / name, folder / name)
+    export_packed(folder, folder / "vectors.pruneonce")
+    export_packed(sparse_tiny_bert, folder / "classes.pruneonce")
+    return folder

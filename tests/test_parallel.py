@@ -5,8 +5,9 @@ import threading
 
 import pytest
 
-from pruneonce.data.executor import IN_FLIGHT_PER_WORKER, ordered_map
+from pruneonce.data.executor import ordered_map
 from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.in_order import IN_FLIGHT_PER_WORKER
 
 
 def square(number):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +20,6 @@ import pytest
 
 pytest.importorskip("ray", reason="make test-ray installs Ray, in an environment of its own")
 
-from pruneonce.convert.to_packed import export_packed
 from pruneonce.data import wikipedia
 from pruneonce.data.build import build
 from pruneonce.errors import PruneonceError
@@ -57,18 +55,10 @@ def nodes():
 
 
 @pytest.fixture(scope="module")
-def models(tiny_bert, sparse_tiny_bert, tmp_path_factory):
+def models(packed_files):
     """Pipelines of vectors and of classes. Kernels are pinned: what another process would measure may differ."""
-    import transformers
-
-    folder = tmp_path_factory.mktemp("encoder")
-    transformers.AutoModel.from_pretrained(tiny_bert).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(tiny_bert / name, folder / name)
-    export_packed(folder, folder / "vectors.pruneonce")
-    export_packed(sparse_tiny_bert, folder / "classes.pruneonce")
-    vectors = pipeline("embeddings", folder / "vectors.pruneonce", kernels="dense")
-    return vectors, pipeline(None, folder / "classes.pruneonce", kernels="dense")
+    vectors = pipeline("embeddings", packed_files / "vectors.pruneonce", kernels="dense")
+    return vectors, pipeline(None, packed_files / "classes.pruneonce", kernels="dense")
 
 
 @pytest.fixture
@@ -315,20 +305,13 @@ def test_a_study_has_the_records_of_a_local_one_though_a_worker_is_killed_in_a_r
     nodes, tiny_bert, tmp_path, monkeypatch
 ):
     import torch
-    from test_study import STUDY, silent
+    from test_study import STUDY, silent, write_data
 
     from pruneonce.study.plan import make_plan
     from pruneonce.study.recipe import load_study
     from pruneonce.study.run import run_study
 
-    leads = [{"title": f"{n}", "text": "The city was old. The river was great. " * 3} for n in range(40)]
-    reviews = [
-        {"text": f"a {word} film {n}", "label": label}
-        for n in range(10)
-        for word, label in (("good", "positive"), ("bad", "negative"))
-    ]
-    for name, rows in (("leads.jsonl", leads), ("reviews.jsonl", reviews)):
-        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_data(tmp_path)
     (tmp_path / "tiny.toml").write_text(STUDY)
     monkeypatch.chdir(tmp_path)
     settings = [f"model={tiny_bert}", "data=.", "sparsities=[0.8]", "seeds=[1]"]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 
 from pruneonce import remote_files
-from pruneonce.convert.to_packed import export_packed
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.run.embed_file import embed_file
 from pruneonce.run.pipelines import pipeline
@@ -39,31 +37,17 @@ def s3():
     server.stop()
 
 
-@pytest.fixture(scope="module")
-def packed(tiny_bert, sparse_tiny_bert, tmp_path_factory):
-    """Packed files of vectors and of classes."""
-    import transformers
-
-    folder = tmp_path_factory.mktemp("encoder")
-    transformers.AutoModel.from_pretrained(tiny_bert).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(tiny_bert / name, folder / name)
-    export_packed(folder, folder / "vectors.pruneonce")
-    export_packed(sparse_tiny_bert, folder / "classes.pruneonce")
-    return folder
-
-
 def jsonl(texts):
     return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of botocore's and aiohttp's own
-def test_what_is_read_from_s3_and_written_there_is_what_local_files_give(s3, packed, tmp_path, pruneonce):
+def test_what_is_read_from_s3_and_written_there_is_what_local_files_give(s3, packed_files, tmp_path, pruneonce):
     for part in (0, 1):
         s3.pipe_file(f"texts/in/part-{part}.jsonl", jsonl(TEXTS[3 * part : 3 * part + 3]))
     (tmp_path / "all.jsonl").write_bytes(jsonl(TEXTS))
-    vectors, classes = packed / "vectors.pruneonce", packed / "classes.pruneonce"
+    vectors, classes = packed_files / "vectors.pruneonce", packed_files / "classes.pruneonce"
     source = "s3://texts/in/part-*.jsonl"
     code, out, err = pruneonce("embed", vectors, "--input", source, "--output", "s3://texts/out/v.npy", "--json")
     assert (code, json.loads(out or "{}")) == (0, {"file": "s3://texts/out/v.npy", "texts": 6, "size": 32}), err
@@ -90,13 +74,13 @@ def test_what_is_read_from_s3_and_written_there_is_what_local_files_give(s3, pac
 POISON = b'{"text": 5}\n{"other": "x"}\n[1]\nnot json\n{"text": "\xff"}\n{"text": "\\ud800"}\n'
 
 
-def test_rows_that_hold_no_text_go_to_the_errors_and_move_no_other(packed, tmp_path, monkeypatch):
+def test_rows_that_hold_no_text_go_to_the_errors_and_move_no_other(packed_files, tmp_path, monkeypatch):
     from pruneonce.run import embed_file as module
 
     monkeypatch.setattr(module, "TEXTS_AT_ONCE", 4)
     (tmp_path / "a.jsonl").write_bytes(jsonl(TEXTS[:2]) + POISON + jsonl(TEXTS[2:]))
     (tmp_path / "good.jsonl").write_bytes(jsonl(TEXTS))
-    embeddings = pipeline("embeddings", packed / "vectors.pruneonce")
+    embeddings = pipeline("embeddings", packed_files / "vectors.pruneonce")
     with pytest.raises(PruneonceError, match="line 3"):
         embed_file(embeddings, tmp_path / "a.jsonl", tmp_path / "v.npy")
     assert not (tmp_path / "v.npy").exists()
@@ -116,26 +100,26 @@ def test_rows_that_hold_no_text_go_to_the_errors_and_move_no_other(packed, tmp_p
     assert [vector is None for vector in table["embedding"]] == [False] * 2 + [True] * 6 + [False] * 4
     assert [text for text in table["text"] if text is not None] == TEXTS
 
-    classes = pipeline(None, packed / "classes.pruneonce")
+    classes = pipeline(None, packed_files / "classes.pruneonce")
     assert predict_file(classes, tmp_path / "a.jsonl", tmp_path / "a.out.jsonl", errors=errors) == (12, 6)
     lines = [json.loads(line) for line in (tmp_path / "a.out.jsonl").read_text().splitlines()]
     assert [line["text"] for line in lines] == [*TEXTS[:2], *[None] * 6, *TEXTS[2:]]
     assert [line["answer"] for line in lines if line["text"]] == classes(TEXTS)
 
 
-def test_a_file_of_bad_rows_alone_is_an_error_and_leaves_nothing(packed, tmp_path):
+def test_a_file_of_bad_rows_alone_is_an_error_and_leaves_nothing(packed_files, tmp_path):
     (tmp_path / "a.jsonl").write_bytes(POISON)
-    embeddings = pipeline("embeddings", packed / "vectors.pruneonce")
+    embeddings = pipeline("embeddings", packed_files / "vectors.pruneonce")
     with pytest.raises(PruneonceError, match="holds no texts"):
         embed_file(embeddings, tmp_path / "a.jsonl", tmp_path / "v.npy", errors=tmp_path / "e.jsonl")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.jsonl"]
 
 
-def test_patterns_take_local_files_in_order_and_one_that_fits_none_is_an_error(packed, tmp_path):
+def test_patterns_take_local_files_in_order_and_one_that_fits_none_is_an_error(packed_files, tmp_path):
     for part in (1, 0):
         (tmp_path / f"p-{part}.txt").write_text("".join(f"{text}\n" for text in TEXTS[3 * part : 3 * part + 3]))
     (tmp_path / "all.txt").write_text("".join(f"{text}\n" for text in TEXTS))
-    embeddings = pipeline("embeddings", packed / "vectors.pruneonce")
+    embeddings = pipeline("embeddings", packed_files / "vectors.pruneonce")
     assert embed_file(embeddings, tmp_path / "p-*.txt", tmp_path / "a.npy").texts == 6
     embed_file(embeddings, tmp_path / "all.txt", tmp_path / "b.npy")
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()

@@ -66,10 +66,8 @@ def silent(_):
     yield lambda *_: None
 
 
-@pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    """Texts and a task, as files below one folder."""
-    folder = tmp_path_factory.mktemp("data")
+def write_data(folder):
+    """Texts and a task, as files."""
     leads = [{"title": f"{n}", "text": "The city was old. The river was great. " * 3} for n in range(40)]
     reviews = [
         {"text": f"a {word} film {n}", "label": label}
@@ -78,6 +76,13 @@ def data(tmp_path_factory):
     ]
     for name, rows in (("leads.jsonl", leads), ("reviews.jsonl", reviews)):
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """A folder with them."""
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
     return folder
 
 

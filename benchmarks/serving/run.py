@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import datetime
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ import subjects
 import table
 from measure import Record
 from processes import Offline, Plan, put_aside
+from rivals import RIVAL_SERVER, python_for
 
 from pruneonce.bench.speed_limits import measure_limits
 from pruneonce.data.assets import fetch_assets
@@ -34,7 +34,6 @@ from pruneonce.machine import available_cores, library_versions
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "serving.md"
-RIVAL_SERVER = Path(__file__).with_name("rival_server.py")
 OURS = {f"pruneonce {name}": name for name in (subjects.SPARSE_INT8, subjects.INT8, subjects.DENSE)}
 REFERENCE = f"pruneonce {subjects.DENSE}"
 MAIN = f"pruneonce {subjects.SPARSE_INT8}"
@@ -82,7 +81,7 @@ def main() -> None:
     assets = fetch_assets()
     subjects.make_all(assets.model, assets.wikipedia, given.work)
     texts_file = given.work / "texts.json"
-    plans = [*our_plans(given.work), *rival_plans(given.rivals, given.work, texts_file, say)]
+    plans = [*our_plans(given.work), *rival_plans(given.rivals, given.work, say)]
     say("files are made")
     if given.only_prepare:
         return
@@ -125,30 +124,24 @@ def serve_command(file: Path) -> tuple[str, ...]:
     return (*command, "--max-connections", "8192", "--no-log-requests")
 
 
-def rival_plans(rivals: Path | None, work: Path, texts: Path, say) -> list[Plan]:
+def rival_plans(rivals: Path | None, work: Path, say) -> list[Plan]:
     """Of the environments that are there; the quantised files that they need are made."""
     if rivals is None:
         return []
     folder, threads = work / "folder", str(available_cores())
     plans = []
-
-    def add(environment: str, engine: str, name: str, needs: str = "") -> None:
-        python = rivals / environment / "bin" / "python"
-        if not python.is_file():
-            say(f"left out: {name}; there is no {python}")
-            return
-        if needs and not (folder / needs).is_file():
-            subprocess.run(
-                [python, RIVAL_SERVER, "prepare", folder, engine, few_texts(texts, work)], check=False, cwd=work
-            )
+    for engine, name in (
+        ("torch", "sentence-transformers torch"),
+        ("onnx-int8", "sentence-transformers ONNX int8"),
+        ("openvino-int8", "sentence-transformers OpenVINO int8"),
+        ("fastembed", "fastembed ONNX int8"),
+    ):
+        python = python_for(engine, rivals, work)
+        if python is None:
+            say(f"left out: {name}; it is not in {rivals}")
+            continue
         command = (str(python), str(RIVAL_SERVER), engine, str(folder), "--port", "{port}", "--threads", threads)
         plans.append(Plan(name, command, is_ours=False))
-
-    onnx, openvino = "onnx/model_qint8_avx512_vnni.onnx", "openvino/openvino_model_qint8_quantized.xml"
-    add("onnx", "torch", "sentence-transformers torch")
-    add("onnx", "onnx-int8", "sentence-transformers ONNX int8", onnx)
-    add("openvino", "openvino-int8", "sentence-transformers OpenVINO int8", openvino)
-    add("fastembed", "fastembed", "fastembed ONNX int8", onnx)
     infinity = rivals / "infinity" / "bin" / "infinity_emb"
     if infinity.is_file():
         command = [str(infinity), "v2", "--model-id", str(folder), "--served-model-name", "any", "--device", "cpu"]
@@ -166,12 +159,6 @@ def rival_plans(rivals: Path | None, work: Path, texts: Path, say) -> list[Plan]
     else:
         say(f"left out: infinity; there is no {infinity}")
     return plans
-
-
-def few_texts(texts: Path, work: Path) -> Path:
-    file = work / "few-texts.json"
-    write_json(file, json.loads(texts.read_text())[: subjects.CALIBRATION_TEXTS])
-    return file
 
 
 def run(record: Record, plans: Sequence[Plan], work: Path, texts: list[str], lengths: Lengths, save, say) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pruneonce.files import write_text
+from pruneonce.files import write_part
 
 BEGIN, END = "<!-- written by benchmarks/serving/run.py -->\n", "<!-- end of what it writes -->"
 SPARSE, DENSE = "pruneonce 90 % zeros, int8", "pruneonce dense int8"
@@ -15,9 +15,7 @@ INT8_RIVALS = "int8"  # in the name of those that compute with the same dense mo
 
 
 def write_page(page: Path, record: dict[str, Any]) -> None:
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    write_text(page, before + BEGIN + "\n".join(lines(record)) + "\n" + END + after)
+    write_part(page, BEGIN, "\n".join(lines(record)) + "\n", END)
 
 
 def lines(record: dict[str, Any]) -> list[str]:

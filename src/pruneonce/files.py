@@ -127,6 +127,15 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def write_part(path: Path, begin: str, part: str, end: str) -> None:
+    """Put `part` between two marks of a text file, in the place of what is there. PruneonceError without the marks."""
+    before, found, rest = path.read_text(encoding="utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise PruneonceError(f"{path} has no part between {begin.strip()!r} and {end.strip()!r}: put both marks there")
+    write_text(path, before + begin + part + end + after)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` to `path` atomically as indented JSON."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

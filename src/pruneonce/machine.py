@@ -1,4 +1,4 @@
-"""Facts of this machine and its Python: cores granted, processor, instruction sets, memory, versions of libraries."""
+"""Facts of this machine and its Python: cores granted, processor, instruction sets, memory, cache, library versions."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ SPARSE_BELOW = 0.2
 def available_cores() -> int:
     """Cores this process may keep busy: its affinity, or fewer by its control groups' quotas, as our kernels count."""
     return _native.granted_cores()
+
+
+def cache_folder() -> Path:
+    """Ours in the cache folder of this machine's user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pruneonce"
 
 
 def processor_name() -> str:

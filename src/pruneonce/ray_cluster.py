@@ -13,7 +13,6 @@ import os
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -24,9 +23,9 @@ import numpy as np
 
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import scratch_folder
+from pruneonce.in_order import in_order
 from pruneonce.machine import available_cores
 
-IN_FLIGHT_PER_WORKER = 3  # one running, one queued, one waiting for its turn to be written
 MAX_RETRIES = 3  # of a piece whose worker or node was killed
 CONNECT_SECONDS = 10  # until somebody answers at a cluster's address
 LOOK_SECONDS = 5  # between looks at how large the cluster is: nodes come and go
@@ -101,13 +100,7 @@ class Cluster:
 
     def in_order(self, ask: Callable[[_Item], Future[_Result]], items: Iterable[_Item]) -> Iterator[_Result]:
         """The results of what `ask` begins, in the order of `items`, which are read lazily."""
-        pending: deque[Future[_Result]] = deque()
-        for item in items:
-            pending.append(ask(item))
-            if len(pending) >= IN_FLIGHT_PER_WORKER * max(1, self.workers):
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        return in_order(ask, items, lambda: self.workers)
 
     def cancel(self) -> None:
         """Give up whatever still runs or waits."""

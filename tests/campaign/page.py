@@ -7,15 +7,13 @@ from pathlib import Path
 
 from campaign.case import Case
 from campaign.worker import Tally
+from pruneonce.files import write_part
 
 BEGIN, END = "<!-- campaigns: written by `make campaign` -->", "<!-- end of campaigns -->"
 
 
 def write_table(page: Path, found: Sequence[tuple[Case, Tally]]) -> None:
-    text = page.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n{table(found)}\n{END}{after}", encoding="utf-8")
+    write_part(page, BEGIN, f"\n{table(found)}\n", END)
 
 
 def table(found: Sequence[tuple[Case, Tally]]) -> str:

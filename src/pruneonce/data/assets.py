@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pruneonce.errors import PruneonceError
 from pruneonce.files import read_json, sha256_file, sha256_json, write_bytes, write_json
+from pruneonce.machine import cache_folder
 
 MARKER = "assets.json"  # written last: which packages the files came from
 
@@ -77,8 +78,7 @@ def assets_folder() -> Path:
     """`$PRUNEONCE_ASSETS`, or pruneonce/assets in the user's cache folder."""
     if chosen := os.environ.get("PRUNEONCE_ASSETS"):
         return Path(chosen)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "pruneonce" / "assets"
+    return cache_folder() / "assets"
 
 
 def find_assets(folder: Path | None = None) -> Assets | None:

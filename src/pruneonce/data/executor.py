@@ -6,19 +6,17 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.in_order import in_order
 from pruneonce.machine import available_cores
 from pruneonce.ray_cluster import connected
-
-IN_FLIGHT_PER_WORKER = 3  # one running, one queued, one waiting for its turn to be written
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -34,10 +32,10 @@ def ordered_map(
 ) -> Iterator[_Result]:
     """`map(function, items)` over `workers` processes: results in the order of `items`, which are read lazily.
 
-    At most IN_FLIGHT_PER_WORKER items per worker are held at once (Executor.map and Pool.imap read all of them).
-    One worker means this process, and None one per core. Otherwise `function` must be a module-level function;
-    processes are spawned, not forked, because the parent may have threads (torch, tokenizers) whose locks a fork would
-    copy. on, shared: those of a Ray cluster instead (`ray_cluster.connected`), None then for all that it has room for.
+    Few items per worker are held at once (`in_order`). One worker means this process, and None one per core. Otherwise
+    `function` must be a module-level function; processes are spawned, not forked, because the parent may have threads
+    (torch, tokenizers) whose locks a fork would copy. on, shared: those of a Ray cluster instead
+    (`ray_cluster.connected`), None then for all that it has room for.
     """
     if workers is not None and workers < 1:
         raise UsageError(f"workers must be at least 1, got {workers}")
@@ -45,20 +43,14 @@ def ordered_map(
         with connected(on, at_once=workers, shared=shared) as cluster:
             yield from cluster.in_order(partial(cluster.submit, function), items)
         return
-    workers = workers or available_cores()
-    if workers == 1:
+    processes = workers or available_cores()
+    if processes == 1:
         yield from map(function, items)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    pending: deque[Future[_Result]] = deque()
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker)
     try:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) >= IN_FLIGHT_PER_WORKER * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        yield from in_order(lambda item: pool.submit(function, item), items, lambda: processes)
     except BrokenProcessPool as error:
         raise PruneonceError(
             "a worker process was killed, most often for want of memory: use fewer workers, then run the same command "

@@ -10,13 +10,12 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import shutil
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,7 +26,7 @@ from pruneonce.files import read_json, sha256_file, write_bytes, write_json
 from pruneonce.folder_lock import FILE_NAME, filling
 from pruneonce.formats.packed_file import SUFFIX
 from pruneonce.hub_files import local_path
-from pruneonce.machine import library_versions
+from pruneonce.machine import cache_folder, library_versions
 from pruneonce.ray_cluster import Cluster, connected
 from pruneonce.remote_files import is_url
 from pruneonce.run.model import load_model
@@ -232,7 +231,7 @@ def _same_job(folder: Path, job: _Job) -> _Job:
     try:
         found = read_json(folder / _RUN)
         if found["identity"] == job.identity:
-            return _Job(**{**vars(job), "choices": found["choices"]})
+            return replace(job, choices=found["choices"])
     except (PruneonceError, LookupError, TypeError):
         pass  # new, or not whole
     for file in folder.iterdir():
@@ -246,5 +245,4 @@ def _folder_of(out: str | Path) -> Path:
     """Beside a file of this machine; for one of elsewhere, in the cache of this machine's user."""
     if not is_url(out):
         return Path(out).absolute().parent / f".{Path(out).name}.chunks"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "pruneonce" / f"chunks-{hashlib.sha256(str(out).encode()).hexdigest()[:16]}"
+    return cache_folder() / f"chunks-{hashlib.sha256(str(out).encode()).hexdigest()[:16]}"

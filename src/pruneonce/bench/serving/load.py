@@ -106,6 +106,7 @@ class _Load:
         self._begin = time.perf_counter() + settings.warmup_seconds
         self._end = self._begin + settings.seconds
         self._asked = 0  # and not answered
+        self._closed = False  # what comes now is not counted
         self._all_answered = asyncio.Event()
 
     async def run(self) -> Measured:
@@ -120,7 +121,7 @@ class _Load:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._all_answered.wait(), PATIENCE_SECONDS)
         self._measured.lost += self._asked
-        self._asked = -1  # what comes now is not counted
+        self._closed = True
         for task in self._opening:
             task.cancel()
         for connection in self._connections:
@@ -136,7 +137,7 @@ class _Load:
             self._arrive(due)
 
     def _arrive(self, due: float) -> None:
-        if self._asked < 0:
+        if self._closed:
             return
         self._asked += 1
         if self._places:
@@ -178,7 +179,7 @@ class _Load:
         connection.ask(self._target.request(body), tell)
 
     def _done(self, due: float, lost: bool = False) -> None:
-        if self._asked < 0:
+        if self._closed:
             return
         self._measured.lost += lost and due >= self._begin
         self._asked -= 1
