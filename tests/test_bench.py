@@ -30,6 +30,7 @@ from pruneonce.bench.measure import paired_ratio, timed
 from pruneonce.bench.speed_limits import SpeedLimits, best_of
 from pruneonce.bench.training.record import is_training, load_training_bench
 from pruneonce.cli import app as cli
+from pruneonce.convert.to_packed import DEFAULT_EMBEDDINGS
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import read_json
 from pruneonce.models.tokenizer import load_tokenizer
@@ -114,6 +115,15 @@ def record(**changes):
         "cases": [case, mixed],
         **changes,
     }
+
+
+def test_sizes_of_packed_files_say_which_embeddings_they_count():
+    """An fp32 engine is timed with fp32 embeddings; what `export` writes is smaller."""
+    sizes = {"pruneonce": 53_300_000, "pruneonce-int8": 14_500_000}
+    (line,) = [line for line in results.summary(read_bench(record(file_bytes=sizes), "r")) if "packed file" in line]
+    assert "pruneonce 53.3 MB with fp32 embeddings" in line
+    assert "pruneonce-int8 14.5 MB with int8 embeddings" in line
+    assert line.endswith(f"(export writes {DEFAULT_EMBEDDINGS})")
 
 
 def test_the_page_says_what_the_raw_seconds_say(tmp_path, monkeypatch):

@@ -220,11 +220,15 @@ def test_data_commands_make_a_corpus_and_say_how_fast(pruneonce, tiny_bert, tmp_
         (["finetune", "RECIPE", "--set", "task.name=sst3"], 2, "unknown task 'sst3' (did you mean 'sst2'?)"),
         (["finetune", "RECIPE", "--set", "task.text=sentence"], 2, "has no column 'sentence'"),
         (["evaluate", "MODEL", "--task", "squad", "--data", "REVIEWS"], 2, "was not fine-tuned for question answering"),
+        (["predict", "nowhere.pruneonce", "a"], 2, "'nowhere.pruneonce' does not exist"),
+        (["embed", "nowhere.pruneonce", "--input", "REVIEWS", "--output", "v.npy"], 2, "does not exist"),
+        (["serve", "nowhere.pruneonce"], 2, "does not exist"),
+        (["data", "pretraining", "ARTICLES", "--tokenizer", "/no/where", "--out", "OUT"], 2, "'/no/where' does not"),
         (["data", "text", "EMPTY", "--out", "OUT"], 1, "no"),
     ],
 )
 def test_mistakes_are_one_line_with_the_right_exit_code(
-    arguments, code, message, pruneonce, tiny_bert, reviews, tmp_path, monkeypatch
+    arguments, code, message, pruneonce, tiny_bert, reviews, articles, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").write_text("\n")
@@ -233,6 +237,7 @@ def test_mistakes_are_one_line_with_the_right_exit_code(
         "MODEL": tiny_bert,
         "REVIEWS": reviews,
         "EMPTY": tmp_path / "empty.txt",
+        "ARTICLES": articles,
         "OUT": tmp_path / "out",
     }
     found, _, err = pruneonce(*(names.get(argument, argument) for argument in arguments))

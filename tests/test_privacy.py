@@ -1,4 +1,5 @@
-"""No library that we use tells anyone about its user: no switch comes too late, no command opens a socket."""
+"""No library that we use tells anyone about its user, or its troubles to them: no switch comes too late, no command
+opens a socket or shows what a library warns of."""
 
 from __future__ import annotations
 
@@ -108,6 +109,8 @@ STAGES = {
     "finetune": "task",
     "quantize": "task",
 }
+# What libraries write to a terminal when nobody asks them to be quiet.
+NOISE = re.compile(r"\w*Warning\b|resource_tracker|nanobind|Loading weights|LOAD REPORT|\[W|huggingface/tokenizers")
 # What is asked to talk, or needs files of elsewhere; tests of their own say with whom.
 TALKING = {"serve", "loadtest", "quickstart", "wikipedia"}
 
@@ -165,7 +168,9 @@ def test_every_command_is_traced_or_asked_to_talk(commands):
 
 
 @pytest.mark.slow
-def test_no_command_opens_a_socket_or_leaves_a_device_id(tracer, commands, reviews, sparse_tiny_bert, tmp_path):
+def test_no_command_opens_a_socket_leaves_a_device_id_or_shows_a_library_s_warnings(
+    tracer, commands, reviews, sparse_tiny_bert, tmp_path
+):
     """Exporting runs ONNX Runtime, whose native code is what reports; its database is in the cache, or the home."""
     home, log = tmp_path / "home", tmp_path / "trace"
     home.mkdir()
@@ -187,5 +192,6 @@ def test_no_command_opens_a_socket_or_leaves_a_device_id(tracer, commands, revie
         busy = command[0] == "compress" and "a budget of" in ended.stderr  # which it says after its work with libraries
         assert ended.returncode == 0 or busy, (command, ended.stderr)
         assert not internet(log.read_text()), (command, internet(log.read_text())[:5])
+        assert not NOISE.search(ended.stdout + ended.stderr), (command, ended.stdout, ended.stderr)
     left = [file.name for file in home.rglob("*") if file.suffix == ".db" or "device" in file.name.lower()]
     assert not left, left

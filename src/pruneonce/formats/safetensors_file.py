@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from pruneonce.errors import PruneonceError
+from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.files import MAX_HEADER_BYTES, check_not_a_pointer, parse_json
 
 Array = np.ndarray[Any, Any]
@@ -147,6 +147,8 @@ def _map(path: Path) -> Array:
             return np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
     except ValueError:
         _refuse(path, "the file is empty")
+    except FileNotFoundError:
+        raise UsageError(f"'{path}' does not exist") from None
     except OSError as error:
         raise PruneonceError(f"{path} cannot be read: {error.strerror or error}") from error
 

@@ -134,6 +134,7 @@ def _check_there(path: str | Path) -> None:
 
 def _require_tokenizer_files(folder: Path) -> None:
     """UsageError for a folder without one: transformers would make a vocabulary of five, to which no word is known."""
+    _check_there(folder)
     if folder.is_dir() and not any((folder / name).is_file() for name in VOCABULARY_FILES):
         raise UsageError(f"{folder} has no tokenizer files: copy {VOCABULARY_FILES[0]} there")
 
