@@ -1,8 +1,9 @@
-"""A model folder that brings Python files along: no command runs one, or asks whether it may."""
+"""A model folder that brings Python files along: no command runs one, or asks whether it may. A config of nonsense."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -107,3 +108,36 @@ def test_a_module_of_sentence_transformers_that_is_not_its_own_is_refused(arm, p
     (model / "modules.json").write_text(json.dumps(modules))
     code, _, err = pruneonce("export", model, "--out", tmp_path / "m.pruneonce")
     assert (code, err.count("\n"), "'theirs.Module', which we do not compute" in err) == (2, 1, True), err
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("bos_token_id", 0.5, "'bos_token_id' with value 0.5 doesn't match any"),
+        ("use_cache", 3, "'use_cache' expected bool, got int .value: 3"),
+        ("hidden_dropout_prob", 254, "dropout probability has to be between 0 and 1, but got 254"),
+        ("type_vocab_size", 7, "token_type_embeddings.weight of the shape|weights have other shapes"),
+        ("intermediate_size", 48, "intermediate.dense.bias of the shape|weights have other shapes"),
+    ],
+)
+@pytest.mark.parametrize("command", ["finetune", "evaluate", "export"])
+def test_a_config_that_transformers_cannot_use_is_one_line(
+    command, key, value, message, pruneonce, sparse_tiny_bert, reviews, tmp_path
+):
+    folder = tmp_path / "model"
+    shutil.copytree(sparse_tiny_bert, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: value}))
+    recipe = tmp_path / "task.toml"
+    recipe.write_text(
+        f'stage = "finetune"\nmodel = "{folder}"\n[task]\nname = "classification"\ntrain = "{reviews}"\n'
+        f'validation = "{reviews}"\n[training]\nsteps = 1\nbatch_size = 4\nlearning_rate = 1e-3\n'
+    )
+    words = {
+        "finetune": [recipe, "--out", tmp_path / "out"],
+        "evaluate": [folder, "--task", "classification", "--data", reviews],
+        "export": [folder, "--to", "onnx", "--out", tmp_path / "m.onnx"],
+    }
+    code, _, err = pruneonce(command, *words[command])
+    assert (code, "Traceback" in err) == (2, False), err
+    assert re.search(f"^error: .*{message}", err.strip().splitlines()[-1])

@@ -34,15 +34,15 @@ def load_config(path: str | Path) -> Any:
     family_of(values["model_type"])
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a value of the wrong kind ends in any of transformers' and huggingface_hub's errors
         raise _not_loadable(path, error) from error
 
 
 def load_hub_model(auto_class: str, path: str | Path, **options: Any) -> Any:
     """A checkpoint as one of transformers' classes loads it, an `AutoModel…` or a family's own.
 
-    options: for its `from_pretrained`. UsageError as of `load_config`; PruneonceError for weights that are cut off or
-    outside the folder.
+    options: for its `from_pretrained`. UsageError as of `load_config`; PruneonceError for weights that are cut off,
+    outside the folder or of other shapes than its config says.
     """
     import transformers
 
@@ -52,10 +52,12 @@ def load_hub_model(auto_class: str, path: str | Path, **options: Any) -> Any:
         check_safetensors_length(file)
     try:
         return getattr(transformers, auto_class).from_pretrained(path, trust_remote_code=False, **options)
+    except (PruneonceError, MemoryError):
+        raise
     except Exception as error:
         pickled = sorted(Path(path).glob("pytorch_model*.bin"))
         if not pickled or any(Path(path).glob("model*.safetensors")):
-            raise
+            raise _not_loadable(path, error) from error
         # torch reads pickles without running what is in them, and refuses what it does not know with all kinds of
         # errors.
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:160]
@@ -63,6 +65,18 @@ def load_hub_model(auto_class: str, path: str | Path, **options: Any) -> Any:
             f"{pickled[0]} is no pickle of plain weights ({reason}): nothing in it was run; ask for the model as "
             "safetensors"
         ) from error
+
+
+def require_whole_encoder(path: str | Path, family: Family, loading_info: Mapping[str, Any]) -> None:
+    """UsageError if transformers has made up a part of the encoder that the checkpoint lacks, or has in another shape.
+
+    loading_info: what `from_pretrained` tells with `output_loading_info`. A pooler may lack, as a head may.
+    """
+    made_up = {*loading_info["missing_keys"], *(name for name, *_ in loading_info["mismatched_keys"])}
+    for name in sorted(made_up):
+        is_pooler = family.pooler is not None and family.encoder_name(name).startswith(family.pooler)
+        if family.part_of(name) != "heads" and not is_pooler:
+            raise UsageError(f"{path} has no {name} of the shape that its config.json says: its weights are not whole")
 
 
 def random_hub_model(auto_class: str, config: Any) -> Any:
@@ -87,9 +101,8 @@ def load_hub_tokenizer(path: str | Path) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise UsageError(f"no tokenizer found for '{path}': {first_line}") from error
+    except Exception as error:  # the libraries' of any kind, plain Exception among them
+        raise UsageError(f"no tokenizer found for '{path}': {_first_lines(error)}") from error
 
 
 def converted_tokenizer(path: str | Path) -> Tokenizer:
@@ -151,5 +164,13 @@ def _check_indices(folder: Path) -> None:
 
 
 def _not_loadable(path: str | Path, error: Exception) -> UsageError:
-    reason = str(error).strip().splitlines()[0]
+    reason = _first_lines(error)
+    if "ignore_mismatched_sizes" in reason:  # the report that it speaks of is not shown
+        reason = "its weights have other shapes than its config.json says"
     return UsageError(f"'{path}' is not a model folder or Hub id that can be loaded: {reason}")
+
+
+def _first_lines(error: Exception) -> str:
+    """What a library says on its first line, and on the next if that one only leads to it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])[:400]

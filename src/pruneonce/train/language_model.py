@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pruneonce.errors import UsageError
 from pruneonce.models import Family, family_of
-from pruneonce.models.hub import load_config, load_hub_model
+from pruneonce.models.hub import load_config, load_hub_model, require_whole_encoder
 
 
 class LanguageModel(nn.Module):
@@ -75,7 +75,8 @@ def load_language_model(
     nsp: train next-sentence prediction too; by default as the family was pre-trained (BERT yes, DistilBERT no).
     token_counts: int64 [vocabulary], how often each token occurs in the training text. A missing masked-LM head
     starts as the identity with the tied decoder, and its bias at the log frequency of each token, so that the first
-    steps need not learn which words are common. Raises UsageError for an unknown path or family.
+    steps need not learn which words are common. UsageError for an unknown path or family, and for a checkpoint whose
+    encoder is not all there.
     """
     config = load_config(path)
     family = family_of(config.model_type)
@@ -86,6 +87,7 @@ def load_language_model(
             f"{family.model_type} has no next-sentence head: build a corpus with layout document_sentences"
         )
     model, info = load_hub_model(pretraining_class(nsp=nsp), path, dtype=torch.float32, output_loading_info=True)
+    require_whole_encoder(path, family, info)
     missing = sorted(info["missing_keys"])
     language_model = LanguageModel(model, nsp=nsp)
     if any(map(family.heads.masked_lm.has, missing)):

@@ -12,7 +12,7 @@ from torch import nn
 
 from pruneonce.errors import UsageError
 from pruneonce.models import family_of
-from pruneonce.models.hub import load_config, load_hub_model
+from pruneonce.models.hub import load_config, load_hub_model, require_whole_encoder
 from pruneonce.progress import Advance
 from pruneonce.tasks import Task
 from pruneonce.train.heads import head_of
@@ -26,17 +26,19 @@ def load_task_model(path: str | Path, task: Task, *, trained: bool = False) -> t
     """Load a checkpoint with the head of `task`; returns it with the names of parameters it did not have.
 
     trained: the checkpoint must have been fine-tuned for this task, as a teacher or for evaluation; UsageError if its
-    head is missing or has other labels.
+    head is missing or has other labels. UsageError also for a checkpoint whose encoder is not all there.
     """
     config = load_config(path)
+    family = family_of(config.model_type)
     head = head_of(task)
     outputs = head.outputs(task)
     if trained and outputs is not None and config.num_labels != len(outputs):
         raise UsageError(f"{path} has {config.num_labels} labels, the task has {len(outputs)} ({', '.join(outputs)})")
     settings = head.settings(outputs or ())
-    if head.loader == "AutoModel" and family_of(config.model_type).pooler is not None:
+    if head.loader == "AutoModel" and family.pooler is not None:
         settings["add_pooling_layer"] = False  # nothing reads it
     model, info = load_hub_model(head.loader, path, **settings, dtype=torch.float32, output_loading_info=True)
+    require_whole_encoder(path, family, info)
     for key, value in head.config_entries().items():
         setattr(model.config, key, value)
     missing = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
