@@ -315,10 +315,10 @@ def test_kserve_s_metadata_and_health(served):
 
 
 class Stopped:
-    """A served model whose batches wait until they are let."""
+    """The first served model of an application: its batches wait until they are let."""
 
     def __init__(self, app):
-        (self.model,) = app.models
+        self.model = app.models[0]
         self.computed = []
         self.may, self.began = threading.Event(), threading.Event()
         self._compute = self.model._scheduler._compute

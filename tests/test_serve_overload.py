@@ -26,6 +26,7 @@ from pruneonce.serve.workers import Workers
 
 PATIENCE = 20
 ASKED = json.dumps({"inputs": "the film"}).encode()
+MASKED = json.dumps({"inputs": "the [MASK]"}).encode()
 
 
 def request(body=ASKED, path=b"/predict", extra=b"", version=b"1.1"):
@@ -132,6 +133,33 @@ def test_under_overload_a_request_is_refused_whatever_its_body_is_and_no_byte_of
     assert read == []
     assert answered[0] == 200
     assert "pruneonce_rejected 4.0" in app.get("/metrics").body.decode()
+
+
+def test_a_model_that_is_full_turns_nobody_away_from_another(loaded):  # noqa: F811
+    """Which one a request is for stands in its body, so that is read as long as one of them has room."""
+    app = Application({name: loaded[name] for name in ("classes", "words")}, Limits(requests=1))
+    stopped = Stopped(app)
+
+    async def crowd():
+        async with listening(app) as (connect, _):
+            plug, client = asyncio.ensure_future(post(app, {"inputs": "plug"})), await connect()
+            while not stopped.began.is_set():
+                await asyncio.sleep(0.001)
+            assert app.models[0].full
+            assert not app.server.models.full
+            full, other = await client.ask(request()), await client.ask(request(MASKED, b"/fill"))
+            stopped.may.set()
+            await plug
+            return full, other, await client.ask(request())
+
+    try:
+        (full, _, told), other, after = asyncio.run(crowd())
+    finally:
+        stopped.may.set()
+        app.close()
+    assert (full, told["error_type"]) == (429, "Overloaded")
+    assert told["error"].startswith("classes has 1 requests")
+    assert (other[0], after[0]) == (200, 200)
 
 
 def test_a_refusal_is_in_the_form_of_its_route_and_in_the_log(full, caplog):
