@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "attention_jobs.h"
 #include "dense.h"
 #include "kernels.h"
 #include "parallel.h"
@@ -11,50 +12,8 @@
 namespace pruneonce {
 namespace {
 
-// What one task computes: some queries of one head of one sequence.
-struct Job {
-  std::size_t first_token, tokens, head, first_query, end_query;
-};
-
-// Of a sequence within windows, at once: the values that they see then stay in the L2 cache.
-constexpr std::size_t kWindowedQueries = 512;
-
 // A score that no query gives, but finite: the softmax of spare lanes may have nothing else.
 constexpr float kUnseen = -1e30f;
-
-// A stretch of neighbouring tokens within one panel.
-struct Stretch {
-  Panel panel;
-  std::size_t place;  // in the panel
-  std::size_t first;  // in the sequence
-  std::size_t tokens;
-};
-
-// The stretches of a sequence's tokens first ... end.
-template <class Visit>
-void for_each_stretch(const Activations& activations, std::size_t first_token, std::size_t first, std::size_t end,
-                      Visit visit) {
-  while (first < end) {
-    const std::size_t token = first_token + first;
-    const Panel panel = activations.panel(token / activations.panel_tokens());
-    const std::size_t place = token - panel.first_token;
-    const std::size_t tokens = std::min(end - first, panel.tokens - place);
-    visit(Stretch{panel, place, first, tokens});
-    first += tokens;
-  }
-}
-
-// What queries first ... end - 1 see: keys begin ... end - 1. It begins at an even one, since the softmax adds up even
-// and odd rows apart: what lies before a query's own window is zero, and must not change the order of its sum.
-struct Visible {
-  std::size_t begin, end;
-};
-
-Visible visible_to(std::size_t first, std::size_t end, std::size_t tokens, std::size_t window) {
-  if (window == 0) return {0, tokens};
-  const std::size_t begin = first > window ? first - window : 0;
-  return {begin - begin % 2, std::min(tokens, end + window)};
-}
 
 // scores: [keys, stride], of keys from `begin` on; `count` queries from `first` on. Sets what lies outside of a query's
 // window to `value`.
@@ -85,7 +44,7 @@ void add_biases(float* scores, std::size_t stride, const Visible& keys, std::siz
   }
 }
 
-void attend(const Activations& qkv, const Job& job, std::size_t head_size, std::size_t window, const DistanceBias& bias,
+void attend(const Activations& qkv, const AttentionJob& job, std::size_t head_size, std::size_t window, const DistanceBias& bias,
             const Activations& out) {
   const DenseKernel& dense = kernels(qkv.isa()).dense;
   const ElementwiseKernel& elementwise = kernels(qkv.isa()).elementwise;
@@ -144,35 +103,12 @@ void attend(const Activations& qkv, const Job& job, std::size_t head_size, std::
   });
 }
 
-std::size_t work(const Job& job, std::size_t window) {
-  const Visible keys = visible_to(job.first_query, job.end_query, job.tokens, window);
-  return (keys.end - keys.begin) * (job.end_query - job.first_query);
-}
-
 }  // namespace
 
 void attention(const Activations& qkv, std::span<const std::int64_t> starts, std::size_t heads, std::size_t window,
                const DistanceBias& bias, const Activations& out) {
-  const std::size_t sequences = starts.size() - 1, head_size = out.features() / heads;
-  // A few short sequences are cut further, so that every thread has something to do.
-  const std::size_t least =
-      std::max<std::size_t>(1, divide_up(2 * num_threads(), std::max<std::size_t>(1, sequences * heads)));
-  std::vector<Job> jobs;
-  jobs.reserve(sequences * heads * least);
-  for (std::size_t s = 0; s < sequences; ++s) {
-    const auto first = static_cast<std::size_t>(starts[s]), tokens = static_cast<std::size_t>(starts[s + 1]) - first;
-    const std::size_t blocks = divide_up(tokens, kDenseVectors * qkv.lanes());
-    const std::size_t parts = std::max(least, window > 0 ? divide_up(tokens, kWindowedQueries) : 1);
-    for (std::size_t head = 0; head < heads; ++head)
-      for (std::size_t p = 0; p < parts; ++p) {
-        const std::size_t begin = part(blocks, parts, p) * kDenseVectors * qkv.lanes();
-        const std::size_t end = std::min(tokens, part(blocks, parts, p + 1) * kDenseVectors * qkv.lanes());
-        if (begin < end) jobs.push_back({first, tokens, head, begin, end});
-      }
-  }
-  // The longest first: whoever starts a long one last is waited for.
-  std::stable_sort(jobs.begin(), jobs.end(),
-                   [window](const Job& a, const Job& b) { return work(a, window) > work(b, window); });
+  const std::size_t head_size = out.features() / heads;
+  const std::vector<AttentionJob> jobs = attention_jobs(starts, heads, kDenseVectors * qkv.lanes(), window);
   parallel_for(jobs.size(), [&](std::size_t index) { attend(qkv, jobs[index], head_size, window, bias, out); });
   clear_spare_lanes(out);
 }

@@ -1,4 +1,5 @@
 // Activations, and what an encoder does with them.
+#include <cmath>
 #include <span>
 #include <type_traits>
 
@@ -8,6 +9,7 @@
 #include "elementwise.h"
 #include "embeddings.h"
 #include "int8.h"
+#include "int8_attention.h"
 #include "rotary.h"
 #include "spmm.h"
 
@@ -104,16 +106,24 @@ void multiply_to_codes(const Weight& weight, const Codes& x, Codes& out, const N
   pruneonce::multiply_to_codes(weight, x, data_of(bias), f, next.code(), out);
 }
 
-void attention(const Activations& qkv, const Array<const std::int64_t, 1>& starts, std::size_t heads,
-               std::size_t window, const std::optional<Matrix>& bias, Activations& out) {
+// starts, checked with the rest of what both attentions take.
+std::span<const std::int64_t> sequences_of(const char* who, const Activations& qkv,
+                                           const Array<const std::int64_t, 1>& starts, std::size_t heads,
+                                           const Activations& out) {
   if (heads == 0 || out.features() % heads != 0 || qkv.features() != 3 * out.features())
-    refuse("attention", "qkv has " + to_string(qkv.features()) + " features and out " + to_string(out.features()) +
-                            ": expected 3 to 1, and a multiple of " + to_string(heads) + " heads");
-  if (qkv.isa() != out.isa()) refuse("attention", "qkv and out are laid out for different instruction sets");
+    refuse(who, "qkv has " + to_string(qkv.features()) + " features and out " + to_string(out.features()) +
+                    ": expected 3 to 1, and a multiple of " + to_string(heads) + " heads");
+  if (qkv.isa() != out.isa()) refuse(who, "qkv and out are laid out for different instruction sets");
   const std::span<const std::int64_t> span{starts.data(), starts.size()};
   bool rising = !span.empty() && span.front() == 0 && static_cast<std::uint64_t>(span.back()) == qkv.tokens();
   for (std::size_t i = 0; rising && i + 1 < span.size(); ++i) rising = span[i] < span[i + 1];
-  if (!rising) refuse("attention", "starts must rise from 0 to the " + to_string(qkv.tokens()) + " tokens");
+  if (!rising) refuse(who, "starts must rise from 0 to the " + to_string(qkv.tokens()) + " tokens");
+  return span;
+}
+
+void attention(const Activations& qkv, const Array<const std::int64_t, 1>& starts, std::size_t heads,
+               std::size_t window, const std::optional<Matrix>& bias, Activations& out) {
+  const std::span<const std::int64_t> span = sequences_of("attention", qkv, starts, heads, out);
   DistanceBias distances;
   if (bias) {
     if (bias->shape(0) != heads || bias->shape(1) % 2 == 0)
@@ -125,6 +135,29 @@ void attention(const Activations& qkv, const Array<const std::int64_t, 1>& start
   const Computing computing;
   out.resize(qkv.tokens());
   pruneonce::attention(qkv, span, heads, std::min(window, qkv.tokens()), distances, out);
+}
+
+void int8_attention(const Activations& qkv, const Array<const std::int64_t, 1>& starts, std::size_t heads,
+                    const Vector& scales, const Array<const std::uint8_t, 1>& zero_points, Activations& out) {
+  const std::span<const std::int64_t> span = sequences_of("int8_attention", qkv, starts, heads, out);
+  require_length("int8_attention", "scales", scales, 3);
+  require_length("int8_attention", "zero_points", zero_points, 3);
+  for (std::size_t i = 0; i < 3; ++i)
+    if (!(scales.data()[i] > 0 && std::isfinite(scales.data()[i]) && std::isfinite(1.0f / scales.data()[i])))
+      refuse("int8_attention", "scales[" + to_string(i) + "] must be a positive number");
+  if (!std::isfinite(scales.data()[0] * scales.data()[1]))
+    refuse("int8_attention", "the scales of queries and keys are too large");
+  if (out.features() / heads > kInt8HeadSize)
+    refuse("int8_attention", "heads have " + to_string(out.features() / heads) +
+                                 " features: sums could overflow, at most " + to_string(kInt8HeadSize) + " are added");
+  for (std::size_t i = 0; i + 1 < span.size(); ++i)
+    if (static_cast<std::size_t>(span[i + 1] - span[i]) > kInt8Tokens)
+      refuse("int8_attention", "sequence " + to_string(i) + " has " + to_string(span[i + 1] - span[i]) +
+                                   " tokens: sums could overflow, at most " + to_string(kInt8Tokens) + " are added");
+  const auto of = [&](std::size_t i) { return CodeScale{scales.data()[i], zero_points.data()[i]}; };
+  const Computing computing;
+  out.resize(qkv.tokens());
+  pruneonce::int8_attention(qkv, span, heads, {of(0), of(1), of(2)}, out);
 }
 
 void gate(const Activations& gate_up, Activations& out, const std::string& nonlinearity) {
@@ -281,6 +314,11 @@ void bind_encoder(nb::module_& m) {
         "window: so many tokens on either side are seen; 0: all. bias: float32 [heads, 2 · reach + 1], added to scores "
         "by\n"
         "how far a key lies behind its query, -reach ... reach; those beyond take the last.");
+  m.def("int8_attention", &int8_attention, "qkv"_a, nb::kw_only(), "starts"_a.noconvert(), "heads"_a,
+        "scales"_a.noconvert(), "zero_points"_a.noconvert(), "out"_a,
+        "As `attention`, in whole numbers of 8 bits.\n\n"
+        "scales, zero_points: float32 [3] and uint8 [3], of the codes of queries, keys and values; a key's weight is\n"
+        "round(255 · e^(score - the largest)) over the sum of these.");
   m.def("gate", &gate, "gate_up"_a, nb::kw_only(), "out"_a, "nonlinearity"_a,
         "out = nonlinearity(gate) · up; gate_up: [2 · features, tokens], the gates first.");
   m.def("copy", &copy, "from_"_a, nb::kw_only(), "to"_a, "to = from_.");

@@ -1,6 +1,7 @@
 // Runs every kernel on every instruction set without Python, for the sanitizers: `make sanitize`. Results are compared
 // with plain loops, so that what is checked is known to have been computed. tests/test_kernels.py does so again through
 // the binding, with numpy's twins and many more shapes: no sanitizer can watch a kernel inside of Python.
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdio>
@@ -23,6 +24,7 @@
 #include "elementwise.h"
 #include "embeddings.h"
 #include "int8.h"
+#include "int8_attention.h"
 #include "pack.h"
 #include "machine.h"
 #include "parallel.h"
@@ -257,6 +259,43 @@ void check_attention(Isa isa, std::size_t heads, std::size_t head_size, const st
       }
 }
 
+void check_int8_attention(Isa isa, std::size_t heads, std::size_t head_size, const std::vector<std::int64_t>& starts,
+                          Random& random) {
+  const std::size_t hidden = heads * head_size, tokens = static_cast<std::size_t>(starts.back());
+  const Activations qkv = activations(random.vector(tokens * 3 * hidden), 3 * hidden, isa);
+  Activations out(hidden, isa);
+  out.resize(tokens);
+  const CodeScale each[3] = {{0.01f, 100}, {0.012f, 140}, {0.011f, 128}};
+  int8_attention(qkv, starts, heads, {each[0], each[1], each[2]}, out);
+  const std::vector<float> in = rows_of(qkv), result = rows_of(out);
+  const auto whole = [&](std::size_t token, std::size_t part, std::size_t feature) {
+    const float x = std::nearbyint(in[(token * 3 + part) * hidden + feature] * (1.0f / each[part].scale));
+    const auto zero_point = static_cast<float>(each[part].zero_point);
+    return std::clamp(x, -zero_point, 255 - zero_point);
+  };
+  for (std::size_t s = 0; s + 1 < starts.size(); ++s) {
+    const auto begin = static_cast<std::size_t>(starts[s]), end = static_cast<std::size_t>(starts[s + 1]);
+    for (std::size_t t = begin; t < end; ++t)
+      for (std::size_t h = 0; h < heads; ++h) {
+        std::vector<double> weights;
+        for (std::size_t k = begin; k < end; ++k) {
+          double score = 0;
+          for (std::size_t f = h * head_size; f < (h + 1) * head_size; ++f) score += whole(t, 0, f) * whole(k, 1, f);
+          weights.push_back(score * each[0].scale * each[1].scale / std::sqrt(double(head_size)));
+        }
+        const double largest = *std::max_element(weights.begin(), weights.end());
+        double sum = 0;
+        for (double& weight : weights) sum += weight = std::nearbyint(255 * std::exp(weight - largest));
+        for (std::size_t f = h * head_size; f < (h + 1) * head_size; ++f) {
+          double expected = 0;
+          for (std::size_t k = begin; k < end; ++k) expected += weights[k - begin] * whole(k, 2, f) * each[2].scale;
+          // Between two codes a float may take the other one.
+          require(std::abs(expected / sum - result[t * hidden + f]) < 0.02, "attention in int8 differs from plain loops");
+        }
+      }
+  }
+}
+
 void check_rotary_and_gate(Isa isa, std::size_t heads, std::size_t half, std::size_t tokens, Random& random) {
   const std::size_t hidden = heads * 2 * half, rows = 9;
   const Activations qkv = activations(random.vector(tokens * 3 * hidden), 3 * hidden, isa);
@@ -350,6 +389,9 @@ void check_everything(unsigned seed) {
       check_attention(isa, 2, 64, {0, 1, 66}, window, random);
       check_attention(isa, 1, 4, {0, 700}, window, random);
     }
+    check_int8_attention(isa, 3, 7, {0, 7, 38, 40, 75}, random);
+    check_int8_attention(isa, 2, 64, {0, 1, 66}, random);
+    check_int8_attention(isa, 1, 4, {0, 300}, random);
     check_rotary_and_gate(isa, 3, 5, 75, random);
     check_rotary_and_gate(isa, 1, 1, 1, random);
     check_attention_training(isa, 70, 2, 16, {70, 1, 33}, random);

@@ -2,6 +2,7 @@
 #include "int8_kernel.h"
 
 #include PRUNEONCE_VEC
+#include "coder.h"
 #include "tile_cursor.h"
 
 namespace pruneonce::PRUNEONCE_ISA_NAMESPACE {
@@ -179,20 +180,6 @@ void multiply_block(const Int8Block& block) {
 }
 
 void block_words(const std::int8_t (&four)[4], std::int32_t* words) { DenseFour::pack(four, words); }
-
-struct Coder {
-  Vec factor, lowest, highest;
-  Ints shift;
-
-  Coder(float inverse, std::int32_t zero_point)
-      : factor(Vec::broadcast(inverse)),
-        lowest(Vec::broadcast(static_cast<float>(-zero_point))),
-        highest(Vec::broadcast(static_cast<float>(255 - zero_point))),
-        shift(Ints::broadcast(zero_point)) {}
-
-  // Cut first: what is beyond 2^31 could not be rounded.
-  Ints operator()(Vec x) const { return Ints::round(Vec::min(Vec::max(x * factor, lowest), highest)) + shift; }
-};
 
 void quantize_features(const float* x, std::size_t features, std::size_t vectors, float inverse,
                        std::int32_t zero_point, std::uint8_t* codes) {

@@ -5,6 +5,7 @@
 
 #include "dense_kernel.h"
 #include "elementwise_kernel.h"
+#include "int8_attention_kernel.h"
 #include "int8_kernel.h"
 #include "isa.h"
 #include "sparse_linear_kernel.h"
@@ -18,6 +19,7 @@ struct Kernels {
   const DenseKernel& dense;
   const ElementwiseKernel& elementwise;
   const Int8Kernel& int8;
+  const Int8AttentionKernel& int8_attention;
   const SparseLinearKernel& sparse_linear;
   const SpmmKernel& spmm;
 };

@@ -200,6 +200,14 @@ struct DenseFour {
   static DenseFour broadcast(const std::int32_t* words) {
     return {_mm256_set1_epi32(words[0]), _mm256_set1_epi32(words[1])};
   }
+  static void store(Ints fours, std::int32_t* words, std::size_t apart) {
+    const __m256i bytes = _mm256_xor_si256(fours.value(), _mm256_set1_epi8(-128));
+    Ints(_mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8)).store(words);
+    Ints(_mm256_srai_epi16(bytes, 8)).store(words + apart);
+  }
+  static DenseFour broadcast(const std::int32_t* words, std::size_t apart) {
+    return {_mm256_set1_epi32(words[0]), _mm256_set1_epi32(words[apart])};
+  }
   Ints add_products(Ints sum, DenseFour weights) const {
     const __m256i products =
         _mm256_add_epi32(_mm256_madd_epi16(even, weights.even), _mm256_madd_epi16(odd, weights.odd));

@@ -120,6 +120,9 @@ inline Ints bytes_of(const Ints (&four)[4]) {
 
 inline Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.value(), b.value())}; }
 
+// Every byte less 128.
+inline Ints signed_bytes(Ints a) { return {_mm512_xor_si512(a.value(), _mm512_set1_epi8(-128))}; }
+
 // Four vectors of tokens, a byte each, in the order in which add_four takes them apart: packing works on 128 bits at a
 // time, and so does unpacking.
 struct CodeRow {
@@ -197,6 +200,8 @@ struct DenseFour {
   static DenseFour load(const std::uint8_t* x) { return {_mm512_loadu_si512(reinterpret_cast<const __m512i*>(x))}; }
   static void pack(const std::int8_t (&four)[4], std::int32_t* word) { __builtin_memcpy(word, four, sizeof four); }
   static Ints broadcast(const std::int32_t* word) { return Ints::broadcast(*word); }
+  static void store(Ints fours, std::int32_t* word, std::size_t) { signed_bytes(fours).store(word); }
+  static Ints broadcast(const std::int32_t* word, std::size_t) { return Ints::broadcast(*word); }
   Ints add_products(Ints sum, Ints weights) const { return {_mm512_dpbusd_epi32(sum.value(), codes, weights.value())}; }
 };
 #else
@@ -216,6 +221,14 @@ struct DenseFour {
   }
   static DenseFour broadcast(const std::int32_t* words) {
     return {_mm512_set1_epi32(words[0]), _mm512_set1_epi32(words[1])};
+  }
+  static void store(Ints fours, std::int32_t* words, std::size_t apart) {
+    const __m512i bytes = signed_bytes(fours).value();
+    Ints(_mm512_srai_epi16(_mm512_slli_epi16(bytes, 8), 8)).store(words);
+    Ints(_mm512_srai_epi16(bytes, 8)).store(words + apart);
+  }
+  static DenseFour broadcast(const std::int32_t* words, std::size_t apart) {
+    return {_mm512_set1_epi32(words[0]), _mm512_set1_epi32(words[apart])};
   }
   Ints add_products(Ints sum, DenseFour weights) const {
     const __m512i products =

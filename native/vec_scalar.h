@@ -182,6 +182,11 @@ struct DenseFour {
   static DenseFour load(const std::uint8_t* x) { return {x}; }
   static void pack(const std::int8_t (&four)[4], std::int32_t* word) { __builtin_memcpy(word, four, sizeof four); }
   static const std::int8_t* broadcast(const std::int32_t* word) { return reinterpret_cast<const std::int8_t*>(word); }
+  static void store(Ints fours, std::int32_t* word, std::size_t) {
+    for (std::size_t i = 0; i < Vec::lanes; ++i)
+      word[i] = static_cast<std::int32_t>(static_cast<std::uint32_t>(fours.lane[i]) ^ 0x80808080u);
+  }
+  static const std::int8_t* broadcast(const std::int32_t* word, std::size_t) { return broadcast(word); }
   Ints add_products(Ints sum, const std::int8_t* weights) const {
     for (std::size_t i = 0; i < Vec::lanes; ++i)
       for (std::size_t k = 0; k < 4; ++k) sum.lane[i] += weights[k] * codes[4 * i + k];

@@ -76,14 +76,17 @@ concept WeightWords =
     };
 
 // DenseFour: a vector of codes in fours, beside dense weights packed to `words` words per four. `vectors_at_once`: of
-// kInt8BlockRows rows of sums, as many as the registers hold.
+// kInt8BlockRows rows of sums, as many as the registers hold. Weights are packed one four at a time, or a vector of
+// fours, whose words then lie apart.
 template <class DenseFour, class Ints>
 concept DenseFours = requires(DenseFour codes, const std::uint8_t* x, const std::int8_t (&four)[4], std::int32_t* words,
-                              const std::int32_t* packed, Ints sum) {
+                              const std::int32_t* packed, std::size_t apart, Ints sum) {
   requires DenseFour::words > 0 && DenseFour::vectors_at_once > 0;
   { DenseFour::load(x) } -> std::same_as<DenseFour>;
   DenseFour::pack(four, words);
   { codes.add_products(sum, DenseFour::broadcast(packed)) } -> std::same_as<Ints>;  // exact, however large
+  DenseFour::store(sum, words, apart);  // each lane is a four, its bytes the weights + 128; word w at words + w · apart
+  codes.add_products(sum, DenseFour::broadcast(packed, apart));
 };
 
 template <class Vec, class Ints, class Table, class CodeRow, class Words, class DenseFour>

@@ -6,6 +6,7 @@ A mutated file must be refused with PruneonceError, or read as a model whose eve
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ def sample_model() -> PackedModel:
     wide[1::2, 250::75] = generator.normal(size=(3, 6))
     whole = (generator.integers(-127, 128, (9, 70)) * (generator.random((9, 70)) < 0.2)).astype(np.float32)
     quantization = Quantization(np.ones(9, np.float32), np.array([0.1], np.float32), np.array([7], np.uint8))
+    attended = replace(quantization, attention_scale=np.ones(1, np.float32), attention_zero_point=np.ones(1, np.uint8))
     return PackedModel(
         {"model_type": "bert", "id2label": {"0": "no", "1": "yes"}},
         '{"version":"1.0"}',
@@ -50,6 +52,7 @@ def sample_model() -> PackedModel:
             "gaps": gaps,
             "rice": pack(wide, "bf16"),
             "quantised": pack_int8(whole, quantization),
+            "attended": pack_int8(whole, attended),
             "bytes": quantize_rows(weight),
             "plain": dense(weight[0], "fp16"),
             "bias": dense(weight[:, 3]),

@@ -52,6 +52,22 @@ def attention(qkv, starts, heads):
     return out
 
 
+def int8_attention(qkv, starts, heads, scales, zero_points):
+    """As `attention`, of whole numbers: rounded queries, keys and values, and weights in 255ths of the largest."""
+    scales = np.asarray(scales, np.float32)
+    parts = zip(np.split(qkv, 3), scales, map(int, zero_points), strict=True)
+    query, key, value = (codes(*part) for part in parts)
+    out = np.zeros(query.shape)
+    size = len(query) // heads
+    for begin, end in pairwise(starts):
+        for head in range(heads):
+            part = np.s_[head * size : (head + 1) * size, begin:end]
+            scores = key[part].T @ query[part] * (float(scales[0]) * float(scales[1]) / math.sqrt(size))
+            weights = np.rint(255 * np.exp(scores - scores.max(axis=0)))
+            out[part] = value[part] @ (weights / weights.sum(axis=0)) * float(scales[2])
+    return out
+
+
 def linear_gradients(weight, x, dy):
     """dx, gradients of the non-zeros (row by row) and of the bias, of y = x Wᵀ + b. x: [tokens, cols]."""
     x, dy = x.astype(float), dy.astype(float)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny_stages
+import torch
 from family_models import logits_of, save_family_model
 
 from pruneonce import _native
@@ -12,19 +15,23 @@ from pruneonce.convert.inspect import inspect
 from pruneonce.convert.to_onnx import export_onnx
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.data.build import build
+from pruneonce.errors import UsageError
 from pruneonce.evaluation.packed import engine_predict
 from pruneonce.formats.record import read_provenance
-from pruneonce.formats.scales_file import read_quantization
+from pruneonce.formats.scales_file import read_quantization, write_quantization
 from pruneonce.models import FAMILIES
 from pruneonce.models.tokenizer import load_tokenizer
 from pruneonce.recipe import TaskData
 from pruneonce.run.model import load_model
 from pruneonce.sparsity.cpu_training import as_served
+from pruneonce.sparsity.in_place import quantize_
 from pruneonce.sparsity.native_attention import NativeAttention
+from pruneonce.sparsity.quantizer import quantized
 from pruneonce.tasks.recipe_data import task_of
 from pruneonce.train.task_model import load_task_model, torch_predict
 
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+WITHOUT_ATTENTION = {"attention_scale": None, "attention_zero_point": None}
 TRAINING = {"steps": 6, "batch_size": 8, "micro_batch_size": 8, "checkpoint_steps": 6}
 
 
@@ -88,6 +95,36 @@ def test_zeros_of_plain_text_stay_through_training_rounding_and_the_packed_file(
         # A float whose last bit differs may round to the neighbouring code: seldom, and by a part of a step.
         assert np.median(difference) < 1e-5, isa
         assert difference.max() < 1e-2, isa
+
+
+@every_family
+def test_attention_in_8_bits_is_scored_as_it_runs_or_refused_in_a_line(family, tmp_path):
+    folder = tmp_path / "model"
+    model = save_family_model(family, "ForSequenceClassification", folder)
+    before = model.config._attn_implementation
+    ids = np.arange(5, 40)
+    batch = {name: torch.from_numpy(ids[None] * (name == "input_ids")) for name in family.inputs}
+    batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+    if not family.encoder_plan(model.config.to_dict()).plain_attention:
+        with pytest.raises(UsageError, match=f'attention = "int8" is not computed for {family.model_type}'):
+            quantize_(model, [batch], attention="int8")
+        return
+    scales = quantize_(model, [batch], attention="int8")
+    model.save_pretrained(folder)
+    write_quantization(folder, scales)
+    export_packed(folder, tmp_path / "m.pruneonce", embeddings="fp32")
+    floats = logits_of(model, ids, np.zeros_like(ids), family)
+    with quantized(model, {name: replace(each, **WITHOUT_ATTENTION) for name, each in scales.items()}):
+        layers_alone = logits_of(model, ids, np.zeros_like(ids), family)
+    with as_served(model, scales):
+        expected = logits_of(model, ids, np.zeros_like(ids), family)
+    assert model.config._attn_implementation == before
+    assert np.array_equal(logits_of(model, ids, np.zeros_like(ids), family), floats)
+    bound = 1e-3 * np.abs(expected).max()
+    assert np.abs(layers_alone - expected).max() > bound
+    for isa in _native.available_isas():
+        found = load_model(tmp_path / "m.pruneonce", isa=isa)([ids])
+        assert np.abs(found - expected).max() < bound, isa
 
 
 @every_family

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,13 @@ def quantised(weight):
     return weight, Quantization(scale, np.array([0.03], np.float32), np.array([120], np.uint8))
 
 
+def attended(weight):
+    """As above, of a matrix whose product attention reads as codes."""
+    weight, found = quantised(weight)
+    codes = np.array([0.07], np.float32), np.array([31], np.uint8)
+    return weight, Quantization(found.scale, found.input_scale, found.input_zero_point, *codes)
+
+
 @pytest.mark.parametrize("shape", AWKWARD_SHAPES)
 def test_quantised_weights_come_back_as_the_same_whole_numbers(written, shape):
     weight, quantization = quantised(random_matrix(shape, 0.8))
@@ -184,6 +192,15 @@ def test_quantised_weights_come_back_as_the_same_whole_numbers(written, shape):
     assert_csr(matrix, weight)
     assert matrix.quantization.scale.tobytes() == quantization.scale.tobytes()
     assert (matrix.quantization.input_scale, matrix.quantization.input_zero_point) == (np.float32(0.03), 120)
+    assert matrix.quantization.attention_scale is None
+
+
+def test_codes_for_attention_come_back_and_are_named_in_the_tensors_entry(tmp_path):
+    write_packed(tmp_path / "m", model_of(w=pack_int8(*attended(random_matrix((17, 255), 0.8)))))
+    found = read_packed(tmp_path / "m").tensors["w"].quantization
+    assert (found.attention_scale, found.attention_zero_point) == (np.float32(0.07), 31)
+    with safe_open(tmp_path / "m", framework="np") as library:
+        assert json.loads(library.metadata()["tensors"])["w"]["attention"] == "int8"
 
 
 @pytest.mark.parametrize(
@@ -194,6 +211,9 @@ def test_quantised_weights_come_back_as_the_same_whole_numbers(written, shape):
         (lambda w, q: (w, Quantization(q.scale[1:], q.input_scale, q.input_zero_point)), "need 17 scales"),
         (lambda w, q: (w, Quantization(-q.scale, q.input_scale, q.input_zero_point)), "a scale is not within"),
         (lambda w, q: (w, Quantization(q.scale, q.input_scale * np.nan, q.input_zero_point)), "NaN or infinite"),
+        (lambda w, q: (w, replace(q, attention_scale=q.input_scale)), "one attention_scale and one attention_zero_point"),
+        (lambda w, q: (w, replace(attended(w)[1], attention_scale=q.scale)), "one attention_scale"),
+        (lambda w, q: (w, replace(attended(w)[1], attention_scale=q.input_scale * 0)), "a scale is not within"),
     ],
 )
 def test_weights_and_scales_that_do_not_belong_together_are_refused(change, message):
@@ -206,6 +226,7 @@ def test_the_file_has_the_lowest_version_that_can_say_it(tmp_path):
         (pack(random_matrix((64, 64), 0.5)), "1"),
         (pack(random_matrix((64, 64), 0.9)), "2"),
         (pack_int8(*quantised(random_matrix((8, 8), 0.5))), "2"),
+        (pack_int8(*attended(random_matrix((8, 8), 0.5))), "4"),
     ):
         write_packed(tmp_path / "m", model_of(w=tensor))
         with safe_open(tmp_path / "m", framework="np") as library:
@@ -321,6 +342,7 @@ def test_the_documented_reader_reads_what_we_write(documented_reader, tmp_path, 
     tensors = {
         "sparse": SparseMatrix(shape, values, FLOAT_TYPES[kind], coded),
         "quantised": pack_int8(*quantised(weight)),
+        "attended": pack_int8(*attended(weight)),
         "dense": dense(weight, kind),
         "int8": quantize_rows(weight),
         "scalar": dense(np.array(3.0, np.float32)),
@@ -511,7 +533,7 @@ def test_the_sound_file_is_sound(sound, tmp_path):
 
 def test_newer_version_is_refused_with_both_numbers(sound, refused):
     header, data = sound
-    refused(with_header(with_metadata(header, format_version="7"), data), "format version 7, .* up to 3: upgrade")
+    refused(with_header(with_metadata(header, format_version="7"), data), "format version 7, .* up to 4: upgrade")
 
 
 @pytest.mark.parametrize("version", ["0", "-1", "1.0", "", "one", "²", "9" * 5000])
@@ -519,7 +541,7 @@ def test_version_that_is_no_number(sound, refused, version):
     header, data = sound
     refused(
         with_header(with_metadata(header, format_version=version), data),
-        "format version .*, this pruneonce reads up to 3",
+        "format version .*, this pruneonce reads up to 4",
     )
 
 
@@ -662,6 +684,9 @@ def test_labels_without_order(sound, refused, labels):
         ({"encoding": "bitmask"}, "attribute shape"),
         ({"encoding": "bitmask", "shape": [9, 11], "x": 1}, "attribute shape"),
         ({"encoding": "dense", "shape": [9, 11]}, "has no attributes"),
+        ({"encoding": "dense", "attention": "int8"}, "has no attributes"),
+        ({"encoding": "bitmask", "shape": [9, 11], "attention": "fp32"}, "attention is 'fp32', 'int8' is expected"),
+        ({"encoding": "bitmask", "shape": [9, 11], "attention": "int8"}, "bits.values: its dtype must be I8"),
         ({"encoding": "bitmask", "shape": [99]}, "two sizes"),
         ({"encoding": "bitmask", "shape": [9, -11]}, "two sizes"),
         ({"encoding": "bitmask", "shape": [9, 2**40]}, "two sizes"),

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import threading
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -640,6 +641,100 @@ def test_codes_made_without_floats_are_those_made_of_them(isa, kernel, next_kern
             _native.multiply(second, each, out=out)
             results.append(array(out))
         assert np.array_equal(*results)
+
+
+ATTENTION_SHAPES = pytest.mark.parametrize(("heads", "head_size"), [(1, 1), (3, 7), (2, 32), (2, 64), (1, 100)])
+ATTENTION_LENGTHS = pytest.mark.parametrize("lengths", [[1], [7, 31, 100], [1, 1, 1], [33, 1, 64, 2], [130], [300]])
+CODES = np.array([0.035, 0.04, 0.03], np.float32), np.array([120, 140, 131], np.uint8)  # of queries, keys and values
+
+
+def int8_attention(qkv, starts, heads, isa, scales=CODES[0], zero_points=CODES[1]):
+    out = _native.Activations(len(qkv) // 3, isa=isa)
+    _native.int8_attention(
+        activations(qkv, isa), starts=starts, heads=heads, scales=scales, zero_points=zero_points, out=out
+    )
+    return array(out)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@ATTENTION_SHAPES
+@ATTENTION_LENGTHS
+def test_int8_attention_is_that_of_whole_numbers_within_each_sequence(isa, heads, head_size, lengths):
+    generator = np.random.default_rng(4)
+    starts = np.cumsum([0, *lengths], dtype=np.int64)
+    qkv = normal(generator, 3 * heads * head_size, starts[-1])
+    expected = reference.int8_attention(qkv, starts, heads, *CODES)
+    found = int8_attention(qkv, starts, heads, isa)
+    # Where 255 times a probability lies between two codes, float32 may take the other one.
+    np.testing.assert_allclose(found, expected, atol=CODES[0][2])
+    assert np.median(np.abs(found - expected)) < 1e-6
+    assert np.abs(found - reference.attention(qkv, starts, heads)).max() < 0.15, "near that of floats"
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@ATTENTION_SHAPES
+def test_int8_attention_has_the_same_bits_for_any_threads_and_company(isa, heads, head_size):
+    generator = np.random.default_rng(5)
+    lengths = [7, 31, 100, 1, 64]
+    starts = np.cumsum([0, *lengths], dtype=np.int64)
+    qkv = normal(generator, 3 * heads * head_size, starts[-1])
+    expected = int8_attention(qkv, starts, heads, isa)
+    for threads in 1, 2, 7:
+        _native.set_num_threads(threads)
+        assert np.array_equal(int8_attention(qkv, starts, heads, isa), expected)
+        for begin, end in pairwise(starts):
+            alone = int8_attention(qkv[:, begin:end], np.array([0, end - begin]), heads, isa)
+            assert np.array_equal(alone, expected[:, begin:end])
+
+
+@ATTENTION_SHAPES
+@ATTENTION_LENGTHS
+def test_int8_attention_is_the_same_wherever_there_are_fused_multiply_adds(heads, head_size, lengths):
+    starts = np.cumsum([0, *lengths], dtype=np.int64)
+    qkv = normal(np.random.default_rng(6), 3 * heads * head_size, starts[-1]) * 2
+    results = [int8_attention(qkv, starts, heads, isa) for isa in ISAS if isa != "scalar"]
+    for result in results:
+        assert np.array_equal(result, results[0])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("signs", ["equal", "alternating"])
+@pytest.mark.parametrize("zero_point", [0, 128, 255])
+def test_int8_attention_of_the_largest_codes_does_not_saturate(isa, signs, zero_point):
+    """All scores are as large as they can be, and all weights alike: sums of 16 bits would overflow."""
+    qkv = np.full((3 * 64, 200), 1e9, np.float32)
+    qkv[:, ::3] = -1e9
+    if signs == "alternating":
+        qkv[::2] *= -1
+    starts, scales = np.array([0, 150, 200]), np.array([1e-4, 1e-4, 1], np.float32)
+    points = np.full(3, zero_point, np.uint8)
+    found = int8_attention(qkv, starts, 1, isa, scales, points)
+    np.testing.assert_allclose(found, reference.int8_attention(qkv, starts, 1, scales, points), rtol=1e-6, atol=1e-4)
+
+
+def test_int8_attention_without_numbers_or_sums_that_fit_is_refused():
+    x, starts = activations(np.ones((6, 5)), None), np.array([0, 5])
+    ones, zeros = np.ones(3, np.float32), np.zeros(3, np.uint8)
+
+    def attend(x=x, starts=starts, scales=ones, zero_points=zeros, heads=1, features=2):
+        out = _native.Activations(features)
+        _native.int8_attention(x, starts=starts, heads=heads, scales=scales, zero_points=zero_points, out=out)
+
+    attend()
+    long = activations(np.ones((3, 65_537)), None)
+    for changes, message in (
+        ({"features": 3}, "3 to 1"),
+        ({"starts": np.array([0, 4])}, "starts must rise"),
+        ({"heads": 0}, "0 heads"),
+        ({"scales": ones[1:]}, "scales has 2 entries, expected 3"),
+        ({"zero_points": zeros[1:]}, "zero_points has 2 entries, expected 3"),
+        ({"scales": -ones}, r"scales\[0\] must be a positive number"),
+        ({"scales": ones * np.nan}, r"scales\[0\] must be a positive number"),
+        ({"scales": ones * np.float32(1e30)}, "the scales of queries and keys are too large"),
+        ({"x": long, "features": 1, "starts": np.array([0, 65_537])}, "sequence 0 has 65537 tokens: sums could"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            attend(**changes)
 
 
 def test_codes_for_another_weight_are_refused():

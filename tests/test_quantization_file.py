@@ -8,6 +8,7 @@ import struct
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
 
@@ -15,10 +16,10 @@ from pruneonce.errors import PruneonceError
 from pruneonce.formats.scales_file import FILE_NAME, LinearQuantization, read_quantization, write_quantization
 
 
-def layer(rows=3, *, output=False):
+def layer(rows=3, *, output=False, attention=False):
     scales = np.linspace(0.5, 1.0, rows, dtype="f4")
     parts = [np.array([0.25], "f4"), np.array([7], "u1")]
-    return LinearQuantization(scales, *parts, *(parts if output else []))
+    return LinearQuantization(scales, *parts, *(parts if output else [None] * 2), *(parts if attention else []))
 
 
 def tensors_of(module="encoder.layer"):
@@ -28,7 +29,7 @@ def tensors_of(module="encoder.layer"):
 
 
 def test_what_is_written_comes_back(tmp_path):
-    layers = {"a.b": layer(), "c": layer(5, output=True)}
+    layers = {"a.b": layer(), "c": layer(5, output=True), "d": layer(attention=True)}
     write_quantization(tmp_path, layers)
     found = read_quantization(tmp_path)
     assert found.keys() == layers.keys()
@@ -37,6 +38,13 @@ def test_what_is_written_comes_back(tmp_path):
             other = getattr(found[name], part)
             assert (other is None) == (value is None)
             assert value is None or (np.array_equal(other, value) and other.dtype == value.dtype)
+
+
+def test_the_file_has_the_lowest_version_that_can_say_it(tmp_path):
+    for kind, version in (({}, "1"), ({"output": True}, "1"), ({"attention": True}, "2")):
+        write_quantization(tmp_path, {"a": layer(), "b": layer(**kind)})
+        with safe_open(tmp_path / FILE_NAME, framework="np") as file:
+            assert file.metadata()["format_version"] == version
 
 
 def test_a_folder_without_the_file_is_not_quantised(tmp_path):
@@ -52,10 +60,10 @@ def test_a_truncated_file_is_refused(tmp_path, share):
         read_quantization(tmp_path)
 
 
-@pytest.mark.parametrize("version", ["2", "1.0", "", None])
+@pytest.mark.parametrize("version", ["3", "1.0", "", None])
 def test_another_version_is_refused_with_both(tmp_path, version):
     save_file(tensors_of(), tmp_path / FILE_NAME, metadata=None if version is None else {"format_version": version})
-    with pytest.raises(PruneonceError, match=r"(no )?format version.*, this pruneonce reads up to 1"):
+    with pytest.raises(PruneonceError, match=r"(no )?format version.*, this pruneonce reads up to 2"):
         read_quantization(tmp_path)
 
 
@@ -95,6 +103,16 @@ def half_an_output(tensors):
     tensors["encoder.layer.output_scale"] = np.ones(1, "f4")
 
 
+def half_of_attention(tensors):
+    tensors["encoder.layer.attention_zero_point"] = np.ones(1, "u1")
+
+
+def two_outputs(tensors):
+    for kind in ("output", "attention"):
+        tensors[f"encoder.layer.{kind}_scale"] = np.ones(1, "f4")
+        tensors[f"encoder.layer.{kind}_zero_point"] = np.ones(1, "u1")
+
+
 def missing(tensors):
     del tensors["encoder.layer.input_scale"]
 
@@ -119,6 +137,8 @@ def nameless(tensors):
         (double, "weight_scale is float64"),
         (matrix, r"weight_scale is float32 of shape \(3, 1\)"),
         (half_an_output, "belong together"),
+        (half_of_attention, "attention_scale and attention_zero_point belong together"),
+        (two_outputs, "an output is rounded once"),
         (missing, "encoder.layer has input_zero_point, weight_scale; weight_scale, input_scale"),
         (unknown, "encoder.layer has bias"),
         (nameless, "has weight_scale; "),

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from pruneonce.convert.to_packed import export_packed
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.evaluation.packed import engine_predict, score_packed
 from pruneonce.evaluation.scoring import score_folder, score_packed_beside
-from pruneonce.formats.packed_file import read_packed
+from pruneonce.formats.packed_file import read_packed, write_packed
 from pruneonce.formats.record import read_provenance
 from pruneonce.formats.scales_file import FILE_NAME, read_quantization
 from pruneonce.formats.stored_tensors import SparseMatrix
@@ -95,14 +96,15 @@ def values(model, reviews, method="qat", kernel="sparse", **changes):
 
 @pytest.fixture(scope="module")
 def quantised(sparse, reviews, tmp_path_factory):
-    """Folder of a quantised model: (family, method)."""
+    """Folder of a quantised model: (family, method, numbers of its attention)."""
     folders = {}
 
-    def quantised(family, method):
-        if (family, method) not in folders:
-            folders[family, method] = tmp_path_factory.mktemp(f"{family}-{method}") / "out"
-            run(values(sparse(family, "task"), reviews, method), folders[family, method])
-        return folders[family, method]
+    def quantised(family, method, attention="fp32"):
+        key = family, method, attention
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp(f"{family}-{method}-{attention}") / "out"
+            run(values(sparse(family, "task"), reviews, method, attention=attention), folders[key])
+        return folders[key]
 
     return quantised
 
@@ -173,10 +175,11 @@ def test_a_quantised_folder_can_be_quantised_again_and_fine_tuned(quantised, rev
 
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 @pytest.mark.parametrize("method", ["qat", "ptq"])
+@pytest.mark.parametrize("attention", ["fp32", "int8"])
 def test_fake_quantised_torch_answers_as_the_int8_engine_on_every_instruction_set(
-    family, method, quantised, reviews, tmp_path
+    family, method, attention, quantised, reviews, tmp_path
 ):
-    folder, file = quantised(family, method), tmp_path / "m.pruneonce"
+    folder, file = quantised(family, method, attention), tmp_path / "m.pruneonce"
     export_packed(folder, file, embeddings="fp32")
     data = TaskData("classification", validation=str(reviews), labels=("no", "yes"), max_tokens=32)
     task = task_of(data)
@@ -197,10 +200,13 @@ def test_fake_quantised_torch_answers_as_the_int8_engine_on_every_instruction_se
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
-def test_an_int8_encoder_has_the_same_bits_wherever_there_are_fused_multiply_adds(family, quantised, tmp_path):
+@pytest.mark.parametrize("attention", ["fp32", "int8"])
+def test_an_int8_encoder_has_the_same_bits_wherever_there_are_fused_multiply_adds(
+    family, attention, quantised, tmp_path
+):
     """Sums are whole numbers, and floats are computed by the same steps in the same order, however wide vectors are."""
     file = tmp_path / "m.pruneonce"
-    export_packed(quantised(family, "ptq"), file, embeddings="int8")
+    export_packed(quantised(family, "ptq", attention), file, embeddings="int8")
     ids = [np.arange(5, 5 + tokens) % 30 for tokens in (3, 17, 40)]
     states = {isa: load_model(file, isa=isa).hidden_states(ids) for isa in ISAS if isa != "scalar"}
     for isa, found in states.items():
@@ -208,8 +214,48 @@ def test_an_int8_encoder_has_the_same_bits_wherever_there_are_fused_multiply_add
             assert np.array_equal(mine, other), isa
 
 
-def test_scores_of_folder_file_and_record_are_one(quantised, reviews, tmp_path):
-    folder, file = quantised("bert", "qat"), tmp_path / "m.pruneonce"
+@pytest.mark.parametrize("method", ["qat", "ptq"])
+def test_attention_in_8_bits_is_asked_for_and_then_in_the_file_or_nothing_of_it_is(method, quantised, tmp_path):
+    for attention, version in (("fp32", 2), ("int8", 4)):
+        folder = quantised("bert", method, attention)
+        coded = {name for name, layer in read_quantization(folder).items() if layer.attention_scale is not None}
+        rows = {name for name in read_quantization(folder) if name.endswith(("query", "key", "value"))}
+        assert coded == (rows if attention == "int8" else set())
+        export_packed(folder, tmp_path / attention)
+        packed = read_packed(tmp_path / attention)
+        assert packed.version == version
+        for name, layer in read_quantization(folder).items():
+            found = packed.tensors[f"{name}.weight"].quantization
+            for part in ("attention_scale", "attention_zero_point"):
+                assert getattr(found, part) == getattr(layer, part), part
+        layers = load_model(tmp_path / attention).encoder.layers
+        assert all((layer.attention_codes is not None) == (attention == "int8") for layer in layers)
+
+
+def test_a_file_in_which_some_layers_lack_codes_for_attention_or_others_have_them_is_refused(quantised, tmp_path):
+    export_packed(quantised("bert", "ptq", "int8"), tmp_path / "m")
+    packed = read_packed(tmp_path / "m")
+    names = [name for name, each in packed.tensors.items() if isinstance(each, SparseMatrix)]
+
+    def refused(message, name, **changes):
+        matrix = packed.tensors[name]
+        changed = replace(matrix, quantization=replace(matrix.quantization, **changes))
+        write_packed(tmp_path / "lie", replace(packed, tensors=packed.tensors | {name: changed}))
+        with pytest.raises(PruneonceError, match=message):
+            load_model(tmp_path / "lie")
+
+    query = next(name for name in names if "query" in name)
+    up = next(name for name in names if "intermediate" in name)
+    one = np.ones(1, np.float32)
+    nothing = {"attention_scale": None, "attention_zero_point": None}
+    refused("codes of queries, keys and values, or of none", query, **nothing)
+    refused("queries, keys and values of all layers", up, attention_scale=one, attention_zero_point=np.ones(1, "u1"))
+    refused("queries and keys are too large", query, attention_scale=one * np.float32(1e30))
+
+
+@pytest.mark.parametrize("attention", ["fp32", "int8"])
+def test_scores_of_folder_file_and_record_are_one(attention, quantised, reviews, tmp_path):
+    folder, file = quantised("bert", "qat", attention), tmp_path / "m.pruneonce"
     export_packed(folder, file, embeddings="fp32")
     data = TaskData("classification", validation=str(reviews), max_tokens=32)
     metrics, difference = score_packed_beside(file, folder, data)
@@ -440,6 +486,8 @@ def test_mixed_precision_trains_and_saves_whole_numbers(sparse, reviews, tmp_pat
         ({"begin_step": -1}, "begin_step must not be negative"),
         ({"calibration_examples": 0}, "calibration_examples must be above 0"),
         ({"preset": "int4"}, "'default', 'paper'"),
+        ({"attention": "int4"}, "'fp32', 'int8'"),
+        ({"attention": "int8", "preset": "paper"}, 'attention = "int8" is for preset = "default"'),
     ],
 )
 def test_recipes_that_contradict_themselves_are_refused(changes, message):

@@ -26,6 +26,7 @@ else:
 
 Section = TypeVar("Section")
 TrainingKernel = Literal["auto", "dense", "sparse"]
+AttentionNumbers = Literal["fp32", "int8"]
 SHORTEST_WINDOW = 16  # tokens that text is matched on
 SEEDS = 1 << 32  # numpy's old generator, which transformers seeds too, takes 32 bits
 
@@ -295,6 +296,7 @@ class QuantizeRecipe:
     training: Training | None = None  # qat only
     method: Literal["qat", "ptq"] = "qat"
     preset: Literal["default", "paper"] = "default"  # paper: a scale per matrix, all layers, some outputs too
+    attention: AttentionNumbers = "fp32"  # int8: its products too, by rounded queries, keys, values and probabilities
     calibration_examples: int = 256  # of the training examples, drawn with the seed: they set the ranges of inputs
     begin_step: int = 0  # optimizer steps before rounding begins; ranges are observed from the first
     lock: Literal["auto", "require", "off"] = "auto"
@@ -311,6 +313,8 @@ class QuantizeRecipe:
             raise UsageError('method "qat" needs a section [training]; "ptq" trains nothing and has none')
         if self.method == "ptq" and (self.distillation is not None or self.begin_step):
             raise UsageError('method "ptq" trains nothing: it has neither [distillation] nor begin_step')
+        if self.attention == "int8" and self.preset == "paper":
+            raise UsageError('attention = "int8" is for preset = "default": the paper\'s has it in floats')
         if self.begin_step < 0:
             raise UsageError(f"begin_step must not be negative, got {self.begin_step}")
 

@@ -145,7 +145,13 @@ def _quantization(folder: Path, weights: _Weights) -> dict[str, Quantization]:
                 f"{folder}: the output of {module} is quantised too, which the engine does not compute: quantise with "
                 'preset = "default"'
             )
-        found[name] = Quantization(layer.weight_scale, layer.input_scale, layer.input_zero_point)
+        found[name] = Quantization(
+            layer.weight_scale,
+            layer.input_scale,
+            layer.input_zero_point,
+            layer.attention_scale,
+            layer.attention_zero_point,
+        )
     return found
 
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from pruneonce.errors import PruneonceError
 from pruneonce.files import check_format_version, replacing
@@ -35,7 +35,7 @@ from pruneonce.formats.stored_tensors import (
 from pruneonce.hub_files import local_path
 from pruneonce.models.sentence import SentencePlan, plan_of
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 SUFFIX = ".pruneonce"
 
 # Keys of the container's metadata; all values are text.
@@ -45,6 +45,7 @@ TOKENIZER = "tokenizer.json"
 PROVENANCE = "pruneonce.json"
 SENTENCE = "sentence.json"
 TENSORS = "tensors"
+ATTENTION = "attention"  # of a tensor's entry
 REQUIRED = {VERSION, CONFIG, TOKENIZER, TENSORS}
 # Of all matrices, zeros after their last weights: they take no byte, and readers that write matrices out would have to
 # believe any number of them. BERT-large has 300 million weights.
@@ -155,6 +156,8 @@ def _metadata(path: Path, model: PackedModel) -> dict[str, str]:
 
 def _version(model: PackedModel) -> int:
     """The lowest version that has all the model uses: older readers then read what they can."""
+    if any(_for_attention(tensor) for tensor in model.tensors.values()):
+        return 4
     if model.sentence is not None:
         return 3
     newer = any(
@@ -164,11 +167,21 @@ def _version(model: PackedModel) -> int:
     return 2 if newer else 1
 
 
+def _for_attention(tensor: Tensor) -> bool:
+    """Whether attention is computed by codes of what the matrix gives."""
+    return (
+        isinstance(tensor, SparseMatrix)
+        and tensor.quantization is not None
+        and tensor.quantization.attention_scale is not None
+    )
+
+
 def _describe(tensor: Tensor) -> dict[str, Any]:
     """A tensor's entry in the metadata; the shape only where the stored parts do not show it."""
     if isinstance(tensor, SparseMatrix):
         rice = {"bits": tensor.positions.bits} if tensor.encoding == "rice" else {}
-        return {"encoding": tensor.encoding, "shape": list(tensor.shape), **rice}
+        attention = {ATTENTION: "int8"} if _for_attention(tensor) else {}
+        return {"encoding": tensor.encoding, "shape": list(tensor.shape), **rice, **attention}
     return {"encoding": tensor.encoding}
 
 
@@ -182,6 +195,9 @@ def _parts(name: str, tensor: Tensor) -> Parts:
         parts[f"{name}.scale"] = ("F32", tensor.quantization.scale)
         parts[f"{name}.input_scale"] = ("F32", tensor.quantization.input_scale)
         parts[f"{name}.input_zero_point"] = ("U8", tensor.quantization.input_zero_point)
+        if tensor.quantization.attention_scale is not None and tensor.quantization.attention_zero_point is not None:
+            parts[f"{name}.attention_scale"] = ("F32", tensor.quantization.attention_scale)
+            parts[f"{name}.attention_zero_point"] = ("U8", tensor.quantization.attention_zero_point)
     return {**parts, f"{name}.{tensor.encoding}": ("U8", tensor.positions.data)}
 
 
@@ -204,8 +220,7 @@ def _read_tensors(container: Container) -> dict[str, Tensor]:
 
     tensors: dict[str, Tensor] = {}
     for name, description in _json_object(container, TENSORS).items():
-        encoding, shape, bits = _check_description(container, name, description)
-        tensors[name] = _assemble(name, encoding, shape, bits, take)
+        tensors[name] = _assemble(name, _check_description(container, name, description), take)
         try:
             tensors[name].check()
         except ValueError as error:
@@ -224,8 +239,16 @@ def _check_tails(container: Container, matrices: list[SparseMatrix]) -> None:
         _refuse(container, f"its matrices end in {tails:,} zeros that take no byte; at most {MAX_TAILS:,} are allowed")
 
 
-def _check_description(container: Container, name: str, description: Any) -> tuple[str, tuple[int, int], int]:
-    """Encoding, shape (that of a sparse matrix; else (0, 0)), bits of a remainder (rice; else 0)."""
+class _Description(NamedTuple):
+    """A tensor's entry in the metadata."""
+
+    encoding: str
+    shape: tuple[int, int] = (0, 0)  # of a sparse matrix
+    bits: int = 0  # of a remainder, in rice codes
+    for_attention: bool = False  # whether attention is computed by codes of what the matrix gives
+
+
+def _check_description(container: Container, name: str, description: Any) -> _Description:
     if not NAME.fullmatch(name):
         _refuse(container, f"the metadata lists {name[:40]!a}, which is no name of a tensor")
     what = f"tensor {name}"
@@ -233,12 +256,12 @@ def _check_description(container: Container, name: str, description: Any) -> tup
     if encoding in ("dense", "int8"):
         if description.keys() != {"encoding"}:
             _refuse(container, f"{what}: {encoding} has no attributes")
-        return encoding, (0, 0), 0
+        return _Description(encoding)
     if not isinstance(encoding, str) or encoding not in ENCODINGS:
         known = ", ".join(("dense", "int8", *ENCODINGS))
         _refuse(container, f"{what}: encoding {ascii(encoding)[:40]} is not one of {known}")
     attributes = ["shape", "bits"] if encoding == "rice" else ["shape"]
-    if description.keys() != {"encoding", *attributes}:
+    if description.keys() - {ATTENTION} != {"encoding", *attributes}:
         noun = "attribute" if len(attributes) == 1 else "attributes"
         _refuse(container, f"{what}: {encoding} has the {noun} {' and '.join(attributes)}, and no other")
     shape, bits = description["shape"], description.get("bits", 0)
@@ -246,21 +269,26 @@ def _check_description(container: Container, name: str, description: Any) -> tup
         _refuse(container, f"{what}: the shape must be two sizes below 2^31")
     if type(bits) is not int or not 0 <= bits <= MAX_RICE_BITS:
         _refuse(container, f"{what}: bits must be a whole number of 0 to {MAX_RICE_BITS}")
-    return encoding, (shape[0], shape[1]), bits
+    if description.get(ATTENTION, "int8") != "int8":
+        _refuse(container, f"{what}: {ATTENTION} is {ascii(description[ATTENTION])[:40]}, 'int8' is expected")
+    return _Description(encoding, (shape[0], shape[1]), bits, ATTENTION in description)
 
 
-def _assemble(name: str, encoding: str, shape: tuple[int, int], bits: int, take: Any) -> Tensor:
+def _assemble(name: str, description: _Description, take: Any) -> Tensor:
+    encoding, shape, bits, for_attention = description
     floats = tuple(FLOAT_OF_CONTAINER)
     if encoding == "dense":
         dtype, data = take(name, floats)
         return DenseTensor(data, FLOAT_OF_CONTAINER[dtype])
     if encoding == "int8":
         return Int8Matrix(take(f"{name}.codes", ("I8",))[1], take(f"{name}.scale", ("F32",))[1])
-    dtype, values = take(f"{name}.values", (*floats, INT8.container))
+    dtype, values = take(f"{name}.values", (INT8.container,) if for_attention else (*floats, INT8.container))
     positions = Positions(encoding, take(f"{name}.{encoding}", ("U8",))[1], bits)
     if dtype != INT8.container:
         return SparseMatrix(shape, values, FLOAT_OF_CONTAINER[dtype], positions)
-    parts = (("scale", "F32"), ("input_scale", "F32"), ("input_zero_point", "U8"))
+    parts = [("scale", "F32"), ("input_scale", "F32"), ("input_zero_point", "U8")]
+    if for_attention:
+        parts += [("attention_scale", "F32"), ("attention_zero_point", "U8")]
     quantization = Quantization(*(take(f"{name}.{part}", (kind,))[1] for part, kind in parts))
     return SparseMatrix(shape, values, INT8, positions, quantization)
 

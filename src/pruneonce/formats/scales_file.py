@@ -19,9 +19,14 @@ from pruneonce.files import check_format_version, replacing
 from pruneonce.formats.safetensors_file import number_in
 
 FILE_NAME = "quantization.safetensors"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 where attention is not quantised
 REQUIRED = {"weight_scale": "float32", "input_scale": "float32", "input_zero_point": "uint8"}
-OPTIONAL = {"output_scale": "float32", "output_zero_point": "uint8"}
+OPTIONAL = {
+    "output_scale": "float32",
+    "output_zero_point": "uint8",
+    "attention_scale": "float32",
+    "attention_zero_point": "uint8",
+}
 LARGEST_SCALE = 1e30  # and the inverse of the smallest: products with codes and each other stay finite
 
 Array = np.ndarray[Any, Any]
@@ -36,6 +41,8 @@ class LinearQuantization:
     input_zero_point: Array  # uint8 [1]
     output_scale: Array | None = None  # float32 [1]: the layer's output is rounded likewise
     output_zero_point: Array | None = None  # uint8 [1]
+    attention_scale: Array | None = None  # float32 [1]: of the output's codes, by which attention is computed
+    attention_zero_point: Array | None = None  # uint8 [1]
 
     def check(self) -> None:
         """ValueError unless shapes and types are those above and every scale is a positive number."""
@@ -47,19 +54,23 @@ class LinearQuantization:
                 raise ValueError(f"{name} is {value.dtype} of shape {value.shape}")
             if kind == "float32" and not ((value >= 1 / LARGEST_SCALE) & (value <= LARGEST_SCALE)).all():
                 raise ValueError(f"{name} holds what is no positive number")
-        if (self.output_scale is None) != (self.output_zero_point is None):
-            raise ValueError("output_scale and output_zero_point belong together")
+        for kind in ("output", "attention"):
+            if (getattr(self, f"{kind}_scale") is None) != (getattr(self, f"{kind}_zero_point") is None):
+                raise ValueError(f"{kind}_scale and {kind}_zero_point belong together")
+        if self.output_scale is not None and self.attention_scale is not None:
+            raise ValueError("an output is rounded once: for attention, or for whatever reads it")
 
 
 def write_quantization(folder: Path, layers: dict[str, LinearQuantization]) -> None:
     """Write the file into `folder`; keys are names of modules in the checkpoint."""
     tensors: dict[str, Array] = {}
+    version = 2 if any(layer.attention_scale is not None for layer in layers.values()) else 1
     for module, layer in layers.items():
         layer.check()
         parts = {name: getattr(layer, name) for name in (*REQUIRED, *OPTIONAL)}
         tensors |= {f"{module}.{name}": value for name, value in parts.items() if value is not None}
     with replacing(folder / FILE_NAME) as temporary:
-        save_file(tensors, temporary, metadata={"format_version": str(FORMAT_VERSION)})
+        save_file(tensors, temporary, metadata={"format_version": str(version)})
 
 
 def read_quantization(folder: str | Path) -> dict[str, LinearQuantization] | None:

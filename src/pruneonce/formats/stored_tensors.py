@@ -132,16 +132,25 @@ class Quantization:
     scale: Array  # float32 [rows]
     input_scale: Array  # float32 [1]
     input_zero_point: Array  # uint8 [1]
+    attention_scale: Array | None = None  # float32 [1]: of the product's codes, by which attention is computed
+    attention_zero_point: Array | None = None  # uint8 [1]
 
     @property
     def nbytes(self) -> int:
-        return self.scale.nbytes + self.input_scale.nbytes + self.input_zero_point.nbytes
+        parts = (self.scale, self.input_scale, self.input_zero_point, self.attention_scale, self.attention_zero_point)
+        return sum(part.nbytes for part in parts if part is not None)
 
     def check(self, rows: int) -> None:
-        """ValueError unless there is one positive scale per row, and one scale and zero point for the input."""
+        """ValueError unless there is one positive scale per row, and one scale and zero point for input and output."""
         if (self.scale.shape, self.input_scale.shape, self.input_zero_point.shape) != ((rows,), (1,), (1,)):
             raise ValueError(f"int8 values need {rows} scales, one input_scale and one input_zero_point")
-        for scale in (self.scale, self.input_scale):
+        scales = [self.scale, self.input_scale]
+        if self.attention_scale is not None or self.attention_zero_point is not None:
+            if getattr(self.attention_scale, "shape", 0) != (1,) or getattr(self.attention_zero_point, "shape", 0) != (1,):
+                raise ValueError("attention takes one attention_scale and one attention_zero_point")
+            assert self.attention_scale is not None
+            scales.append(self.attention_scale)
+        for scale in scales:
             check_finite(scale, FLOAT_TYPES["fp32"])
             if not np.float32(1e-30) <= scale.min() <= scale.max() <= np.float32(1e30):
                 raise ValueError("a scale is not within 1e-30 and 1e30")

@@ -63,6 +63,11 @@ class EncoderPlan:
         if self.max_tokens < 1:
             raise ValueError("config.json: the position table has no row for a first token")
 
+    @property
+    def plain_attention(self) -> bool:
+        """Whether all layers' scores are products of queries and keys alone, of all tokens: no positions in them."""
+        return not self.relative_buckets and not self.local_layers and {self.rotary_base, self.local_rotary_base} <= {None}
+
 
 def number(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
     """A size in a config; ValueError unless it is a whole number of 1 to 2^20."""

@@ -13,6 +13,7 @@ from pruneonce._native import (
     copy,
     embed,
     gate,
+    int8_attention,
     layer_norm,
     multiply,
     multiply_to_codes,
@@ -50,6 +51,14 @@ class Linear:
 
 
 @dataclass(frozen=True, eq=False)
+class AttentionCodes:
+    """The codes of queries, keys and values, by which attention is computed in 8 bits."""
+
+    scales: Array  # float32 [3]
+    zero_points: Array  # uint8 [3]
+
+
+@dataclass(frozen=True, eq=False)
 class LayerNorm:
     """Scale and shift of a layer norm."""
 
@@ -71,6 +80,7 @@ class Layer:
     up: Linear  # of a gated feed-forward: the gates first
     down: Linear
     output_norm: LayerNorm
+    attention_codes: AttentionCodes | None = None  # None: attention in floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,9 +160,19 @@ class Encoder:
             if rotary is not None:
                 cosines, sines = rotary.tables(int(np.diff(starts).max()))
                 rotate(query_key_value, positions=places, heads=self.plan.heads, cosines=cosines, sines=sines)
-            attention(
-                query_key_value, starts=starts, heads=self.plan.heads, window=window, bias=self._biases, out=context
-            )
+            if (codes := layer.attention_codes) is not None:
+                int8_attention(
+                    query_key_value,
+                    starts=starts,
+                    heads=self.plan.heads,
+                    scales=codes.scales,
+                    zero_points=codes.zero_points,
+                    out=context,
+                )
+            else:
+                attention(
+                    query_key_value, starts=starts, heads=self.plan.heads, window=window, bias=self._biases, out=context
+                )
             if layer is self.layers[-1] and kept is not None and len(kept) < len(token_ids):
                 for states in (context, hidden):
                     states.take(kept)

@@ -324,8 +324,10 @@ def _encoder(tensors: Tensors) -> Encoder:
                 up=up,
                 down=tensors.linear([layer + parts.down], hidden, between, biases=plan.feed_forward_biases),
                 output_norm=tensors.norm(layer + parts.output_norm, plan.norm_epsilon),
+                attention_codes=tensors.attention_codes(reading),
             )
         )
+    tensors.require_attention_codes_of_all([layer.attention_codes for layer in layers])
     final_norm = None
     if plan.final_norm:
         assert family.final_norm is not None  # a plan of a family that has it

@@ -8,11 +8,14 @@ import numpy as np
 
 from pruneonce.errors import UsageError
 from pruneonce.formats.packed_file import PackedModel
-from pruneonce.formats.stored_tensors import Array, DenseTensor, Int8Matrix, SparseMatrix, Tensor
+from pruneonce.formats.scales_file import LARGEST_SCALE
+from pruneonce.formats.stored_tensors import Array, DenseTensor, Int8Matrix, Quantization, SparseMatrix, Tensor
 from pruneonce.machine import memory_bytes
 from pruneonce.models import Family, family_of
-from pruneonce.run.encoder import LayerNorm, Linear
+from pruneonce.run.encoder import AttentionCodes, LayerNorm, Linear
 from pruneonce.run.weights import Kernels, Weight, weight_of
+
+INT8_ATTENTION_TOKENS = 1 << 16  # of a sequence: what sums of 32 bits hold
 
 
 class Tensors:
@@ -71,6 +74,42 @@ class Tensors:
     def weight(self, tensors: Sequence[Tensor]) -> Weight:
         """Matrices of equally many columns, stacked and packed for a kernel."""
         return weight_of(tensors, self.isa, kernels=self._kernels)
+
+    def attention_codes(self, names: Sequence[str]) -> AttentionCodes | None:
+        """Of the layers that give queries, keys and values, in this order; None: attention is computed in floats."""
+        found = [
+            (float(quantization.attention_scale[0]), int(quantization.attention_zero_point[0]))
+            for quantization in map(self._quantization, names)
+            if quantization is not None
+            and quantization.attention_scale is not None
+            and quantization.attention_zero_point is not None
+        ]
+        if not found:
+            return None
+        if len(found) != 3:
+            raise ValueError(f"tensor {names[0]}.weight: attention takes codes of queries, keys and values, or of none")
+        if not self.plan.plain_attention or self.plan.max_tokens > INT8_ATTENTION_TOKENS:
+            raise ValueError(
+                f"tensor {names[0]}.weight: attention in 8 bits is computed over all of at most "
+                f"{INT8_ATTENTION_TOKENS} tokens, without positions in its scores"
+            )
+        scales, zero_points = zip(*found, strict=True)
+        if not scales[0] * scales[1] < LARGEST_SCALE:
+            raise ValueError(f"tensor {names[0]}.weight: the scales of queries and keys are too large")
+        return AttentionCodes(np.array(scales, np.float32), np.array(zero_points, np.uint8))
+
+    def require_attention_codes_of_all(self, layers: Sequence[AttentionCodes | None]) -> None:
+        """ValueError if some layers have codes and others not, or other matrices have scales of them."""
+        quantizations = map(self._quantization, (name.removesuffix(".weight") for name in self._all))
+        given = sum(each is not None and each.attention_scale is not None for each in quantizations)
+        if given not in (0, 3 * len(layers)) or (given > 0 and None in layers):
+            raise ValueError(
+                f"{given} matrices have an attention_scale: queries, keys and values of all layers have one, or none"
+            )
+
+    def _quantization(self, name: str) -> Quantization | None:
+        tensor = self._all.get(f"{name}.weight")
+        return tensor.quantization if isinstance(tensor, SparseMatrix) else None
 
     def norm(self, name: str, epsilon: float, size: int | None = None) -> LayerNorm:
         """A layer norm over hidden states, or over so many features."""

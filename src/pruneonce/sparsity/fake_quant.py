@@ -132,10 +132,14 @@ class Tokens:
 class Rounding:
     """A layer's fake quantiser: rounds its weight, input and perhaps output, and keeps the ranges that it has seen."""
 
-    def __init__(self, name: str, tokens: Tokens, *, output: bool, per_tensor: bool) -> None:
+    def __init__(
+        self, name: str, tokens: Tokens, *, output: bool, per_tensor: bool, for_attention: bool = False
+    ) -> None:
+        """output: rounds its output too; for_attention: since attention reads its codes."""
         self.tokens = tokens
+        self.for_attention = for_attention
         self.input_observer = Observer(f"the input of {name}")
-        self.output_observer = Observer(f"the output of {name}") if output else None
+        self.output_observer = Observer(f"the output of {name}") if output or for_attention else None
         self.per_tensor = per_tensor
         self.largest = 0.0  # magnitude of the weights so far; per-tensor scales never shrink
         self.fixed_scale: Tensor | None = None  # of each row, from a file

@@ -11,7 +11,7 @@ from torch import nn
 from pruneonce.errors import UsageError
 from pruneonce.formats.scales_file import LinearQuantization
 from pruneonce.models import family_of
-from pruneonce.recipe import Pruning
+from pruneonce.recipe import AttentionNumbers, Pruning
 from pruneonce.sparsity.cpu_training import LOCKED_FROM, names_with_zeros
 from pruneonce.sparsity.criteria import CriterionName
 from pruneonce.sparsity.patterns import PatternName, check_pattern
@@ -73,17 +73,23 @@ def lock_(model: nn.Module, names: Sequence[str] | None = None) -> Pruner:
 
 @torch.no_grad()
 def quantize_(
-    model: nn.Module, calibration: Iterable[Mapping[str, Any]], names: Sequence[str] | None = None
+    model: nn.Module,
+    calibration: Iterable[Mapping[str, Any]],
+    names: Sequence[str] | None = None,
+    *,
+    attention: AttentionNumbers = "fp32",
 ) -> dict[str, LinearQuantization]:
     """Round a model's linear layers to int8 after training; returns their scales, by module, for `export`.
 
     calibration: batches of the model's keyword inputs (`input_ids`, `attention_mask`, …) that set the ranges of the
     layers' inputs; padding takes no part. names: modules to round; None: the prunable ones of a known family. Weights
     become whole numbers of -127 to 127 times the scale of their row: the model stays a float model. Zeros, and masks
-    that are on the layers, stay. UsageError without a batch; PruneonceError for weights or inputs that are not finite.
+    that are on the layers, stay. attention: "int8" computes its products in 8 bits too, where every token sees all
+    others and positions take no part in the scores. UsageError without a batch, or for attention of another kind;
+    PruneonceError for weights or inputs that are not finite.
     """
     training = model.training
-    quantizer = quantize_layers(model, _linears(model, names))
+    quantizer = quantize_layers(model, _linears(model, names), attention=attention)
     batches = 0
     model.eval()
     try:

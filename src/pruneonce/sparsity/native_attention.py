@@ -20,6 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from pruneonce import _native
+from pruneonce.sparsity import rounded_attention
 
 NAME = "pruneonce"
 HEAD_SIZE_MULTIPLE = 16  # of the kernels
@@ -38,8 +39,10 @@ class NativeAttention:
         self._before: str | None = None  # the implementation to go back to; None: it is in use
 
     def switch(self, native: bool) -> None:
-        """By our kernels, or as before."""
+        """By our kernels, or as before. A model that attends in 8 bits keeps to that."""
         now = self._model.config._attn_implementation
+        if now == rounded_attention.NAME:
+            return
         if native and now != NAME and self._can:
             self._before = now
             self._model.set_attn_implementation(NAME)

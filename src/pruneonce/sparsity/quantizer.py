@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from pruneonce.errors import PruneonceError
+from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.formats.scales_file import LARGEST_SCALE, LinearQuantization
-from pruneonce.models import FAMILIES, Family
+from pruneonce.models import FAMILIES, Family, encoder_plan_of, family_of
 from pruneonce.sparsity.fake_quant import Rounding, Tokens, whole_weight
-from pruneonce.sparsity.layers import Masked, WorkingLinear, finish, working
+from pruneonce.recipe import AttentionNumbers
+from pruneonce.sparsity.layers import Masked, WorkingLinear, finish, linear_names, working
+from pruneonce.sparsity.rounded_attention import RoundedAttention
 
 Preset = Literal["default", "paper"]
 # Roles of the layers whose output is quantised as well in the paper's configuration for BERT. The original code matched
@@ -39,11 +41,14 @@ class Quantizer:
     layers: dict[str, WorkingLinear]
     hook: RemovableHandle  # tells the layers which positions are padding
     begin_step: int = 0  # optimizer steps before rounding begins; ranges are observed from the first
+    attention: RoundedAttention | None = None  # which rounds when the layers do; None: it stays as it is
 
     def update(self, step: int) -> None:
         """Before optimizer step `step` + 1."""
         for layer in self.layers.values():
             _rounding_of(layer).set(observes=True, rounds=step >= self.begin_step)
+        if self.attention is not None:
+            self.attention.switch(step >= self.begin_step)
 
     def end_step(self) -> None:
         """After an optimizer step."""
@@ -90,12 +95,29 @@ class Quantizer:
             finish(layer)
         self.layers = {}
         self.hook.remove()
+        if self.attention is not None:
+            self.attention.switch(False)
 
 
 def quantize_layers(
-    model: nn.Module, names: Iterable[str], *, preset: Preset = "default", begin_step: int = 0
+    model: nn.Module,
+    names: Iterable[str],
+    *,
+    preset: Preset = "default",
+    begin_step: int = 0,
+    attention: AttentionNumbers = "fp32",
 ) -> Quantizer:
-    """Give linear layers (plain or masked) a fake quantiser that neither observes nor rounds yet."""
+    """Give linear layers (plain or masked) a fake quantiser that neither observes nor rounds yet.
+
+    attention: in 8 bits too, by the rounded outputs of queries, keys and values; UsageError if the engine does not.
+    """
+    names = list(names)
+    rounded = None
+    attended: frozenset[str] = frozenset()
+    if attention == "int8":
+        rounded, attended = RoundedAttention(model), read_by_attention(model)
+        if left_out := attended - set(names):
+            raise UsageError(f'attention = "int8" reads {min(left_out)}, which is not to be quantised: name it too')
     layers: dict[str, WorkingLinear] = {}
     tokens = Tokens()
     for name in names:
@@ -105,8 +127,26 @@ def quantize_layers(
         roles = {family.role_of(name) for family in FAMILIES.values()}
         output = preset == "paper" and not roles.isdisjoint(OUTPUT_QUANTIZED)
         layers[name] = working(layer)
-        layers[name].rounding = Rounding(name, tokens, output=output, per_tensor=preset == "paper")
-    return Quantizer(layers, model.register_forward_pre_hook(tokens.note, with_kwargs=True), begin_step)
+        layers[name].rounding = Rounding(
+            name, tokens, output=output, per_tensor=preset == "paper", for_attention=name in attended
+        )
+    return Quantizer(layers, model.register_forward_pre_hook(tokens.note, with_kwargs=True), begin_step, rounded)
+
+
+def require_int8_attention(config: Any) -> None:
+    """UsageError for a transformers config whose attention the engine computes in fp32 alone."""
+    if not encoder_plan_of(config.to_dict(), config.model_type).plain_attention:
+        raise UsageError(
+            f'attention = "int8" is not computed for {config.model_type}: only where every token sees all others, and '
+            "positions take no part in the scores"
+        )
+
+
+def read_by_attention(model: Any) -> frozenset[str]:
+    """The linear layers of a transformers model that give queries, keys and values; UsageError as below."""
+    require_int8_attention(model.config)
+    family = family_of(model.config.model_type)
+    return frozenset(name for name in linear_names(model) if family.role_of(name) in ("query", "key", "value"))
 
 
 def _rounding_of(layer: WorkingLinear) -> Rounding:
@@ -135,13 +175,21 @@ def quantized(model: nn.Module, layers: Mapping[str, LinearQuantization]) -> Ite
     Their weights stay as they are. PruneonceError if a layer is missing or its scales are not those of its rows.
     """
     changed: list[WorkingLinear] = []
+    attention: RoundedAttention | None = None
     try:
         for name, quantization in layers.items():
             layer = working(_linear(model, name, quantization))
             layer.rounding = _fixed(name, quantization, layer.trained.device)
             changed.append(layer)
+        if for_attention := {name for name, each in layers.items() if each.attention_scale is not None}:
+            if for_attention != read_by_attention(model):
+                raise PruneonceError("attention_scale is that of queries, keys and values: all of a model's, and no other's")
+            attention = RoundedAttention(model)
+            attention.switch(True)
         yield
     finally:
+        if attention is not None:
+            attention.switch(False)
         for layer in changed:
             layer.rounding = None
             finish(layer)
@@ -163,11 +211,18 @@ def _linear(model: nn.Module, name: str, quantization: LinearQuantization) -> nn
 
 def _fixed(name: str, quantization: LinearQuantization, device: torch.device) -> Rounding:
     """Everything as a file says."""
-    rounding = Rounding(name, Tokens(), output=quantization.output_scale is not None, per_tensor=False)
+    rounding = Rounding(
+        name,
+        Tokens(),
+        output=quantization.output_scale is not None,
+        per_tensor=False,
+        for_attention=quantization.attention_scale is not None,
+    )
     rounding.fixed_scale = torch.from_numpy(quantization.weight_scale.copy()).to(device)
     for observer, scale, zero_point in (
         (rounding.input_observer, quantization.input_scale, quantization.input_zero_point),
         (rounding.output_observer, quantization.output_scale, quantization.output_zero_point),
+        (rounding.output_observer, quantization.attention_scale, quantization.attention_zero_point),
     ):
         if observer is not None and scale is not None and zero_point is not None:
             observer.fixed = np.float32(scale[0]), int(zero_point[0])
@@ -176,8 +231,9 @@ def _fixed(name: str, quantization: LinearQuantization, device: torch.device) ->
 
 
 def _quantization_of(rounding: Rounding, scale: Tensor) -> LinearQuantization:
-    parts: list[Any] = [scale.cpu().numpy().astype(np.float32)]
-    for observer in rounding.observers:
-        input_scale, zero_point = observer.parameters
-        parts += [np.array([input_scale], np.float32), np.array([zero_point], np.uint8)]
-    return LinearQuantization(*parts)
+    parts: dict[str, Any] = {}
+    for kind, observer in zip(("input", "attention" if rounding.for_attention else "output"), rounding.observers):
+        one_scale, zero_point = observer.parameters
+        parts[f"{kind}_scale"] = np.array([one_scale], np.float32)
+        parts[f"{kind}_zero_point"] = np.array([zero_point], np.uint8)
+    return LinearQuantization(scale.cpu().numpy().astype(np.float32), **parts)

@@ -39,7 +39,13 @@ from pruneonce.recipe import (
 )
 from pruneonce.sparsity.layers import linear_names
 from pruneonce.sparsity.pruner import Pruner
-from pruneonce.sparsity.quantizer import Quantizer, observing, quantizable_linears, quantize_layers
+from pruneonce.sparsity.quantizer import (
+    Quantizer,
+    observing,
+    quantizable_linears,
+    quantize_layers,
+    require_int8_attention,
+)
 from pruneonce.stages.options import StageOptions
 from pruneonce.stages.pruning import learning_rate_factor, lock_zeros, scheduled_pruner
 from pruneonce.tasks import EmbeddingTask, Task
@@ -159,6 +165,8 @@ def open_inputs(
     validation = validation_examples(recipe.task, task)
     digests = _task_digests(recipe, task)
     config = load_config(recipe.model)
+    if isinstance(recipe, QuantizeRecipe) and recipe.attention == "int8":
+        require_int8_attention(config)
     _check_teacher(config, recipe.distillation)
     _check_vectors(config, task, recipe.distillation)
     return TaskInputs(stage, recipe, config, task, validation, digests)
@@ -378,7 +386,9 @@ def _calibrated(model: Any, inputs: TaskInputs, features: Sequence[Any]) -> Quan
     recipe = inputs.recipe
     assert isinstance(recipe, QuantizeRecipe)
     names = quantizable_linears(linear_names(model), family_of(model.config.model_type), recipe.preset)
-    quantizer = quantize_layers(model, names, preset=recipe.preset, begin_step=recipe.begin_step)
+    quantizer = quantize_layers(
+        model, names, preset=recipe.preset, begin_step=recipe.begin_step, attention=recipe.attention
+    )
     with observing(quantizer):
         torch_predict(model, inputs.task, inputs.pad_id)(features)
     return quantizer
