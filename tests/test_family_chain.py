@@ -100,31 +100,39 @@ def test_zeros_of_plain_text_stay_through_training_rounding_and_the_packed_file(
 @every_family
 def test_attention_in_8_bits_is_scored_as_it_runs_or_refused_in_a_line(family, tmp_path):
     folder = tmp_path / "model"
-    model = save_family_model(family, "ForSequenceClassification", folder)
+    model = save_family_model(family, "Model", folder)
     before = model.config._attn_implementation
-    ids = np.arange(5, 40)
-    batch = {name: torch.from_numpy(ids[None] * (name == "input_ids")) for name in family.inputs}
-    batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+    generator = np.random.default_rng(0)
+    texts = [generator.integers(5, 90, tokens) for tokens in range(20, 41)]
+    calibration = [{name: torch.from_numpy(ids[None] * (name == "input_ids")) for name in family.inputs} for ids in texts]
     if not family.encoder_plan(model.config.to_dict()).plain_attention:
         with pytest.raises(UsageError, match=f'attention = "int8" is not computed for {family.model_type}'):
-            quantize_(model, [batch], attention="int8")
+            quantize_(model, calibration, attention="int8")
         return
-    scales = quantize_(model, [batch], attention="int8")
+    for batch in calibration:
+        batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+    scales = quantize_(model, calibration, attention="int8")
     model.save_pretrained(folder)
     write_quantization(folder, scales)
     export_packed(folder, tmp_path / "m.pruneonce", embeddings="fp32")
-    floats = logits_of(model, ids, np.zeros_like(ids), family)
+
+    def answers():
+        return np.concatenate([logits_of(model, ids, np.zeros_like(ids), family) for ids in texts])
+
     with quantized(model, {name: replace(each, **WITHOUT_ATTENTION) for name, each in scales.items()}):
-        layers_alone = logits_of(model, ids, np.zeros_like(ids), family)
+        layers_alone = answers()
     with as_served(model, scales):
-        expected = logits_of(model, ids, np.zeros_like(ids), family)
+        expected = answers()
     assert model.config._attn_implementation == before
-    assert np.array_equal(logits_of(model, ids, np.zeros_like(ids), family), floats)
-    bound = 1e-3 * np.abs(expected).max()
-    assert np.abs(layers_alone - expected).max() > bound
+    assert not np.array_equal(answers(), expected), "outside nothing is rounded"
+    largest = np.abs(expected).max()
+    assert np.median(np.abs(layers_alone - expected).max(axis=1)) > 1e-4 * largest
     for isa in _native.available_isas():
-        found = load_model(tmp_path / "m.pruneonce", isa=isa)([ids])
-        assert np.abs(found - expected).max() < bound, isa
+        found = np.concatenate(load_model(tmp_path / "m.pruneonce", isa=isa)(texts))
+        difference = np.abs(found - expected).max(axis=1)
+        # A float whose last bit differs may round to the neighbouring code: seldom, and by a part of a step.
+        assert np.median(difference) < 1e-5 * largest, isa
+        assert difference.max() < 1e-2 * largest, isa
 
 
 @every_family

@@ -195,7 +195,8 @@ def test_fake_quantised_torch_answers_as_the_int8_engine_on_every_instruction_se
         difference = np.abs(found - expected).max(axis=1)
         assert np.median(difference) < bound / 100, isa
         assert (difference < bound).mean() > 0.99, isa
-        assert difference.max() < 10 * bound, isa
+        # Scores are whole numbers in the engine and floats in torch: more probabilities lie between two codes.
+        assert difference.max() < (10 if attention == "fp32" else 20) * bound, isa
         assert np.array_equal(found.argmax(1), expected.argmax(1)), isa
 
 
