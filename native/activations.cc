@@ -35,7 +35,7 @@ Panel panel_of(std::size_t index, std::size_t tokens, Isa isa) {
 Activations::Activations(std::size_t features, Isa isa) : features_(features), isa_(isa), lanes_(kernels(isa).lanes) {}
 
 void Activations::resize(std::size_t tokens) {
-  buffer_.at_least(features_ * divide_up(tokens, lanes_) * lanes_);
+  buffer_.at_least((features_ * divide_up(tokens, lanes_) + 1) * lanes_);  // kernels may read a vector too many
   tokens_ = tokens;
 }
 

@@ -44,8 +44,8 @@ void add_biases(float* scores, std::size_t stride, const Visible& keys, std::siz
   }
 }
 
-void attend(const Activations& qkv, const AttentionJob& job, std::size_t head_size, std::size_t window, const DistanceBias& bias,
-            const Activations& out) {
+void attend(const Activations& qkv, const AttentionJob& job, std::size_t head_size, std::size_t window,
+            const DistanceBias& bias, const Activations& out) {
   const DenseKernel& dense = kernels(qkv.isa()).dense;
   const ElementwiseKernel& elementwise = kernels(qkv.isa()).elementwise;
   const std::size_t hidden = out.features(), feature = job.head * head_size;

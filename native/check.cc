@@ -290,7 +290,8 @@ void check_int8_attention(Isa isa, std::size_t heads, std::size_t head_size, con
           double expected = 0;
           for (std::size_t k = begin; k < end; ++k) expected += weights[k - begin] * whole(k, 2, f) * each[2].scale;
           // Between two codes a float may take the other one.
-          require(std::abs(expected / sum - result[t * hidden + f]) < 0.02, "attention in int8 differs from plain loops");
+          require(std::abs(expected / sum - result[t * hidden + f]) < 0.02,
+                  "attention in int8 differs from plain loops");
         }
       }
   }

@@ -118,7 +118,7 @@ void exponentials_of(float* x, std::size_t rows, std::size_t stride, float scale
   }
   const auto add = [&](float* row, Vec(&sum)[vectors]) {
     for (std::size_t v = 0; v < vectors; ++v) {
-      const Vec value = exp2_of_negative((Vec::load(row + v * lanes) - largest[v]) * factor);
+      const Vec value = exp2((Vec::load(row + v * lanes) - largest[v]) * factor);
       value.store(row + v * lanes);
       sum[v] = sum[v] + value;
     }

@@ -15,9 +15,7 @@ namespace {
 struct Space {
   Buffer floats, words, codes;
 
-  std::int32_t* words_at_least(std::size_t count) {
-    return reinterpret_cast<std::int32_t*>(words.at_least(count));
-  }
+  std::int32_t* words_at_least(std::size_t count) { return reinterpret_cast<std::int32_t*>(words.at_least(count)); }
   std::uint8_t* codes_at_least(std::size_t count) {
     return reinterpret_cast<std::uint8_t*>(codes.at_least(divide_up(count, sizeof(float))));
   }
@@ -51,36 +49,34 @@ void attend(const Activations& qkv, const AttentionJob& job, std::size_t head_si
   const float scale = scales.query.scale * scales.key.scale / std::sqrt(static_cast<float>(head_size));
 
   thread_local Space space;
-  float* const scores = space.floats.at_least(job.tokens * block + head_size * block + 2 * block + value_stride * 4);
+  float* const scores = space.floats.at_least(job.tokens * block + head_size * block + 2 * block);
   float* const result = scores + job.tokens * block;
   float* const sums = result + head_size * block;
   float* const factors = sums + block;
-  float* const line = factors + block;  // of one feature's values
-  std::int32_t* const keys =
-      space.words_at_least(words * (fours * key_stride + head_size * value_stride) + key_stride);
+  std::int32_t* const keys = space.words_at_least(words * (fours * key_stride + head_size * value_stride) + key_stride);
   std::int32_t* const values = keys + words * fours * key_stride;
   std::int32_t* const starts = values + words * head_size * value_stride;
-  std::uint8_t* const query_codes = space.codes_at_least((fours + key_fours) * kInt8AttentionVectors * code_bytes);
-  std::uint8_t* const probabilities = query_codes + fours * kInt8AttentionVectors * code_bytes;
+  const std::size_t query_bytes = fours * kInt8AttentionVectors * code_bytes;
+  const std::size_t probability_bytes = key_fours * kInt8AttentionVectors * code_bytes;
+  const std::size_t value_bytes = 4 * value_stride;  // of a feature
+  std::uint8_t* const query_codes = space.codes_at_least(query_bytes + probability_bytes + head_size * value_bytes);
+  std::uint8_t* const probabilities = query_codes + query_bytes;
+  std::uint8_t* const value_codes = probabilities + probability_bytes;
 
   // Stretches in order: each is coded in whole vectors, and what is too much is written over by the next.
   for_each_stretch(qkv, job.first_token, 0, job.tokens, [&](const Stretch& stretch) {
-    const float* const from = stretch.panel.data + (hidden + feature) * stretch.panel.stride + stretch.place;
-    kernel.code_keys(from, head_size, stretch.panel.stride, divide_up(stretch.tokens, lanes), code_of(scales.key),
-                     keys + stretch.first, key_stride, starts + stretch.first);
+    const std::size_t stride = stretch.panel.stride, vectors = divide_up(stretch.tokens, lanes);
+    const float* const from = stretch.panel.data + (hidden + feature) * stride + stretch.place;
+    kernel.code_keys(from, head_size, stride, vectors, code_of(scales.key), keys + stretch.first, key_stride,
+                     starts + stretch.first);
+    kernel.code_values(from + hidden * stride, head_size, stride, vectors, code_of(scales.value),
+                       value_codes + stretch.first, value_bytes);
   });
+  for (std::size_t f = 0; f < head_size; ++f)
+    kernel.value_words(value_codes + f * value_bytes, key_fours, values + f * words * value_stride, value_stride);
   // What the queries' zero point adds too much. That of the keys adds the same to all scores of a query: no weight
   // changes, and it is left out.
   for (std::size_t key = 0; key < job.tokens; ++key) starts[key] *= -scales.query.zero_point;
-  for (std::size_t f = 0; f < head_size; ++f) {
-    for_each_stretch(qkv, job.first_token, 0, job.tokens, [&](const Stretch& stretch) {
-      const Panel& from = stretch.panel;
-      std::copy_n(from.data + (2 * hidden + feature + f) * from.stride + stretch.place, stretch.tokens,
-                  line + stretch.first);
-    });
-    kernel.code_values(line, divide_up(job.tokens, lanes), code_of(scales.value), values + f * words * value_stride,
-                       value_stride);
-  }
 
   for_each_stretch(qkv, job.first_token, job.first_query, job.end_query, [&](const Stretch& queries) {
     const std::size_t count = queries.tokens, vectors = divide_up(count, lanes), stride = vectors * lanes;

@@ -87,23 +87,29 @@ void code_keys(const float* x, std::size_t features, std::size_t stride, std::si
   }
 }
 
-void code_values(const float* x, std::size_t vectors, Code code, std::int32_t* words, std::size_t apart) {
+void code_values(const float* x, std::size_t features, std::size_t stride, std::size_t vectors, Code code,
+                 std::uint8_t* codes, std::size_t code_stride) {
   const Coder coder(code.inverse_scale, code.zero_point);
-  constexpr std::size_t at_once = 4 * lanes;  // tokens: their bytes are one vector of words
-  for (std::size_t first = 0; first < vectors; first += 4, x += at_once, words += lanes) {
-    std::int32_t whole[at_once];
-    for (std::size_t v = 0; v < 4; ++v) coder(Vec::load(x + v * lanes)).store(whole + v * lanes);
-    alignas(float) std::uint8_t bytes[at_once];
-    for (std::size_t i = 0; i < at_once; ++i) bytes[i] = static_cast<std::uint8_t>(whole[i]);
-    DenseFour::store(Ints::load(reinterpret_cast<const float*>(bytes)), words, apart);
-  }
+  for (std::size_t f = 0; f < features; ++f, x += stride, codes += code_stride)
+    for (std::size_t v = 0; v < vectors; v += 4) {
+      std::int32_t whole[4 * lanes] = {};
+      const std::size_t count = vectors - v < 4 ? vectors - v : 4;
+      for (std::size_t i = 0; i < count; ++i) coder(Vec::load(x + (v + i) * lanes)).store(whole + i * lanes);
+      // All of them: a loop of fixed length becomes a few instructions.
+      for (std::size_t i = 0; i < 4 * lanes; ++i) codes[v * lanes + i] = static_cast<std::uint8_t>(whole[i]);
+    }
+}
+
+void value_words(const std::uint8_t* codes, std::size_t count, std::int32_t* words, std::size_t apart) {
+  for (std::size_t i = 0; i < count; i += lanes)
+    DenseFour::store(Ints::load(reinterpret_cast<const float*>(codes) + i), words + i, apart);
 }
 
 template <std::size_t vectors>
 void code_probabilities_of(const float* scores, std::size_t keys, std::size_t stride, float scale, std::uint8_t* codes,
                            float* sums) {
   const Vec factor = Vec::broadcast(scale * 1.44269504f);  // e^x = 2^(x / ln 2)
-  const Vec step = Vec::broadcast(255.0f);
+  const Vec shift = Vec::broadcast(7.99435344f);           // the power of two that is 255
   Vec largest[vectors];
   Ints sum[vectors];
   for (std::size_t v = 0; v < vectors; ++v) {
@@ -111,9 +117,10 @@ void code_probabilities_of(const float* scores, std::size_t keys, std::size_t st
     sum[v] = Ints::broadcast(0);
   }
   for (std::size_t k = 1; k < keys; ++k)
-    for (std::size_t v = 0; v < vectors; ++v) largest[v] = Vec::max(largest[v], Vec::load(scores + k * stride + v * lanes));
+    for (std::size_t v = 0; v < vectors; ++v)
+      largest[v] = Vec::max(largest[v], Vec::load(scores + k * stride + v * lanes));
   const auto code = [&](const float* score, std::size_t v) {
-    return Ints::round(exp2_of_negative((Vec::load(score + v * lanes) - largest[v]) * factor) * step);
+    return Ints::round(exp2(Vec::multiply_add(Vec::load(score + v * lanes) - largest[v], factor, shift)));
   };
   const std::size_t code_stride = stride / lanes * CodeRow::bytes;
   std::size_t k = 0;
@@ -155,6 +162,7 @@ const Int8AttentionKernel int8_attention_kernel = {
     code_queries,
     code_keys,
     code_values,
+    value_words,
     code_probabilities};
 
 #undef PRUNEONCE_ROWS

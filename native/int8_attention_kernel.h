@@ -39,8 +39,11 @@ struct Int8AttentionKernel {
   // lanes].
   void (*code_keys)(const float* x, std::size_t features, std::size_t stride, std::size_t vectors, Code code,
                     std::int32_t* words, std::size_t apart, std::int32_t* sums);
-  // As words, four tokens of one feature each: [words_per_four, apart], of four vectors at a time; x is read as far.
-  void (*code_values)(const float* x, std::size_t vectors, Code code, std::int32_t* words, std::size_t apart);
+  // By features: codes [features, code_stride], of whole fours of vectors.
+  void (*code_values)(const float* x, std::size_t features, std::size_t stride, std::size_t vectors, Code code,
+                      std::uint8_t* codes, std::size_t code_stride);
+  // Of codes, four of them a word: [words_per_four, apart], as many as `count` and up to a vector more.
+  void (*value_words)(const std::uint8_t* codes, std::size_t count, std::int32_t* words, std::size_t apart);
   // Columns of whole scores, [keys, vectors]: the code of e^((score - the largest) · scale) is 255 times it, rounded;
   // in fours of keys, [fours, vectors] of code_bytes, 0 where there is no key. sums of codes: [vectors, lanes]
   void (*code_probabilities)(const float* scores, std::size_t keys, std::size_t vectors, float scale,

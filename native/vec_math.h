@@ -26,9 +26,9 @@ inline Vec exp(Vec x) {
   return sum * Vec::power_of_two(shifted);
 }
 
-// 2^x for x <= 0, with a relative error below 3e-7; 0 or nearly so below -126. The polynomial was fitted by us to 2^r
+// 2^x for x < 127, with a relative error below 3e-7; 0 or nearly so below -126. The polynomial was fitted by us to 2^r
 // on |r| <= 1/2 (7.5e-8).
-inline Vec exp2_of_negative(Vec x) {
+inline Vec exp2(Vec x) {
   const Vec magic = Vec::broadcast(12582912.0f);  // see exp
   const Vec clamped = Vec::max(x, Vec::broadcast(-126.0f));
   const Vec shifted = clamped + magic;

@@ -104,7 +104,9 @@ def test_attention_in_8_bits_is_scored_as_it_runs_or_refused_in_a_line(family, t
     before = model.config._attn_implementation
     generator = np.random.default_rng(0)
     texts = [generator.integers(5, 90, tokens) for tokens in range(20, 41)]
-    calibration = [{name: torch.from_numpy(ids[None] * (name == "input_ids")) for name in family.inputs} for ids in texts]
+    calibration = [
+        {name: torch.from_numpy(ids[None] * (name == "input_ids")) for name in family.inputs} for ids in texts
+    ]
     if not family.encoder_plan(model.config.to_dict()).plain_attention:
         with pytest.raises(UsageError, match=f'attention = "int8" is not computed for {family.model_type}'):
             quantize_(model, calibration, attention="int8")

@@ -211,7 +211,10 @@ def test_codes_for_attention_come_back_and_are_named_in_the_tensors_entry(tmp_pa
         (lambda w, q: (w, Quantization(q.scale[1:], q.input_scale, q.input_zero_point)), "need 17 scales"),
         (lambda w, q: (w, Quantization(-q.scale, q.input_scale, q.input_zero_point)), "a scale is not within"),
         (lambda w, q: (w, Quantization(q.scale, q.input_scale * np.nan, q.input_zero_point)), "NaN or infinite"),
-        (lambda w, q: (w, replace(q, attention_scale=q.input_scale)), "one attention_scale and one attention_zero_point"),
+        (
+            lambda w, q: (w, replace(q, attention_scale=q.input_scale)),
+            "one attention_scale and one attention_zero_point",
+        ),
         (lambda w, q: (w, replace(attended(w)[1], attention_scale=q.scale)), "one attention_scale"),
         (lambda w, q: (w, replace(attended(w)[1], attention_scale=q.input_scale * 0)), "a scale is not within"),
     ],

@@ -46,6 +46,9 @@ ISAS = _native.available_isas()
 # differ in the last bit, an activation may round to the neighbouring code, and a logit moves by a part of a step.
 LOGIT_BOUND = 1e-3
 run = functools.partial(tiny_stages.run, "quantize")
+LAYER_PARTS = {part: f"attention.self.{part}" for part in ("query", "key", "value")} | {
+    "intermediate": "intermediate.dense"
+}
 HEADS = {
     ("bert", "task"): BertForSequenceClassification,
     ("bert", "pretrained"): BertForPreTraining,
@@ -236,22 +239,21 @@ def test_attention_in_8_bits_is_asked_for_and_then_in_the_file_or_nothing_of_it_
 def test_a_file_in_which_some_layers_lack_codes_for_attention_or_others_have_them_is_refused(quantised, tmp_path):
     export_packed(quantised("bert", "ptq", "int8"), tmp_path / "m")
     packed = read_packed(tmp_path / "m")
-    names = [name for name, each in packed.tensors.items() if isinstance(each, SparseMatrix)]
-
-    def refused(message, name, **changes):
-        matrix = packed.tensors[name]
-        changed = replace(matrix, quantization=replace(matrix.quantization, **changes))
-        write_packed(tmp_path / "lie", replace(packed, tensors=packed.tensors | {name: changed}))
+    one, point = np.ones(1, np.float32), np.ones(1, np.uint8)
+    for message, parts, scale, zero_point in (
+        ("codes of queries, keys and values, or of none", ["query"], None, None),
+        ("queries, keys and values of all layers have one, or none", ["intermediate"], one, point),
+        ("queries, keys and values of all layers have one, or none", ["query", "key", "value"], None, None),
+        ("the scales of queries and keys are too large", ["query", "key"], one * np.float32(1e20), point),
+    ):
+        changed = {}
+        for name in (f"bert.encoder.layer.0.{LAYER_PARTS[part]}.weight" for part in parts):
+            matrix = packed.tensors[name]
+            codes = replace(matrix.quantization, attention_scale=scale, attention_zero_point=zero_point)
+            changed[name] = replace(matrix, quantization=codes)
+        write_packed(tmp_path / "lie", replace(packed, tensors=packed.tensors | changed))
         with pytest.raises(PruneonceError, match=message):
             load_model(tmp_path / "lie")
-
-    query = next(name for name in names if "query" in name)
-    up = next(name for name in names if "intermediate" in name)
-    one = np.ones(1, np.float32)
-    nothing = {"attention_scale": None, "attention_zero_point": None}
-    refused("codes of queries, keys and values, or of none", query, **nothing)
-    refused("queries, keys and values of all layers", up, attention_scale=one, attention_zero_point=np.ones(1, "u1"))
-    refused("queries and keys are too large", query, attention_scale=one * np.float32(1e30))
 
 
 @pytest.mark.parametrize("attention", ["fp32", "int8"])

@@ -146,7 +146,9 @@ class Quantization:
             raise ValueError(f"int8 values need {rows} scales, one input_scale and one input_zero_point")
         scales = [self.scale, self.input_scale]
         if self.attention_scale is not None or self.attention_zero_point is not None:
-            if getattr(self.attention_scale, "shape", 0) != (1,) or getattr(self.attention_zero_point, "shape", 0) != (1,):
+            if getattr(self.attention_scale, "shape", 0) != (1,) or getattr(self.attention_zero_point, "shape", 0) != (
+                1,
+            ):
                 raise ValueError("attention takes one attention_scale and one attention_zero_point")
             assert self.attention_scale is not None
             scales.append(self.attention_scale)

@@ -66,7 +66,9 @@ class EncoderPlan:
     @property
     def plain_attention(self) -> bool:
         """Whether all layers' scores are products of queries and keys alone, of all tokens: no positions in them."""
-        return not self.relative_buckets and not self.local_layers and {self.rotary_base, self.local_rotary_base} <= {None}
+        return (
+            not self.relative_buckets and not self.local_layers and {self.rotary_base, self.local_rotary_base} <= {None}
+        )
 
 
 def number(config: Mapping[str, Any], key: str, default: int | None = None) -> int:

@@ -18,8 +18,8 @@ from torch.utils.hooks import RemovableHandle
 from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.formats.scales_file import LARGEST_SCALE, LinearQuantization
 from pruneonce.models import FAMILIES, Family, encoder_plan_of, family_of
-from pruneonce.sparsity.fake_quant import Rounding, Tokens, whole_weight
 from pruneonce.recipe import AttentionNumbers
+from pruneonce.sparsity.fake_quant import Rounding, Tokens, whole_weight
 from pruneonce.sparsity.layers import Masked, WorkingLinear, finish, linear_names, working
 from pruneonce.sparsity.rounded_attention import RoundedAttention
 
@@ -183,7 +183,9 @@ def quantized(model: nn.Module, layers: Mapping[str, LinearQuantization]) -> Ite
             changed.append(layer)
         if for_attention := {name for name, each in layers.items() if each.attention_scale is not None}:
             if for_attention != read_by_attention(model):
-                raise PruneonceError("attention_scale is that of queries, keys and values: all of a model's, and no other's")
+                raise PruneonceError(
+                    "attention_scale is that of queries, keys and values: all of a model's, and no other's"
+                )
             attention = RoundedAttention(model)
             attention.switch(True)
         yield
@@ -232,7 +234,9 @@ def _fixed(name: str, quantization: LinearQuantization, device: torch.device) ->
 
 def _quantization_of(rounding: Rounding, scale: Tensor) -> LinearQuantization:
     parts: dict[str, Any] = {}
-    for kind, observer in zip(("input", "attention" if rounding.for_attention else "output"), rounding.observers):
+    for kind, observer in zip(
+        ("input", "attention" if rounding.for_attention else "output"), rounding.observers, strict=False
+    ):
         one_scale, zero_point = observer.parameters
         parts[f"{kind}_scale"] = np.array([one_scale], np.float32)
         parts[f"{kind}_zero_point"] = np.array([zero_point], np.uint8)
