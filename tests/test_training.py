@@ -244,6 +244,7 @@ def test_what_a_killed_save_leaves_goes_with_the_next_start(tiny_bert, reviews, 
         )
         (out / ".saving-abcdefgh").mkdir()
         shutil.copy(out / "model.safetensors", out / ".saving-abcdefgh")
+        (out / ".README.md.yakl4gke.tmp").write_text("of a process that died a moment ago")
 
     die_between_record_and_tidying()
     run("finetune", values, out, keep_checkpoints=True)
