@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -88,6 +89,31 @@ def test_interrupted_run_leaves_nothing_readable_and_is_started_afresh(tmp_path)
         list(articles.read(out))
     make(out, [("new", "text")])
     assert sorted(snapshot(out)) == ["articles-00000.parquet", "manifest.json"]
+
+
+def test_a_run_killed_after_its_last_file_leaves_nothing_once_it_is_found_finished(tmp_path):
+    out = tmp_path / "a"
+    make(out, [("T", "text")])
+    whole = snapshot(out)
+    for left in ("building.json", ".lock", ".manifest.json.abcdefgh.tmp"):
+        (out / left).write_text("{}")
+    assert make(out, [("T", "text")]).reused
+    assert snapshot(out) == whole
+    (out / ".lock").write_text("")  # killed one step later
+    assert make(out, [("T", "text")]).reused
+    assert snapshot(out) == whole
+
+
+def test_a_finished_folder_that_may_not_be_written_is_used_as_it_is(tmp_path, monkeypatch):
+    out = tmp_path / "a"
+    make(out, [("T", "text")])
+    (out / "building.json").write_text("{}")
+
+    def refuse(*_, **__):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert make(out, [("T", "text")]).reused
 
 
 def test_own_files_in_the_folder_are_refused_and_kept(tmp_path):

@@ -10,7 +10,7 @@ from test_bench import record
 
 from pruneonce.bench.inference.record import read_bench
 from pruneonce.report.crossover import crossover
-from pruneonce.report.write import SPEED_PICTURE, write_report
+from pruneonce.report.write import SPEED, picture_file, write_report
 
 
 def measured(sparsity, pattern="unstructured", ours=1.0, rival=2.0, shape="bert-base", name="random"):
@@ -68,8 +68,8 @@ def test_the_page_links_a_picture_that_is_there_and_is_one_file(tmp_path):
         files.append(tmp_path / f"{number}.json")
         files[-1].write_text(json.dumps(each))
     written = write_report(files, tmp_path / "out" / "results.md", tmp_path / "out" / "results.html")
-    assert written[-1] == tmp_path / "out" / SPEED_PICTURE
-    assert f"]({SPEED_PICTURE})" in (tmp_path / "out" / "results.md").read_text()
+    assert written[-1] == picture_file(tmp_path / "out" / "results.md", SPEED)
+    assert "](results-crossover.svg)" in (tmp_path / "out" / "results.md").read_text()
     svg = ElementTree.parse(written[-1]).getroot()
     assert svg.tag.endswith("svg")
     assert "http" not in written[-1].read_text().replace("http://www.w3.org/2000/svg", "")

@@ -8,6 +8,9 @@ import pytest
 from rich.console import Console
 
 from pruneonce import progress
+from pruneonce.recipe import parse_recipe
+from pruneonce.stages import run_finetune
+from pruneonce.stages.options import StageOptions
 
 
 @pytest.fixture
@@ -44,3 +47,24 @@ def test_a_job_that_goes_on_counts_its_pace_from_where_it_went_on(lines):
     assert lines("finetune", (0, 400, 500, ""), (20, 420, 500, "loss 0.31")) == [
         "finetune: 420 of 500, 1/s, 80 s left, loss 0.31"
     ]
+
+
+def test_a_part_that_counts_something_else_has_a_pace_of_its_own(lines):
+    """Scoring after five hundred steps begins at none of a thousand examples, not five hundred ahead."""
+    calls = [(0, 400, 500, ""), (20, 500, 500, "loss 0.31"), (21, 8, 1000, "scored"), (41, 208, 1000, "scored")]
+    assert lines("finetune", *calls) == [
+        "finetune: 500 of 500, 5/s, loss 0.31",
+        "finetune: 208 of 1000 scored, 10/s, 79 s left",
+    ]
+
+
+def test_a_stage_says_what_it_scores(sparse_tiny_bert, reviews, tmp_path):
+    """SQuAD's dev set takes minutes: a bar that stands still at its last step looks like a hang."""
+    told = []
+    data = {"name": "classification", "train": str(reviews), "validation": str(reviews)}
+    training = {"steps": 1, "batch_size": 4, "learning_rate": 1e-3}
+    recipe = parse_recipe({"model": str(sparse_tiny_bert), "task": data, "training": training}, "finetune")
+    run_finetune(recipe, StageOptions(tmp_path, on_progress=lambda *call: told.append(call)))
+    done, total, unit = told[-1]
+    assert (done == total, unit) == (True, "scored")
+    assert total == len(reviews.read_text().splitlines())

@@ -16,7 +16,7 @@ from pruneonce.evaluation.predictions import Split, write_predictions
 from pruneonce.formats.record import Provenance
 from pruneonce.report.charts import Axis, Point, Series, chart
 from pruneonce.report.collect import collect
-from pruneonce.report.write import ACCURACY_PICTURE, write_report
+from pruneonce.report.write import ACCURACY, picture_file, write_report
 from pruneonce.study.index import StudyIndex
 
 HOSTILE = '</td><script>alert("x")</script>|`[a](javascript:b)` <img src=http://evil.test/x>'
@@ -159,9 +159,9 @@ def test_means_over_tasks_are_of_those_that_both_methods_ran(study, tmp_path):
 
 def test_the_picture_of_a_study_is_one_file_and_text_of_files_is_no_markup_in_it(study, tmp_path):
     written = write_report([study], tmp_path / "report.md", tmp_path / "report.html")
-    picture = tmp_path / ACCURACY_PICTURE
+    picture = picture_file(tmp_path / "report.md", ACCURACY)
     assert picture in written
-    assert f"]({ACCURACY_PICTURE})" in (tmp_path / "report.md").read_text()
+    assert "](report-accuracy.svg)" in (tmp_path / "report.md").read_text()
     root = ElementTree.parse(picture).getroot()  # well-formed, whatever titles hold
     assert not {each.tag.rpartition("}")[2] for each in root.iter()} & {"script", "image", "a", "foreignObject"}
     assert f"once {HOSTILE}" in [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
@@ -330,5 +330,5 @@ def test_compare_from_the_command_line(pruneonce, study):
 def test_report_from_the_command_line_names_its_files(pruneonce, study):
     code, out, err = pruneonce("report", study)
     assert code == 0, err
-    assert out.split() == [str(study / name) for name in ("report.md", "report.html", ACCURACY_PICTURE)]
+    assert out.split() == [str(study / name) for name in ("report.md", "report.html", "report-accuracy.svg")]
     assert (study / "report.html").is_file()

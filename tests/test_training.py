@@ -23,7 +23,10 @@ from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.evaluation.scoring import score_folder
 from pruneonce.formats.record import read_provenance
 from pruneonce.recipe import TaskData, parse_recipe
+from pruneonce.sparsity import cpu_training
+from pruneonce.sparsity.pruner import Pruner
 from pruneonce.stages import lifecycle, plan_pruning
+from pruneonce.train.trainer import _StepCallback
 
 # ---------------------------------------------------------------------------------------------------- the chain
 
@@ -244,6 +247,7 @@ def test_what_a_killed_save_leaves_goes_with_the_next_start(tiny_bert, reviews, 
         )
         (out / ".saving-abcdefgh").mkdir()
         shutil.copy(out / "model.safetensors", out / ".saving-abcdefgh")
+        (out / ".README.md.yakl4gke.tmp").write_text("of a process that died a moment ago")
 
     die_between_record_and_tidying()
     run("finetune", values, out, keep_checkpoints=True)
@@ -251,6 +255,37 @@ def test_what_a_killed_save_leaves_goes_with_the_next_start(tiny_bert, reviews, 
     die_between_record_and_tidying()
     run("finetune", values, out)
     assert {file.name for file in out.iterdir()} == finished
+
+
+@pytest.mark.parametrize("stored", ["as begun", "another model's", "nonsense"])
+def test_a_run_goes_on_with_the_kernels_that_it_began_with(stored, sparse_tiny_bert, reviews, tmp_path, monkeypatch):
+    """What a measurement decides may be decided otherwise later, and then the last bits of the sums are others."""
+    computed = []
+
+    def compute_sparse(self, names, original=Pruner.compute_sparse):
+        computed.append(list(names))
+        original(self, computed[-1])
+
+    def stop(self, arguments, state, control, original=_StepCallback.on_step_end, **given):
+        original(self, arguments, state, control, **given)
+        if state.global_step == 2 and len(computed) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Pruner, "compute_sparse", compute_sparse)
+    monkeypatch.setattr(_StepCallback, "on_step_end", stop)
+    monkeypatch.setattr(cpu_training, "layers_faster_sparse", lambda layers, *_: sorted(layers)[len(computed) :])
+    values, out = finetune_values(sparse_tiny_bert, reviews, epochs=None, steps=4, checkpoint_steps=1), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run("finetune", values, out)
+    if stored == "as begun":
+        run("finetune", values, out)
+        begun, went_on = computed[:2]  # then comes scoring
+        assert went_on == begun != []
+    else:
+        file = out / "checkpoints" / "sparse_layers.json"
+        file.write_text('["theirs"]' if stored == "another model's" else "7")
+        with pytest.raises(PruneonceError, match=r"sparse_layers\.json is no list of this model's layers: delete it"):
+            run("finetune", values, out)
 
 
 def run_with_little_disk(values, out, queue):

@@ -278,6 +278,13 @@ def _remove_leftovers(path: Path, suffix: str) -> None:
                 os.close(handle)
 
 
+def remove_temporaries(folder: Path) -> None:
+    """Delete every file of ours that is unfinished in `folder`; the caller knows that nobody else is writing there."""
+    for found in folder.glob(".*.tmp"):
+        if re.fullmatch(r"\..+\.[a-z0-9_]{8}\.tmp", found.name) and found.is_file() and not found.is_symlink():
+            found.unlink(missing_ok=True)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -26,6 +26,18 @@ def no_progress(done: float, total: float | None, note: str = "", /) -> None:
     """The `Advance` that shows nothing; a job takes it where it is given None."""
 
 
+def counting(on_progress: Advance | None, unit: str) -> Advance | None:
+    """For a part of a job that counts something else than the rest of it: `unit`, whatever its note."""
+    if on_progress is None:
+        return None
+    told = on_progress
+
+    def advance(done: float, total: float | None, note: str = "", /) -> None:
+        told(done, total, unit)
+
+    return advance
+
+
 @contextmanager
 def progress_bar(title: str, console: Console | None = None) -> Iterator[Advance]:
     """A bar with time left, or a line every ten seconds and a last one when the output is not a terminal."""
@@ -45,8 +57,13 @@ def progress_bar(title: str, console: Console | None = None) -> Iterator[Advance
         )
         with Progress(*columns, console=console) as progress:
             task = progress.add_task(title, total=None, note="")
+            before: float | None = None
 
             def advance(done: float, total: float | None, note: str = "", /) -> None:
+                nonlocal before
+                if before is not None and total != before:  # another part of the job, with a pace of its own
+                    progress.reset(task)
+                before = total
                 progress.update(task, completed=done, total=total, note=note)
 
             yield advance
@@ -57,11 +74,13 @@ def progress_bar(title: str, console: Console | None = None) -> Iterator[Advance
 def _line_printer(title: str, console: Console) -> Advance:
     printed = time.monotonic()
     first: tuple[float, float] | None = None  # (seconds, done) when the job began, or went on from a checkpoint
+    before: float | None = None
 
     def advance(done: float, total: float | None, note: str = "", /) -> None:
-        nonlocal printed, first
+        nonlocal printed, first, before
         now = time.monotonic()
-        first = first or (now, done)
+        if first is None or total != before:  # another part of the job has a pace of its own
+            first, before = (now, done), total
         if not total or not done or (done < total and now - printed < SECONDS_BETWEEN_LINES):
             return
         printed = now

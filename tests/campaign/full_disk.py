@@ -27,9 +27,11 @@ def _checked(result: int) -> None:
 
 def mount_small(folder: Path, size_bytes: int) -> None:
     """A file system of this size on `folder`, seen by this process alone, which then is root of its own namespace."""
-    user = os.getuid()
+    user, group = os.getuid(), os.getgid()
     _checked(_libc.unshare(NEW_USER | NEW_MOUNTS))
     Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+    Path("/proc/self/setgroups").write_text("deny")  # without which nobody may map a group
+    Path("/proc/self/gid_map").write_text(f"0 {group} 1")  # files of a group that is not mapped cannot be made
     _mount(folder, size_bytes, 0)
 
 

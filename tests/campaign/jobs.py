@@ -182,7 +182,7 @@ def tiny_jobs(scratch: Path) -> list[Job]:
 
 STUDY = """
 seeds = [1]
-sparsities = [0.8]
+sparsities = [0.85]
 baseline = "dense"
 [stages.prune]
 stage = "prune"

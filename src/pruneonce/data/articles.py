@@ -76,6 +76,7 @@ def make(
     source = {**source, "shard_bytes": shard_bytes}
     manifest = _finished(out, source)
     if manifest is not None:
+        building.tidy(out, _MADE)
         return Built(manifest, time.perf_counter() - started, reused=True)
     with filling(out):
         building.claim(out, {"format": FORMAT, "version": VERSION, "source": source}, _MADE, resumable=False)

@@ -121,6 +121,7 @@ def build(
     identity: dict[str, Any] = {"format": FORMAT, "version": VERSION, "parameters": asdict(parameters)}
     finished = _finished(out, identity)
     if finished is not None:
+        building.tidy(out, _MADE)
         return Built(finished, time.perf_counter() - started, reused=True)
     with filling(out):
         building.claim(out, identity, _MADE, resumable=True)

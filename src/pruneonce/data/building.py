@@ -6,6 +6,7 @@ anything ever deleted, and only files of the names that its maker gives them. Wh
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pruneonce import files, folder_lock
-from pruneonce.errors import UsageError
+from pruneonce.errors import PruneonceError, UsageError
 
 FILE_NAME = "building.json"
 
@@ -50,6 +51,19 @@ def claim(out: Path, identity: dict[str, Any], made: Sequence[str], *, resumable
 def release(out: Path) -> None:
     """`out` is finished."""
     (out / FILE_NAME).unlink()
+
+
+def tidy(out: Path, made: Sequence[str]) -> None:
+    """Remove what a run that was killed at its very end has left in a folder that is finished.
+
+    made: as of `claim`. Where another process is at it, or nothing may be removed, it stays.
+    """
+    if not any((out / name).exists() for name in (FILE_NAME, folder_lock.FILE_NAME)):
+        return
+    with contextlib.suppress(PruneonceError, OSError), folder_lock.filling(out):
+        if (out / FILE_NAME).exists():
+            _delete(out, [f".{pattern}.*.tmp" for pattern in made])
+            release(out)
 
 
 def _refuse_other_files(out: Path) -> None:

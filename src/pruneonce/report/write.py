@@ -14,30 +14,35 @@ from pruneonce.report.page import STYLE, page
 from pruneonce.report.picture import picture
 from pruneonce.report.tables import tables
 
-ACCURACY_PICTURE, SPEED_PICTURE = "accuracy.svg", "crossover.svg"
+ACCURACY, SPEED = "accuracy", "crossover"
 
 
 def write_report(paths: Sequence[Path], markdown_file: Path, html_file: Path) -> list[Path]:
     """Collect studies, runs and benchmark records, and write the pages; their paths.
 
-    Beside the Markdown page lie its pictures: accuracy of a study's main methods, and int8 where it was measured at
-    several sparsities.
+    Beside the Markdown page lie its pictures, called after it (`picture_file`): accuracy of a study's main methods, and
+    int8 where it was measured at several sparsities.
     """
     material = collect(paths)
     shown = tables(material)  # once: the bootstrap behind the differences takes seconds
     written = [markdown_file, html_file]
     style = STYLE.read_text(encoding="utf-8")
     pictures: dict[str, Picture] = {}
-    for name, (figure, _) in (
-        (ACCURACY_PICTURE, accuracy_by_sparsity(material, widely_run(material))),
-        (SPEED_PICTURE, crossover(material.benches)),
+    for shows, (figure, _) in (
+        (ACCURACY, accuracy_by_sparsity(material, widely_run(material))),
+        (SPEED, crossover(material.benches)),
     ):
         if figure is not None:
-            file = markdown_file.with_name(name)
+            file = picture_file(markdown_file, shows)
             write_text(file, picture(figure, style))
             written.append(file)
-            pictures[name] = Picture(figure.title, name, figure.note)
-    accuracy, speed = (pictures.get(name) for name in (ACCURACY_PICTURE, SPEED_PICTURE))
+            pictures[shows] = Picture(figure.title, file.name, figure.note)
+    accuracy, speed = (pictures.get(shows) for shows in (ACCURACY, SPEED))
     write_text(markdown_file, markdown(material, shown, accuracy, speed))
     write_text(html_file, page(material, shown))
     return written
+
+
+def picture_file(markdown_file: Path, shows: str) -> Path:
+    """Of a page's picture of ACCURACY or SPEED: two pages in one folder have each their own."""
+    return markdown_file.with_name(f"{markdown_file.stem}-{shows}.svg")

@@ -13,7 +13,7 @@ from pruneonce.formats.model_folder import folder_digest
 from pruneonce.formats.record import Provenance
 from pruneonce.machine import library_versions
 from pruneonce.recipe import EvaluateRecipe
-from pruneonce.stages.lifecycle import begin_stage, end_stage
+from pruneonce.stages.lifecycle import begin_stage, clear_leftovers, end_stage
 from pruneonce.stages.options import StageOptions
 from pruneonce.tasks.recipe_data import task_of, validation_examples, validation_sources
 
@@ -39,6 +39,7 @@ def run_evaluate(recipe: EvaluateRecipe, options: StageOptions) -> Provenance:
     examples = validation_examples(recipe.task, task)
     with filling(options.out):
         done = begin_stage(inputs, options.out)
+        clear_leftovers(options)
         if done is not None:
             return done
         begun = time.monotonic()

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from pruneonce.convert.model_card import write_model_card
 from pruneonce.errors import OtherInputsError, UsageError
 from pruneonce.evaluation.scoring import embeddings_as_exported
-from pruneonce.files import read_json, write_json
+from pruneonce.files import read_json, remove_temporaries, write_json
 from pruneonce.formats.model_folder import STAGING, save_model_folder
 from pruneonce.formats.record import Provenance, read_provenance
 from pruneonce.formats.scales_file import LinearQuantization, write_quantization
@@ -97,6 +97,7 @@ def clear_leftovers(options: StageOptions) -> None:
     """
     for staging in options.out.glob(f"{STAGING}*"):
         shutil.rmtree(staging, ignore_errors=True)
+    remove_temporaries(options.out)
     if read_provenance(options.out) is not None and (options.out / RUN_FILE).exists():
         end_stage(options)
 

@@ -27,6 +27,7 @@ from pruneonce.models import family_of
 from pruneonce.models.hub import load_config
 from pruneonce.models.sentence import EmbeddingPlan
 from pruneonce.models.tokenizer import load_tokenizer, special_token_ids
+from pruneonce.progress import counting
 from pruneonce.recipe import (
     Distillation,
     FinetuneRecipe,
@@ -101,11 +102,13 @@ class CorpusInputs:
         assert isinstance(work, TrainingRun)
         objective, examples = work.objective, self.recipe.validation_examples
         model: Any = work.model
+        scored = counting(options.on_progress, "scored")
         if isinstance(objective, HiddenStatesObjective):
-            return evaluate_hidden_states(model, replace(objective, corpus=self.held_out), examples=examples)
+            held_out = replace(objective, corpus=self.held_out)
+            return evaluate_hidden_states(model, held_out, examples=examples, on_progress=scored)
         assert isinstance(objective, PretrainingObjective)
         questions = replace(objective, corpus=self.held_out, teacher=None, distillation=None)
-        return evaluate_language_model(model, questions, examples=examples)
+        return evaluate_language_model(model, questions, examples=examples, on_progress=scored)
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,16 @@ class TaskInputs:
     def score(self, work: WorkingModel, options: StageOptions) -> dict[str, float]:
         """Metrics on the validation data; the answers are kept in the run's folder."""
         data, examples = self.recipe.task, self.validation
-        return score(work.hub_model, self.task, data, self.tokenizer, examples=examples, keep_in=options.out)
+        scored = counting(options.on_progress, "scored")
+        return score(
+            work.hub_model,
+            self.task,
+            data,
+            self.tokenizer,
+            examples=examples,
+            keep_in=options.out,
+            on_progress=scored,
+        )
 
 
 def open_inputs(
@@ -327,7 +339,7 @@ def _build_task(inputs: TaskInputs, training: Training, options: StageOptions) -
                 pad_id,
                 checkpoints_folder(options.out),
                 hidden if hidden.weight > 0 else None,
-                on_progress=options.on_progress,
+                on_progress=counting(options.on_progress, "answers"),
             )
             teacher = None
     objective = TaskObjective(

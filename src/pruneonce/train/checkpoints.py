@@ -12,6 +12,7 @@ MARKER = "complete.json"
 PREFIX = "checkpoint-"
 PRUNER_FILE = "pruner.safetensors"  # beside masked weights: what they lose
 QUANTIZER_FILE = "quantizer.safetensors"  # ranges that were seen
+SPARSE_LAYERS_FILE = "sparse_layers.json"  # beside checkpoints: names of the layers that compute sparse
 
 
 def mark_complete(checkpoint: Path) -> None:

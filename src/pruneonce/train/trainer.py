@@ -23,7 +23,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_pt_utils import get_parameter_names
 
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.files import cannot_write, read_json
+from pruneonce.files import cannot_write, read_json, write_json
 from pruneonce.progress import Advance
 from pruneonce.recipe import Training
 from pruneonce.sparsity.cpu_training import CpuTraining
@@ -35,6 +35,7 @@ from pruneonce.train.checkpoints import (
     PREFIX,
     PRUNER_FILE,
     QUANTIZER_FILE,
+    SPARSE_LAYERS_FILE,
     checkpoint_step,
     latest_complete,
     mark_complete,
@@ -93,15 +94,40 @@ def train(run: TrainingRun) -> list[dict[str, float]]:
     arguments = _arguments(run, checkpoints)
     if run.pruner is not None:
         run.pruner.share = _masks_of_the_first(run.pruner)
-    with computing(run), losing_none():
+    with computing(run, agree=_as_begun(run, checkpoints)), losing_none():
         return _train(run, arguments, checkpoints)
 
 
-def computing(run: TrainingRun) -> CpuTraining:
-    """How the run's model computes while it trains: a context. What a checkpoint says of it overrules the recipe."""
+def computing(run: TrainingRun, agree: Callable[[list[str]], list[str]] = first_process_says) -> CpuTraining:
+    """How the run's model computes while it trains: a context. What a checkpoint says of it overrules the recipe.
+
+    agree: which layers compute sparse, from those that this process has measured to be faster so.
+    """
     kernel, autocast = run.training.kernel, autocast_of(run.training)
     attention: Literal["sparse", "always"] = "always" if run.native_attention else "sparse"
-    return CpuTraining(run.hub_model, run.pruner, kernel, autocast, agree=first_process_says, attention=attention)
+    return CpuTraining(run.hub_model, run.pruner, kernel, autocast, agree=agree, attention=attention)
+
+
+def _as_begun(run: TrainingRun, checkpoints: Path) -> Callable[[list[str]], list[str]]:
+    """The layers that computed sparse when the run began: another measurement may differ, and so would roundings.
+
+    A kernel that a recipe names is not measured, and may be another one where a run goes on.
+    """
+
+    def agree(measured: list[str]) -> list[str]:
+        file = checkpoints / SPARSE_LAYERS_FILE
+        if run.training.kernel == "auto" and latest_complete(checkpoints) is not None and file.exists():
+            begun = read_json(file)
+            layers = run.pruner.layers if run.pruner is not None else {}
+            if not isinstance(begun, list) or not all(isinstance(name, str) and name in layers for name in begun):
+                raise PruneonceError(f"{file} is no list of this model's layers: delete it, and they are measured anew")
+            return first_process_says(begun)
+        agreed = first_process_says(measured)
+        if is_main_process():
+            write_json(file, agreed)
+        return agreed
+
+    return agree
 
 
 def _train(run: TrainingRun, arguments: TrainingArguments, checkpoints: Path) -> list[dict[str, float]]:
