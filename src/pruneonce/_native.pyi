@@ -151,6 +151,14 @@ def attention(qkv: Activations, *, starts: Annotated[NDArray[numpy.int64], dict(
     how far a key lies behind its query, -reach ... reach; those beyond take the last.
     """
 
+def int8_attention(qkv: Activations, *, starts: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], heads: int, scales: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], zero_points: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Activations) -> None:
+    """
+    As `attention`, in whole numbers of 8 bits.
+
+    scales, zero_points: float32 [3] and uint8 [3], of the codes of queries, keys and values; a key's weight is
+    round(255 · e^(score - the largest)) over the sum of these.
+    """
+
 def gate(gate_up: Activations, *, out: Activations, nonlinearity: str) -> None:
     """
     out = nonlinearity(gate) · up; gate_up: [2 · features, tokens], the gates first.
