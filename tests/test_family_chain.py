@@ -15,7 +15,7 @@ from pruneonce.convert.inspect import inspect
 from pruneonce.convert.to_onnx import export_onnx
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.data.build import build
-from pruneonce.errors import UsageError
+from pruneonce.errors import PruneonceError, UsageError
 from pruneonce.evaluation.packed import engine_predict
 from pruneonce.formats.record import read_provenance
 from pruneonce.formats.scales_file import read_quantization, write_quantization
@@ -110,6 +110,16 @@ def test_attention_in_8_bits_is_scored_as_it_runs_or_refused_in_a_line(family, t
     if not family.encoder_plan(model.config.to_dict()).plain_attention:
         with pytest.raises(UsageError, match=f'attention = "int8" is not computed for {family.model_type}'):
             quantize_(model, calibration, attention="int8")
+        if family.layer.query is not None:  # nor does the engine believe a file of codes for it
+            scales = quantize_(model, calibration)
+            codes = {"attention_scale": np.ones(1, np.float32), "attention_zero_point": np.ones(1, np.uint8)}
+            model.save_pretrained(folder)
+            reading = {name for name in scales if family.role_of(name) in ("query", "key", "value")}
+            scales = {name: replace(each, **codes) if name in reading else each for name, each in scales.items()}
+            write_quantization(folder, scales)
+            export_packed(folder, tmp_path / "m.pruneonce")
+            with pytest.raises(PruneonceError, match="without positions in its scores"):
+                load_model(tmp_path / "m.pruneonce")
         return
     for batch in calibration:
         batch["attention_mask"] = torch.ones_like(batch["input_ids"])

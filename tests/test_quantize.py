@@ -401,14 +401,19 @@ def test_training_by_the_non_zeros_alone_is_that_of_masked_layers(preset, sparse
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kill_at", "preset", "kernel"),
-    [("step 7", "default", "sparse"), ("step 7", "paper", "dense"), ("model saved, record not", "paper", "sparse")],
+    ("kill_at", "preset", "kernel", "attention"),
+    [
+        ("step 7", "default", "sparse", "fp32"),
+        ("step 7", "default", "sparse", "int8"),
+        ("step 7", "paper", "dense", "fp32"),
+        ("model saved, record not", "paper", "sparse", "fp32"),
+    ],
 )
 def test_killed_quantisation_ends_bit_for_bit_like_an_uninterrupted_one(
-    kill_at, preset, kernel, sparse, reviews, tmp_path
+    kill_at, preset, kernel, attention, sparse, reviews, tmp_path
 ):
     # dropout on, two accumulated parts
-    recipe = values(sparse("bert", "task"), reviews, preset=preset, kernel=kernel)
+    recipe = values(sparse("bert", "task"), reviews, preset=preset, kernel=kernel, attention=attention)
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     run(recipe, straight, keep_checkpoints=True)
     tiny_stages.kill("quantize", recipe, killed, kill_at)
@@ -472,8 +477,9 @@ def test_a_dense_model_is_quantised_too_and_answers_as_its_file(tiny_bert, revie
 
 
 @pytest.mark.slow
-def test_mixed_precision_trains_and_saves_whole_numbers(sparse, reviews, tmp_path):
-    recipe = values(sparse("bert", "task"), reviews)
+@pytest.mark.parametrize("attention", ["fp32", "int8"])
+def test_mixed_precision_trains_and_saves_whole_numbers(attention, sparse, reviews, tmp_path):
+    recipe = values(sparse("bert", "task"), reviews, attention=attention, begin_step=1)
     recipe["training"] |= {"precision": "bf16", "steps": 3}
     run(recipe, tmp_path / "out")
     export_packed(tmp_path / "out", tmp_path / "m")
