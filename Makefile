@@ -14,10 +14,12 @@ endif
 quickstart: .venv/train.done
 	$(BIN)/pruneonce quickstart
 
+# Files of tests are shared out among processes of one thread each: torch's threads would wait for each other.
+TEST_PROCESSES ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 test: .venv/dev.done
 	@# Real-model tests want the quickstart's assets; without a network they are skipped with a reason.
 	-$(BIN)/pruneonce quickstart --assets-only
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 # The inner loop: under a minute on two cores.
 quick: .venv/dev.done
