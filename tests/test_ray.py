@@ -357,11 +357,24 @@ def test_a_cluster_that_is_not_there_is_one_line(nodes, monkeypatch):
     assert "\n" not in str(told.value)
 
 
+ABSENT = """
+import sys
+
+class Absent:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] == "pruneonce":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent)
+"""
+
+
 def test_nodes_without_pruneonce_are_one_line_in_a_process_that_is_connected_already(nodes, tmp_path):
     import ray
 
-    (tmp_path / "pruneonce").mkdir()
-    (tmp_path / "pruneonce" / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'pruneonce'\")\n")
+    # Before any other finder: that of an editable install comes before $PYTHONPATH.
+    (tmp_path / "sitecustomize.py").write_text(ABSENT)
     ray.init(nodes.address, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": str(tmp_path)}})
     try:
         with connected("ray") as cluster:
