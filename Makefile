@@ -31,7 +31,8 @@ quick: .venv/dev.done
 test-lowest: .venv-lowest/done
 	.venv-lowest/bin/python -m pytest -W default --deselect tests/test_package.py::test_the_stub_of_the_native_module_is_up_to_date
 
-# `--on ray` on a cluster of two nodes on this machine, in an environment of its own: Ray is 80 MB to fetch.
+# `--on ray` on a cluster of two nodes on this machine, with an S3 on it too, in an environment of its own: Ray is 80 MB
+# to fetch.
 test-ray: .venv-ray/done
 	.venv-ray/bin/python -m pytest tests/test_ray.py
 
@@ -155,7 +156,7 @@ clean:
 .venv-ray/done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-ray
 	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	  --editable ".[train,ray]" pytest hypothesis
+	  --editable ".[train,ray,remote]" pytest hypothesis "moto[server]"
 	@touch $@
 
 .venv/bin/python:
