@@ -83,7 +83,7 @@ def test_a_cluster_s_client_port_is_asked_again_and_its_reason_is_told(failures,
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"ray://127.0.0.1:{listener.getsockname()[1]}"
         told = (
-            pytest.raises(PruneonceError, match="cannot be reached: it did not start in 30 s$")
+            pytest.raises(PruneonceError, match=r"cannot be reached: it did not start in 30 s$")
             if failures >= asked
             else contextlib.nullcontext()
         )
