@@ -14,10 +14,12 @@ endif
 quickstart: .venv/train.done
 	$(BIN)/pruneonce quickstart
 
+# Files of tests are shared out among processes of one thread each: torch's threads would wait for each other.
+TEST_PROCESSES ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 test: .venv/dev.done
 	@# Real-model tests want the quickstart's assets; without a network they are skipped with a reason.
 	-$(BIN)/pruneonce quickstart --assets-only
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 # The inner loop: under a minute on two cores.
 quick: .venv/dev.done
@@ -29,7 +31,8 @@ quick: .venv/dev.done
 test-lowest: .venv-lowest/done
 	.venv-lowest/bin/python -m pytest -W default --deselect tests/test_package.py::test_the_stub_of_the_native_module_is_up_to_date
 
-# `--on ray` on a cluster of two nodes on this machine, in an environment of its own: Ray is 80 MB to fetch.
+# `--on ray` on a cluster of two nodes on this machine, with an S3 on it too, in an environment of its own: Ray is 80 MB
+# to fetch.
 test-ray: .venv-ray/done
 	.venv-ray/bin/python -m pytest tests/test_ray.py
 
@@ -153,7 +156,7 @@ clean:
 .venv-ray/done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-ray
 	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	  --editable ".[train,ray]" pytest hypothesis
+	  --editable ".[train,ray,remote]" pytest hypothesis "moto[server]"
 	@touch $@
 
 .venv/bin/python:

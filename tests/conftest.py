@@ -254,3 +254,24 @@ def packed_files(tiny_bert, sparse_tiny_bert, tmp_path_factory):
     export_packed(folder, folder / "vectors.pruneonce")
     export_packed(sparse_tiny_bert, folder / "classes.pruneonce")
     return folder
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """An S3 on this machine with one empty bucket, `texts`; found in the environment, as users find theirs."""
+    server_module = pytest.importorskip("moto.server")
+    s3fs = pytest.importorskip("s3fs")
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        s3fs.S3FileSystem.clear_instance_cache()  # one that is kept knows another module's server
+        system = s3fs.S3FileSystem(skip_instance_cache=True)
+        system.mkdir("texts")
+        yield system
+        system.rm("texts", recursive=True)  # servers of one process share what they hold
+    server.stop()

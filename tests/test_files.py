@@ -1,10 +1,13 @@
 import json
 import os
+import shutil
+import types
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from pruneonce import files
 from pruneonce.errors import PruneonceError
 from pruneonce.files import (
     making_folder,
@@ -144,3 +147,15 @@ def test_numbers_not_names_order_checkpoints(tmp_path):
     newest = make_checkpoint(tmp_path, 1000)
     assert latest_complete(tmp_path) == newest
     assert latest_complete(tmp_path / "nothing here") is None
+
+
+def test_a_full_disk_is_told_as_such_whatever_a_library_makes_of_it(tmp_path, monkeypatch):
+    theirs = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0\nmore")
+    told = str(files.cannot_write(tmp_path, files.system_error(theirs, tmp_path)))
+    assert "could not be written: [enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0. What" in told
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=4096))
+    assert "could not be written: No space left on device. What" in str(
+        files.cannot_write(tmp_path, files.system_error(theirs, tmp_path))
+    )
+    ours = PermissionError(13, "Permission denied")
+    assert files.system_error(ours, tmp_path) is ours

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from contextlib import contextmanager
 from functools import partial
@@ -73,6 +74,21 @@ def source(tmp_path, monkeypatch):
     file = tmp_path / "texts.jsonl"
     file.write_text("\n".join(lines) + "\n")
     return file
+
+
+@pytest.fixture
+def bucket(s3, source, tmp_path, monkeypatch):
+    """The rows of `source` in three files of an S3, which the nodes do not know: they were started without it."""
+    lines = source.read_text().splitlines(keepends=True)
+    third = len(lines) // 3 + 1
+    for part in range(3):
+        rows = "".join(lines[part * third : (part + 1) * third])
+        s3.pipe_file(f"texts/in/part-{part}.jsonl", rows.encode())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    yield s3
+    s3.rm(s3.ls("texts", detail=False), recursive=True)
 
 
 def free_port():
@@ -236,6 +252,88 @@ def test_a_command_that_is_killed_goes_on_from_the_chunks_that_were_finished(nod
     assert len(calls) == 23, "what is finished is not kept"
 
 
+ROWS = "s3://texts/in/part-*.jsonl"
+
+
+def test_what_is_read_from_s3_and_written_there_is_that_of_a_local_run_on_nodes_that_have_no_way_to_it(
+    nodes, models, bucket, source, tmp_path, pruneonce
+):
+    with connected("ray") as cluster:
+        assert cluster.submit(os.getenv, "AWS_ENDPOINT_URL").result(timeout=600) is None
+    outs = {"embed": ("v.npy", "v.parquet"), "predict": ("a.jsonl",)}
+    for command, names in outs.items():
+        packed = models[command == "predict"].text_model.model.file
+        for name in names:
+            given = (
+                command,
+                packed,
+                "--input",
+                source,
+                "--output",
+                tmp_path / name,
+                "--errors",
+                tmp_path / "bad.jsonl",
+            )
+            code, _, told = pruneonce(*given, *(("--keep", "id") if name.endswith("parquet") else ()))
+            assert code == 0, told
+            there = (command, packed, "--input", ROWS, "--output", f"s3://texts/{name}")
+            there += ("--errors", "s3://texts/bad.jsonl", "--on", "ray")
+            code, _, told = pruneonce(*there, *(("--keep", "id") if name.endswith("parquet") else ()))
+            assert code == 0, told
+            assert bucket.cat_file(f"texts/{name}") == (tmp_path / name).read_bytes(), name
+            here, sent = (tmp_path / "bad.jsonl").read_text(), bucket.cat_file("texts/bad.jsonl").decode()
+            assert len(here.splitlines()) == len(sent.splitlines()) == TEXTS + 1
+            assert "s3://texts/in/part-0.jsonl, line 6" in sent
+    left = [file for folder in ("temporary", "cache") for file in (tmp_path / folder).rglob("*") if file.is_file()]
+    assert not left
+
+
+def test_a_command_with_urls_that_is_killed_goes_on_from_its_cache_and_leaves_nothing(
+    nodes, models, bucket, source, tmp_path, monkeypatch
+):
+    here, _ = embedded(models, source, "here.npy")
+    out = "s3://texts/v.npy"
+    arguments = [models[0].model.file, ROWS, out, str(TEXTS)]
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    ended = subprocess.run(
+        [sys.executable, "-c", DRIVER, *map(str, arguments)], env=environment, timeout=600, capture_output=True
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert not bucket.exists("texts/v.npy")
+    left = list((tmp_path / "temporary").iterdir())
+    assert left
+    for folder in left:
+        os.utime(folder, (0, 0))  # as if it were old: what was only just made may be another command's
+    with counted(monkeypatch) as calls:
+        embed_file(models[0], ROWS, out, errors=f"{out}.errors", on="ray")
+    assert bucket.cat_file("texts/v.npy") == here
+    assert len(bucket.cat_file("texts/v.npy.errors").splitlines()) == TEXTS + 1
+    assert 0 < len(calls) <= 23 - 5
+    assert not list((tmp_path / "temporary").iterdir())
+    assert not list((tmp_path / "cache" / "pruneonce").iterdir())
+
+
+def test_a_store_that_goes_away_in_the_middle_is_one_line_and_what_was_computed_is_kept(
+    nodes, models, bucket, monkeypatch
+):
+    bucket.mkdir("gone")
+
+    def go(done, *_):
+        if done == 4 * TEXTS:
+            bucket.rm("gone", recursive=True)
+
+    options = {"errors": "s3://gone/v.npy.errors", "on": "ray"}
+    with pytest.raises(PruneonceError, match=r"^s3://gone/v\.npy does not exist, or not for you") as told:
+        embed_file(models[0], ROWS, "s3://gone/v.npy", **options, on_progress=go)
+    assert "\n" not in str(told.value)
+    bucket.mkdir("gone")
+    with counted(monkeypatch) as calls:
+        embed_file(models[0], ROWS, "s3://gone/v.npy", **options)
+    assert not calls, "all of it had been computed"
+    assert bucket.exists("gone/v.npy")
+    bucket.rm("gone", recursive=True)
+
+
 def test_a_row_that_holds_no_text_is_an_error_without_a_file_for_it(nodes, models, source, tmp_path):
     with pytest.raises(PruneonceError, match=r"texts\.jsonl, line 6"):
         embed_file(models[0], source, tmp_path / "v.npy", on="ray")
@@ -259,11 +357,24 @@ def test_a_cluster_that_is_not_there_is_one_line(nodes, monkeypatch):
     assert "\n" not in str(told.value)
 
 
+ABSENT = """
+import sys
+
+class Absent:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] == "pruneonce":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent)
+"""
+
+
 def test_nodes_without_pruneonce_are_one_line_in_a_process_that_is_connected_already(nodes, tmp_path):
     import ray
 
-    (tmp_path / "pruneonce").mkdir()
-    (tmp_path / "pruneonce" / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'pruneonce'\")\n")
+    # Before any other finder: that of an editable install comes before $PYTHONPATH.
+    (tmp_path / "sitecustomize.py").write_text(ABSENT)
     ray.init(nodes.address, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": str(tmp_path)}})
     try:
         with connected("ray") as cluster:

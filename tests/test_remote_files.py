@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -14,27 +19,6 @@ from pruneonce.run.pipelines import pipeline
 from pruneonce.run.predict_file import predict_file
 
 TEXTS = ["a good film", "the old city", "bad water", "king of the north", "a house", "great music by the river"]
-
-
-@pytest.fixture(scope="module")
-def s3():
-    """An S3 with one empty bucket; its URL. Whoever asks finds it in the environment, as users have theirs."""
-    server_module = pytest.importorskip("moto.server")
-    pytest.importorskip("s3fs")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "testing")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        import s3fs
-
-        system = s3fs.S3FileSystem(skip_instance_cache=True)
-        system.mkdir("texts")
-        yield system
-    server.stop()
 
 
 def jsonl(texts):
@@ -133,6 +117,31 @@ def test_patterns_take_local_files_in_order_and_one_that_fits_none_is_an_error(p
 @pytest.mark.parametrize("url", ["github://o:r@main/a.jsonl", "simplecache::s3://b/a", "reference://a", "ssh://h/a"])
 def test_protocols_that_run_programs_or_follow_files_are_none_of_ours(url):
     assert not remote_files.is_url(url)
+
+
+def test_what_a_killed_process_had_not_sent_goes_with_the_next_start(tmp_path, monkeypatch):
+    pytest.importorskip("fsspec")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    script = """if True:
+        import os, signal
+        from pruneonce.remote_files import delivered
+
+        with delivered("memory://out/a.txt") as place:
+            place.write_text("half of it")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    killed = subprocess.run([sys.executable, "-c", script], env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert [file.read_text() for file in left.iterdir()] == ["half of it"]
+    os.utime(left, (0, 0))  # what was only just made may be another command's
+    with remote_files.delivered("memory://kept/b.txt") as place:
+        place.write_text("whole")
+        assert not left.exists()
+        os.utime(place.parent, (0, 0))
+        with remote_files.fetched(f"file://{place}") as again:  # what is held stays, however old it is
+            assert again.read_text() == "whole"
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_sent_is_whole_and_a_failure_sends_nothing(tmp_path):

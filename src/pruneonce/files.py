@@ -21,6 +21,7 @@ from pruneonce.errors import PruneonceError, UsageError
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 MAX_HEADER_BYTES = 16 << 20  # of safetensors: 100,000 words of a tokenizer take 5 MB; parsed, up to 30 times that
+FULL_BYTES = 1 << 20  # a file system with less room than this has just refused a write for lack of it
 LEFT_SECONDS = 60  # between the making of a temporary file and its lock is a moment
 
 
@@ -252,6 +253,19 @@ def cannot_write(path: Path, error: OSError) -> PruneonceError:
         f"{path} could not be written: {reason}. What was there before is unchanged; free some space or choose "
         "another folder, then run the same command again."
     )
+
+
+def system_error(error: Exception, folder: Path) -> OSError:
+    """What the system has refused to a library that does not say it: torch and safetensors tell of their own insides.
+
+    Call it before what was written in `folder` is removed, which makes room.
+    """
+    if isinstance(error, OSError):
+        return error
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(folder).free < FULL_BYTES:
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return OSError(str(error).splitlines()[0])
 
 
 def _lock(handle: int) -> bool:

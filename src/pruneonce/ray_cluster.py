@@ -27,6 +27,7 @@ from pruneonce.in_order import in_order
 from pruneonce.machine import available_cores
 
 MAX_RETRIES = 3  # of a piece whose worker or node was killed
+CLIENT_ATTEMPTS = 3
 CONNECT_SECONDS = 10  # until somebody answers at a cluster's address
 LOOK_SECONDS = 5  # between looks at how large the cluster is: nodes come and go
 
@@ -184,7 +185,7 @@ def _connect(ray: Any, on: str) -> None:
         _look_for(address)
         try:
             with _one_attempt():
-                ray.init(address=address, **quiet)
+                _init(ray, address, quiet)
         except ConnectionError:
             if address != "auto":
                 raise
@@ -192,8 +193,21 @@ def _connect(ray: Any, on: str) -> None:
     except ImportError as error:
         raise UsageError(f"{on} needs Ray's client: pip install 'pruneonce[ray]'") from error
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:  # versions that differ, among others
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise PruneonceError(f"{on}: the cluster at {address} cannot be reached: {reason[0][:200]}") from error
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = lines[-1] if lines[0].endswith(":") else lines[0]
+        raise PruneonceError(f"{on}: the cluster at {address} cannot be reached: {reason[:200]}") from error
+
+
+def _init(ray: Any, address: str, options: dict[str, Any]) -> None:
+    """By a client's port Ray forks a server for each client, which may die of a race of its own: it is asked again."""
+    for attempt in range(1, CLIENT_ATTEMPTS + 1):
+        try:
+            ray.init(address=address, **options)
+            return
+        except ConnectionAbortedError:
+            if not address.startswith("ray://") or attempt == CLIENT_ATTEMPTS:
+                raise
+            ray.shutdown()
 
 
 def _look_for(address: str) -> None:

@@ -2,7 +2,7 @@
 
 A file is fetched whole before it is read, and sent whole after it was written, so that nobody sees half of one. fsspec
 and its drivers do both (the extra `remote`); who is asking, they find as their own pages say (environment, profile,
-role of the machine). No credential is taken here.
+role of the machine). No credential is taken here. In between it lies in the folder for temporary files ($TMPDIR).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.files import scratch_folder
 
 # Not all that fsspec knows: some of its protocols run programs, or read what a file tells them to.
 PROTOCOLS = ("s3", "gs", "http", "https", "abfs", "az", "file", "memory")
@@ -57,10 +58,10 @@ def fetched(path: str | Path) -> Iterator[Path]:
     if not is_url(path):
         yield Path(path)
         return
-    with tempfile.TemporaryDirectory(prefix="pruneonce-") as scratch:
+    with _scratch() as scratch:
         with _told(path):
             system, name = _file_system(path)
-            local = Path(scratch) / name.rstrip("/").rpartition("/")[2].partition("?")[0]
+            local = scratch / name.rstrip("/").rpartition("/")[2].partition("?")[0]
             with system.open(name, "rb") as source, open(local, "wb") as stream:
                 shutil.copyfileobj(source, stream, 1 << 20)
         yield local
@@ -77,13 +78,18 @@ def delivered(path: str | Path) -> Iterator[Path]:
         return
     with _told(path):
         system, name = _file_system(path)  # before the work: a driver that is missing, a protocol that cannot write
-    with tempfile.TemporaryDirectory(prefix="pruneonce-") as scratch:
-        local = Path(scratch) / name.rpartition("/")[2]
+    with _scratch() as scratch:
+        local = scratch / name.rpartition("/")[2]
         yield local
         with _told(path):
             if system.protocol == "file" or "file" in system.protocol:
                 system.makedirs(system._parent(name), exist_ok=True)
             system.put_file(str(local), name)
+
+
+def _scratch() -> contextlib.AbstractContextManager[Path]:
+    """A folder for one file. What killed processes left there goes first: it may be as large as a whole result."""
+    return scratch_folder(Path(tempfile.gettempdir()) / "pruneonce")
 
 
 def _file_system(path: str | Path) -> tuple[Any, str]:

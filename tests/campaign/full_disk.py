@@ -43,8 +43,8 @@ def fill(given: tuple[Path, list[Job]], seed: int) -> str:
     scratch, jobs = given
     generator = np.random.default_rng(seed)
     job = jobs[seed % len(jobs)]
-    out, note, verdict = scratch / "out", scratch / "note", scratch / "verdict"
-    shutil.rmtree(out, ignore_errors=True)
+    out, note, verdict = scratch / "out" / job.name, scratch / "note", scratch / "verdict"
+    shutil.rmtree(out.parent, ignore_errors=True)
     out.mkdir(parents=True)
     size_bytes = 4096 * int(1 + generator.random() * 5 * job.bytes / 4096)  # checkpoints take more than what is left
     verdict.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_pt_utils import get_parameter_names
 
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.files import cannot_write, read_json, write_json
+from pruneonce.files import cannot_write, read_json, system_error, write_json
 from pruneonce.progress import Advance
 from pruneonce.recipe import Training
 from pruneonce.sparsity.cpu_training import CpuTraining
@@ -326,8 +326,8 @@ class StageTrainer(Trainer):
             self.accelerator.wait_for_everyone()
         except (OSError, SafetensorError, RuntimeError) as error:
             # torch.save reports a refused write as a RuntimeError.
+            reason = system_error(error, checkpoint)
             shutil.rmtree(checkpoint, ignore_errors=True)  # half a checkpoint only takes the room that lacks
-            reason = error if isinstance(error, OSError) else OSError(str(error).splitlines()[0])
             raise cannot_write(checkpoint, reason) from error
 
 
