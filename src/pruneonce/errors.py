@@ -11,3 +11,12 @@ class UsageError(PruneonceError):
 
 class OtherInputsError(UsageError):
     """The output folder holds a run of another recipe or other inputs; nothing is overwritten."""
+
+
+def in_one_line(error: BaseException, most: int = 400) -> str:
+    """What an error of another library says, in at most so many characters.
+
+    Of several lines the first; the last where the first only leads to it. The error's type where it says nothing.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return (lines[-1] if lines[0].endswith(":") else lines[0])[:most]

@@ -17,11 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.errors import PruneonceError, UsageError, in_one_line
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 MAX_HEADER_BYTES = 16 << 20  # of safetensors: 100,000 words of a tokenizer take 5 MB; parsed, up to 30 times that
 FULL_BYTES = 1 << 20  # a file system with less room than this has just refused a write for lack of it
+RANDOM_PART = "[a-z0-9_]{8}"  # of the names that tempfile makes
 LEFT_SECONDS = 60  # between the making of a temporary file and its lock is a moment
 
 
@@ -265,7 +266,7 @@ def system_error(error: Exception, folder: Path) -> OSError:
     with contextlib.suppress(OSError):
         if shutil.disk_usage(folder).free < FULL_BYTES:
             return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    return OSError(str(error).splitlines()[0])
+    return OSError(in_one_line(error))
 
 
 def _lock(handle: int) -> bool:
@@ -279,7 +280,7 @@ def _lock(handle: int) -> bool:
 
 def _remove_leftovers(path: Path, suffix: str) -> None:
     """Delete what processes that are gone have left beside `path`: of our names, held by nobody, not just made."""
-    ours = re.compile(re.escape(f".{path.name}.") + "[a-z0-9_]{8}" + re.escape(suffix))  # as tempfile makes them
+    ours = re.compile(re.escape(f".{path.name}.") + RANDOM_PART + re.escape(suffix))
     for found in path.parent.glob(f".{glob.escape(path.name)}.*{suffix}"):
         if not ours.fullmatch(found.name) or found.is_symlink() or found.is_dir() != (suffix == ""):
             continue
@@ -295,7 +296,7 @@ def _remove_leftovers(path: Path, suffix: str) -> None:
 def remove_temporaries(folder: Path) -> None:
     """Delete every file of ours that is unfinished in `folder`; the caller knows that nobody else is writing there."""
     for found in folder.glob(".*.tmp"):
-        if re.fullmatch(r"\..+\.[a-z0-9_]{8}\.tmp", found.name) and found.is_file() and not found.is_symlink():
+        if re.fullmatch(rf"\..+\.{RANDOM_PART}\.tmp", found.name) and found.is_file() and not found.is_symlink():
             found.unlink(missing_ok=True)
 
 

@@ -21,13 +21,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.errors import PruneonceError, UsageError, in_one_line
 from pruneonce.files import scratch_folder
 from pruneonce.in_order import in_order
 from pruneonce.machine import available_cores
 
 MAX_RETRIES = 3  # of a piece whose worker or node was killed
-CLIENT_ATTEMPTS = 3
+CLIENT_ATTEMPTS = 3  # to connect by a cluster's client port
 CONNECT_SECONDS = 10  # until somebody answers at a cluster's address
 LOOK_SECONDS = 5  # between looks at how large the cluster is: nodes come and go
 
@@ -193,9 +193,7 @@ def _connect(ray: Any, on: str) -> None:
     except ImportError as error:
         raise UsageError(f"{on} needs Ray's client: pip install 'pruneonce[ray]'") from error
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:  # versions that differ, among others
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        reason = lines[-1] if lines[0].endswith(":") else lines[0]
-        raise PruneonceError(f"{on}: the cluster at {address} cannot be reached: {reason[:200]}") from error
+        raise PruneonceError(f"{on}: the cluster at {address} cannot be reached: {in_one_line(error, 200)}") from error
 
 
 def _init(ray: Any, address: str, options: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from pruneonce.errors import PruneonceError, UsageError
-from pruneonce.files import cannot_write, fsync, read_json, replacing, settle, sha256_file
+from pruneonce.files import cannot_write, fsync, read_json, replacing, settle, sha256_file, system_error
 from pruneonce.formats.safetensors_file import Container, open_container
 from pruneonce.models import Family, family_of
 from pruneonce.models.hub import load_hub_tokenizer
@@ -141,7 +141,7 @@ def save_model_folder(model: Any, tokenizer_from: str | Path, folder: Path) -> N
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     except (OSError, SafetensorError) as error:
-        raise cannot_write(folder, error if isinstance(error, OSError) else OSError(str(error))) from error
+        raise cannot_write(folder, system_error(error, folder)) from error
 
 
 def mask_digest_of_array(weight: np.ndarray) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.errors import PruneonceError, UsageError, in_one_line
 from pruneonce.files import check_safetensors_length, read_json, require_plain_name, require_unicode_name
 from pruneonce.models import Family, family_of
 
@@ -34,6 +34,8 @@ def load_config(path: str | Path) -> Any:
     family_of(values["model_type"])
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except MemoryError:
+        raise
     except Exception as error:  # a value of the wrong kind ends in any of transformers' and huggingface_hub's errors
         raise _not_loadable(path, error) from error
 
@@ -102,7 +104,7 @@ def load_hub_tokenizer(path: str | Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # the libraries' of any kind, plain Exception among them
-        raise UsageError(f"no tokenizer found for '{path}': {_first_lines(error)}") from error
+        raise UsageError(f"no tokenizer found for '{path}': {in_one_line(error)}") from error
 
 
 def converted_tokenizer(path: str | Path) -> Tokenizer:
@@ -164,13 +166,7 @@ def _check_indices(folder: Path) -> None:
 
 
 def _not_loadable(path: str | Path, error: Exception) -> UsageError:
-    reason = _first_lines(error)
+    reason = in_one_line(error)
     if "ignore_mismatched_sizes" in reason:  # the report that it speaks of is not shown
         reason = "its weights have other shapes than its config.json says"
     return UsageError(f"'{path}' is not a model folder or Hub id that can be loaded: {reason}")
-
-
-def _first_lines(error: Exception) -> str:
-    """What a library says on its first line, and on the next if that one only leads to it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])[:400]
