@@ -20,6 +20,7 @@ from tiny_stages import finetune_values, prune_values, run
 
 import pruneonce
 from campaign.clock import idle_seconds
+from campaign.events import at_each_event
 from campaign.models import made, make_tiny
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.data import text as text_files
@@ -51,6 +52,7 @@ class Job:
     name: str
     start: Callable[[Path], object]  # fills this folder
     seconds: float
+    events: int  # changes of files by its first process
     bytes: int
     files: dict[str, str]  # name -> digest
 
@@ -117,18 +119,34 @@ def _jobs(scratch: Path, starts: dict[str, Callable[[Path], object]]) -> list[Jo
     jobs = []
     for name, start in starts.items():
         whole, known = scratch / "whole" / name, scratch / f"{name}.json"
-        if not known.exists():
+        if not known.exists() or "events" not in read_json(known):
             shutil.rmtree(whole, ignore_errors=True)
             whole.mkdir(parents=True)
-            begun = time.monotonic()
-            assert ended(fork(functools.partial(start, whole), scratch / "note")) == DONE, (
-                scratch / "note"
-            ).read_text()
+            begun, events = time.monotonic(), scratch / "events"
+            child = fork(functools.partial(_counted, start, whole, events), scratch / "note")
+            assert ended(child) == DONE, (scratch / "note").read_text()
             size = sum(file.stat().st_size for file in whole.rglob("*") if file.is_file())
-            found = {"seconds": time.monotonic() - begun, "bytes": size, "files": contents(whole)}
+            found = {
+                "seconds": time.monotonic() - begun,
+                "events": int(events.read_text()),
+                "bytes": size,
+                "files": contents(whole),
+            }
             known.write_text(json.dumps(found))
         jobs.append(Job(name, start, **read_json(known)))
     return jobs
+
+
+def _counted(start: Callable[[Path], object], out: Path, note: Path) -> None:
+    count = 0
+
+    def counting(number: int) -> None:
+        nonlocal count
+        count = number
+
+    at_each_event(counting)
+    start(out)
+    note.write_text(f"{count}")
 
 
 def tiny_jobs(scratch: Path) -> list[Job]:

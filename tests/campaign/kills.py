@@ -5,35 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from campaign.case import Case
+from campaign.events import at_each_event
 from campaign.jobs import DONE, Job, contents, ended, fork, minilm_jobs, tiny_jobs
 
 KILLED, BEFORE, WENT_ON = "killed", "ended before its kill", "killed, then run to its end: the same files"
-EVENTS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate")
-EVENTS_OF_A_JOB = 120  # about; a later one than there are leaves the job alone
-
-
-def _die_at_event(number: int) -> None:
-    """Count what changes files, in this process from now on, and die before the event of that number."""
-    count = 0
-
-    def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal count
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        if writes or event in EVENTS:
-            count += 1
-            if count == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(watch)
 
 
 def kill(given: tuple[Path, list[Job]], seed: int) -> str:
@@ -44,10 +26,15 @@ def kill(given: tuple[Path, list[Job]], seed: int) -> str:
     out, note = scratch / "out" / job.name, scratch / "note"
     out.mkdir(parents=True, exist_ok=True)
     at_event = generator.random() < 0.6
+    last = 1 + int(generator.integers(job.events))
+
+    def die(number: int) -> None:
+        if number == last:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def dying() -> None:
         if at_event:
-            _die_at_event(1 + int(generator.integers(EVENTS_OF_A_JOB)))
+            at_each_event(die)
         job.start(out)
 
     child = fork(dying, note)
