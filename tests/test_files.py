@@ -1,7 +1,12 @@
+import contextlib
+import fcntl
+import functools
 import json
 import os
 import shutil
+import tempfile
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,11 +44,6 @@ def umask(request):
     os.umask(before)
 
 
-def age(path):
-    os.utime(path, (1e9, 1e9))
-    return path
-
-
 def test_what_killed_writers_left_goes_and_what_others_write_stays(tmp_path):
     file, folder = tmp_path / ".m.onnx.aaaaaaaa.tmp", tmp_path / ".m.onnx.bbbbbbbb"
     file.write_text("half")
@@ -54,17 +54,48 @@ def test_what_killed_writers_left_goes_and_what_others_write_stays(tmp_path):
     ]
     for other in others:
         other.write_text("theirs")
-    for path in (file, folder, *others[:-1]):  # the last has just been made
-        age(path)
-    with replacing(tmp_path / "m.onnx") as temporary, scratch_folder(tmp_path / "m.onnx") as scratch:
-        age(temporary)
-        age(scratch)
-        write_text(tmp_path / "m.onnx", "of a second process, in between")
-        with scratch_folder(tmp_path / "m.onnx"):
-            assert temporary.exists()
-            assert scratch.exists()
-        temporary.write_text("whole")
+    with others[-1].open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with replacing(tmp_path / "m.onnx") as temporary, scratch_folder(tmp_path / "m.onnx") as scratch:
+            write_text(tmp_path / "m.onnx", "of a second process, in between")
+            with scratch_folder(tmp_path / "m.onnx"):
+                assert temporary.exists()
+                assert scratch.exists()
+            temporary.write_text("whole")
     assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", *(other.name for other in others)}
+
+
+@pytest.mark.parametrize("make", ["mkstemp", "mkdtemp"])
+@pytest.mark.parametrize("deleted", [True, False], ids=["deleted", "locked"])
+def test_a_temporary_that_another_process_takes_for_a_leftover_as_it_is_made_is_made_again(
+    tmp_path, monkeypatch, make, deleted
+):
+    with contextlib.ExitStack() as others:
+        taken = []
+
+        def taking(original, **options):
+            made = original(**options)
+            path = Path(made if make == "mkdtemp" else made[1])
+            if not taken:
+                taken.append(path)
+                handle = os.open(path, os.O_RDONLY)
+                others.callback(os.close, handle)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                if deleted:
+                    path.rmdir() if path.is_dir() else path.unlink()
+                    fcntl.flock(handle, fcntl.LOCK_UN)
+            return made
+
+        monkeypatch.setattr(f"pruneonce.files.tempfile.{make}", functools.partial(taking, getattr(tempfile, make)))
+        if make == "mkstemp":
+            write_text(tmp_path / "m.onnx", "whole")
+            assert (tmp_path / "m.onnx").read_text() == "whole"
+        else:
+            with scratch_folder(tmp_path / "m.onnx") as scratch:
+                assert scratch.is_dir()
+                assert scratch not in taken
+        assert len(taken) == 1
+        assert taken[0].exists() != deleted
 
 
 def permissions(folder):

@@ -12,8 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 MAX_HEADER_BYTES = 16 << 20  # of safetensors: 100,000 words of a tokenizer take 5 MB; parsed, up to 30 times that
 FULL_BYTES = 1 << 20  # a file system with less room than this has just refused a write for lack of it
 RANDOM_PART = "[a-z0-9_]{8}"  # of the names that tempfile makes
-LEFT_SECONDS = 60  # between the making of a temporary file and its lock is a moment
 
 
 @contextlib.contextmanager
@@ -32,17 +30,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Whatever goes wrong in between (an exception, a full disk, a kill), `path` holds either its old bytes or all
     of the new ones. What a killed one has left beside it goes first. Raises PruneonceError when the file system refuses
-    to write.
+    to write. (The lock is on the file that is yielded: whoever puts another one in its place, as safetensors' save_file
+    does, needs a folder that no second process fills.)
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path, ".tmp")
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        handle, temporary = _made_and_held(lambda: _new_file(path))
     except OSError as error:
         raise cannot_write(path, error) from error
-    _lock(handle)
-    temporary = Path(name)
     try:
         yield temporary
         settle(temporary)
@@ -82,11 +79,9 @@ def scratch_folder(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path, "")
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        handle = os.open(folder, os.O_RDONLY)
+        handle, folder = _made_and_held(lambda: _new_folder(path))
     except OSError as error:
         raise cannot_write(path, error) from error
-    _lock(handle)
     try:
         yield folder
     finally:
@@ -269,6 +264,36 @@ def system_error(error: Exception, folder: Path) -> OSError:
     return OSError(in_one_line(error))
 
 
+def _new_file(path: Path) -> tuple[int, Path]:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    return handle, Path(name)
+
+
+def _new_folder(path: Path) -> tuple[int, Path]:
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    return os.open(folder, os.O_RDONLY), folder
+
+
+def _made_and_held(make: Callable[[], tuple[int, Path]]) -> tuple[int, Path]:
+    """A handle that locks what `make` has made, until its process ends; again if somebody took it for a leftover.
+
+    Between the making and the lock another process may lock it first, to delete it: then that one has the file.
+    """
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            handle, found = make()
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(handle)
+                continue
+            except OSError:  # a file system without locks, where nobody deletes
+                return handle, found
+            if found.exists():
+                return handle, found
+            os.close(handle)
+
+
 def _lock(handle: int) -> bool:
     """Whether an open file or folder of ours is now held by this handle; the kernel lets go when its process ends."""
     try:
@@ -279,7 +304,7 @@ def _lock(handle: int) -> bool:
 
 
 def _remove_leftovers(path: Path, suffix: str) -> None:
-    """Delete what processes that are gone have left beside `path`: of our names, held by nobody, not just made."""
+    """Delete what processes that are gone have left beside `path`: of our names, held by nobody."""
     ours = re.compile(re.escape(f".{path.name}.") + RANDOM_PART + re.escape(suffix))
     for found in path.parent.glob(f".{glob.escape(path.name)}.*{suffix}"):
         if not ours.fullmatch(found.name) or found.is_symlink() or found.is_dir() != (suffix == ""):
@@ -287,7 +312,7 @@ def _remove_leftovers(path: Path, suffix: str) -> None:
         with contextlib.suppress(OSError):
             handle = os.open(found, os.O_RDONLY)
             try:
-                if time.time() - found.stat().st_mtime > LEFT_SECONDS and _lock(handle):
+                if _lock(handle):
                     shutil.rmtree(found) if found.is_dir() else found.unlink()
             finally:
                 os.close(handle)
