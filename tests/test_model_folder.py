@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from pruneonce.formats.model_folder import (
     save_model_folder,
 )
 from pruneonce.models.hub import load_hub_model
+from pruneonce.models.tokenizer import load_tokenizer
 
 MATRIX = "bert.encoder.layer.0.output.dense.weight"
 
@@ -105,6 +108,18 @@ def test_a_disk_that_is_full_leaves_the_old_model_whole_and_nothing_else(folder,
     monkeypatch.setattr(model, "save_pretrained", full)
     with pytest.raises(PruneonceError, match="No space left"):
         save_model_folder(model, folder, folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here that is always full")
+def test_a_disk_that_is_full_when_the_tokenizer_is_written_is_one_line_too(folder, monkeypatch):
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), load_tokenizer(folder)
+    full = types.SimpleNamespace(save=lambda path: tokenizer.save("/dev/full"))
+    monkeypatch.setattr("pruneonce.formats.model_folder.load_tokenizer", lambda folder: full)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with pytest.raises(PruneonceError, match="No space left") as caught:
+        save_model_folder(model, folder, folder)
+    assert "\n" not in str(caught.value)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 

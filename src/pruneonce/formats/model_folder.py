@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 
-from pruneonce.errors import PruneonceError, UsageError
+from pruneonce.errors import PruneonceError, UsageError, in_one_line
 from pruneonce.files import cannot_write, fsync, read_json, replacing, settle, sha256_file, system_error
 from pruneonce.formats.safetensors_file import Container, open_container
 from pruneonce.models import Family, family_of
@@ -163,7 +163,12 @@ def _measure(name: str, tensor: np.ndarray, family: Family) -> Matrix:
 
 
 def _save_tokenizer(source: str | Path, folder: Path) -> None:
-    load_hub_tokenizer(source).save_pretrained(folder)
-    # Some published tokenizers carry a padding or truncation length that would silently cut every text.
-    with replacing(folder / "tokenizer.json") as temporary:
-        load_tokenizer(folder).save(str(temporary))
+    try:
+        load_hub_tokenizer(source).save_pretrained(folder)
+        # Some published tokenizers carry a padding or truncation length that would silently cut every text.
+        with replacing(folder / "tokenizer.json") as temporary:
+            load_tokenizer(folder).save(str(temporary))
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise OSError(in_one_line(error)) from error  # the tokenizers library has no other class for a refused write
