@@ -2,6 +2,11 @@
 
 #include <cstdlib>
 
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "refuse.h"
 
 namespace pruneonce {
@@ -36,6 +41,17 @@ Isa parse(const std::string& name, const std::string& origin) {
 }
 
 }  // namespace
+
+bool may_use_tiles() {
+#if defined(__linux__) && defined(__x86_64__)
+  // https://docs.kernel.org/arch/x86/xstate.html: ARCH_REQ_XCOMP_PERM, for XFEATURE_XTILEDATA. Forked processes
+  // inherit.
+  static const bool granted = syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+  return granted;
+#else
+  return false;
+#endif
+}
 
 const char* name_of(Isa isa) { return kRows[static_cast<std::size_t>(isa)].name; }
 

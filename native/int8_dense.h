@@ -7,13 +7,13 @@
 #include <vector>
 
 #include "codes.h"
-#include "int8_kernel.h"
+#include "int8_dense_kernel.h"
 #include "int8_scales.h"
 
 namespace pruneonce {
 
-// Blocks of kInt8BlockRows rows, the last one of what remains; each [fours, rows, words]: what the kernel broadcasts
-// lies side by side. Sums are whole numbers, the same as a sparse weight's.
+// Blocks of rows, the last one of what remains, each packed as the kernel wants it. Sums are whole numbers, the same as
+// a sparse weight's.
 class Int8DenseWeight {
  public:
   // weight: [rows, cols]. Throws std::invalid_argument where the quantisation means nothing.
@@ -34,12 +34,9 @@ class Int8DenseWeight {
                 const float* residual, float* y) const;
 
  private:
-  std::size_t fours() const { return divide_up(cols_, 4); }
-
   Int8Scales scales_;
   std::size_t cols_;
   Isa isa_;
-  std::size_t words_per_four_;
   std::vector<std::int32_t> words_;
 };
 

@@ -3,6 +3,7 @@
 
 #include PRUNEONCE_VEC
 #include "coder.h"
+#include "int8_finish.h"
 #include "tile_cursor.h"
 
 namespace pruneonce::PRUNEONCE_ISA_NAMESPACE {
@@ -95,18 +96,6 @@ struct Neighbours {
   }
 };
 
-template <std::size_t vectors>
-inline __attribute__((always_inline)) void finish_row(const Int8Finish finish, std::size_t row,
-                                                      const Ints (&sum)[vectors], float* y_row) {
-  const Vec scale = Vec::broadcast(finish.scale[row]);
-  const Vec bias = Vec::broadcast(finish.bias ? finish.bias[row] : 0.0f);
-  for (std::size_t v = 0; v < vectors; ++v) {
-    Vec result = Vec::multiply_add(sum[v].to_float(), scale, bias);
-    if (finish.residual) result = result + Vec::load(finish.residual + (row * vectors + v) * lanes);
-    result.store(y_row + v * lanes);
-  }
-}
-
 template <std::size_t vectors, class Fours>
 void multiply(const Int8Tile& tile, const std::uint8_t* x, const std::int32_t* start, const Int8Finish* finish,
               float* y) {
@@ -131,55 +120,13 @@ void multiply(const Int8Tile& tile, const std::uint8_t* x, const std::int32_t* s
         sum[v] = start ? Ints::broadcast(start[row]) : Ints::load(y_row + v * lanes);
       Fours::template add<vectors>(fours, value, offset, x, sum);
       if (finish) {
-        finish_row<vectors>(last, row, sum, y_row);
+        finish_sums<vectors>(last, row, row * stride, sum, y);
       } else {
         for (std::size_t v = 0; v < vectors; ++v) sum[v].store(y_row + v * lanes);
       }
     }
   }
 }
-
-// `count` of the panel's vectors, the first of them `first`.
-template <std::size_t rows, std::size_t count>
-inline __attribute__((always_inline)) void multiply_block_part(const Int8Block& block, std::size_t vectors,
-                                                               std::size_t first) {
-  constexpr std::size_t words = DenseFour::words;
-  Ints sum[rows][count];
-  for (std::size_t r = 0; r < rows; ++r)
-    for (std::size_t v = 0; v < count; ++v) sum[r][v] = Ints::broadcast(block.start[r]);
-  const std::int32_t* value = block.value;
-  const std::uint8_t* x = block.x + first * CodeRow::bytes;
-  for (std::size_t i = 0; i < block.fours; ++i, value += rows * words, x += vectors * CodeRow::bytes) {
-    DenseFour column[count];
-    for (std::size_t v = 0; v < count; ++v) column[v] = DenseFour::load(x + v * CodeRow::bytes);
-    for (std::size_t r = 0; r < rows; ++r) {
-      const auto weights = DenseFour::broadcast(value + r * words);
-      for (std::size_t v = 0; v < count; ++v) sum[r][v] = column[v].add_products(sum[r][v], weights);
-    }
-  }
-  for (std::size_t r = 0; r < rows; ++r) {
-    const Vec scale = Vec::broadcast(block.finish.scale[r]);
-    const Vec bias = Vec::broadcast(block.finish.bias ? block.finish.bias[r] : 0.0f);
-    for (std::size_t v = 0; v < count; ++v) {
-      const std::size_t place = (r * vectors + first + v) * lanes;
-      Vec result = Vec::multiply_add(sum[r][v].to_float(), scale, bias);
-      if (block.finish.residual) result = result + Vec::load(block.finish.residual + place);
-      result.store(block.y + place);
-    }
-  }
-}
-
-// As many sums at a time as the registers hold.
-template <std::size_t rows, std::size_t vectors>
-void multiply_block(const Int8Block& block) {
-  constexpr std::size_t at_once = vectors < DenseFour::vectors_at_once ? vectors : DenseFour::vectors_at_once;
-  constexpr std::size_t rest = vectors % at_once;
-  for (std::size_t first = 0; first + at_once <= vectors; first += at_once)
-    multiply_block_part<rows, at_once>(block, vectors, first);
-  if constexpr (rest > 0) multiply_block_part<rows, rest>(block, vectors, vectors - rest);
-}
-
-void block_words(const std::int8_t (&four)[4], std::int32_t* words) { DenseFour::pack(four, words); }
 
 void quantize_features(const float* x, std::size_t features, std::size_t vectors, float inverse,
                        std::int32_t zero_point, std::uint8_t* codes) {
@@ -206,9 +153,6 @@ void quantize_fours(const float* x, std::size_t features, std::size_t vectors, f
 
 }  // namespace
 
-#define PRUNEONCE_BLOCK(rows) \
-  {multiply_block<rows, 1>, multiply_block<rows, 2>, multiply_block<rows, 3>, multiply_block<rows, 4>}
-
 extern const Int8Kernel int8_kernel;
 const Int8Kernel int8_kernel = {
     CodeRow::bytes,
@@ -216,12 +160,7 @@ const Int8Kernel int8_kernel = {
     DenseFour::words,
     {multiply<1, Any>, multiply<2, Any>, multiply<3, Any>, multiply<4, Any>},
     {multiply<1, Neighbours>, multiply<2, Neighbours>, multiply<3, Neighbours>, multiply<4, Neighbours>},
-    {PRUNEONCE_BLOCK(1), PRUNEONCE_BLOCK(2), PRUNEONCE_BLOCK(3), PRUNEONCE_BLOCK(4), PRUNEONCE_BLOCK(5),
-     PRUNEONCE_BLOCK(6)},
-    block_words,
     quantize_features,
     quantize_fours};
-
-#undef PRUNEONCE_BLOCK
 
 }  // namespace pruneonce::PRUNEONCE_ISA_NAMESPACE

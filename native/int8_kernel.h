@@ -26,31 +26,15 @@ struct Int8Finish {
   const float* residual;  // may be null
 };
 
-// A block of rows of a dense weight times all of x.
-struct Int8Block {
-  std::size_t fours;          // of columns
-  const std::int32_t* value;  // [fours, rows, words_per_four]
-  const std::uint8_t* x;      // [fours, vectors of code_bytes]
-  const std::int32_t* start;  // [rows]: where sums begin
-  Int8Finish finish;
-  float* y;
-};
-
-constexpr std::size_t kInt8BlockRows = 6;
-
 struct Int8Kernel {
   std::size_t code_bytes;      // of one feature in a panel of codes by feature, and of one vector of fours
   bool sums_fours;             // exactly, however large they are; else pairs must not overflow 16 bits
-  std::size_t words_per_four;  // of a dense weight
+  std::size_t words_per_four;  // of dense operands, which attention packs
   using Multiply = void (*)(const Int8Tile& tile, const std::uint8_t* x, const std::int32_t* start,
                             const Int8Finish* finish, float* y);
   // y = tile · x, for panels of `index + 1` vectors per row; y holds int32 sums until `finish` (else null) makes floats
   // of them. start: where sums begin, [rows]; null: at y.
   Multiply multiply_any[4], multiply_neighbours[4];
-  // By rows - 1 and, since panels are at most four vectors wide, vectors - 1.
-  void (*multiply_block[kInt8BlockRows][4])(const Int8Block& block);
-  // The words of four neighbouring weights, as multiply_block wants them: [words_per_four].
-  void (*block_words)(const std::int8_t (&four)[4], std::int32_t* words);
   // code = round(x · inverse), cut to 0 .. 255 around the zero point; x: [features, vectors].
   using Quantize = void (*)(const float* x, std::size_t features, std::size_t vectors, float inverse,
                             std::int32_t zero_point, std::uint8_t* codes);

@@ -9,6 +9,13 @@
 #define PRUNEONCE_X86_HAS(feature) false
 #endif
 
+namespace pruneonce {
+
+// Whether the system lets this process use tiles (AMX), whose 8 KiB of registers it saves for those alone that ask.
+bool may_use_tiles();
+
+}  // namespace pruneonce
+
 // ROW(name, whether this processor has it), slowest first: a later one is preferred. The name is that of the namespace
 // and of the line in CMakeLists.txt, which defines PRUNEONCE_BUILT_name: 1 where the compiler knows the instruction
 // set.
@@ -18,7 +25,10 @@
   ROW(avx512, PRUNEONCE_X86_HAS("avx512f") && PRUNEONCE_X86_HAS("avx512vl") && PRUNEONCE_X86_HAS("avx512bw") &&      \
                   PRUNEONCE_X86_HAS("avx512dq"))                                                                     \
   ROW(avx512_vnni, PRUNEONCE_X86_HAS("avx512f") && PRUNEONCE_X86_HAS("avx512vl") && PRUNEONCE_X86_HAS("avx512bw") && \
-                       PRUNEONCE_X86_HAS("avx512dq") && PRUNEONCE_X86_HAS("avx512vnni"))
+                       PRUNEONCE_X86_HAS("avx512dq") && PRUNEONCE_X86_HAS("avx512vnni"))                             \
+  ROW(amx, PRUNEONCE_X86_HAS("avx512f") && PRUNEONCE_X86_HAS("avx512vl") && PRUNEONCE_X86_HAS("avx512bw") &&         \
+               PRUNEONCE_X86_HAS("avx512dq") && PRUNEONCE_X86_HAS("avx512vnni") && PRUNEONCE_X86_HAS("amx-tile") &&  \
+               PRUNEONCE_X86_HAS("amx-int8") && may_use_tiles())
 
 namespace pruneonce {
 

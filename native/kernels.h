@@ -6,6 +6,7 @@
 #include "dense_kernel.h"
 #include "elementwise_kernel.h"
 #include "int8_attention_kernel.h"
+#include "int8_dense_kernel.h"
 #include "int8_kernel.h"
 #include "isa.h"
 #include "sparse_linear_kernel.h"
@@ -20,6 +21,7 @@ struct Kernels {
   const ElementwiseKernel& elementwise;
   const Int8Kernel& int8;
   const Int8AttentionKernel& int8_attention;
+  const Int8DenseKernel& int8_dense;
   const SparseLinearKernel& sparse_linear;
   const SpmmKernel& spmm;
 };

@@ -47,9 +47,17 @@ def prefer(monkeypatch, name):
 
 def test_few_scattered_weights_are_not_measured_at_all(monkeypatch):
     seen = prefer(monkeypatch, "dense")
-    assert isinstance(weight_of([quantized(whole_weights(0.1))]), _native.Int8Weight)
+    assert isinstance(weight_of([quantized(whole_weights(0.1))], isa="scalar"), _native.Int8Weight)
     assert isinstance(weight_of([pack(whole_weights(0.1))]), _native.PackedWeight)
     assert not seen
+
+
+@pytest.mark.skipif("amx" not in _native.available_isas(), reason="this processor multiplies no tiles")
+def test_where_tiles_multiply_dense_codes_the_fewest_weights_are_measured_too(monkeypatch):
+    prefer(monkeypatch, "dense")
+    assert isinstance(weight_of([quantized(whole_weights(0.02))], isa="amx"), _native.Int8DenseWeight)
+    assert isinstance(weight_of([quantized(whole_weights(0.02))], isa="amx", kernels="sparse"), _native.Int8Weight)
+    assert isinstance(weight_of([pack(whole_weights(0.1))], isa="amx"), _native.PackedWeight)
 
 
 def test_a_dense_layer_gets_dense_code_where_that_is_faster(monkeypatch):
@@ -61,10 +69,10 @@ def test_a_dense_layer_gets_dense_code_where_that_is_faster(monkeypatch):
 def test_blocks_are_tried_and_a_shape_is_measured_once(monkeypatch):
     seen = prefer(monkeypatch, "neighbours")
     for _ in range(2):
-        weight = weight_of([quantized(whole_weights(0.1, block=4))])
+        weight = weight_of([quantized(whole_weights(0.1, block=4))], isa="scalar")
         assert weight.nonzeros == np.count_nonzero(whole_weights(0.1, block=4))
     assert len(seen) == 2  # any and neighbours, once each
-    weight_of([quantized(whole_weights(0.5, block=4))])
+    weight_of([quantized(whole_weights(0.5, block=4))], isa="scalar")
     assert len(seen) == 5  # another density, and dense too
 
 

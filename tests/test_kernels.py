@@ -467,7 +467,7 @@ def test_the_environment_forces_an_instruction_set(isa):
     assert chosen_isa(isa).stdout.strip() == (isa or ISAS[-1])
 
 
-@pytest.mark.parametrize("isa", ["mmx", *({"avx2", "avx512", "avx512_vnni"} - set(ISAS))])
+@pytest.mark.parametrize("isa", ["mmx", *({"avx2", "avx512", "avx512_vnni", "amx"} - set(ISAS))])
 def test_an_instruction_set_that_is_not_there_is_refused_not_run(isa):
     run = chosen_isa(isa)
     assert run.returncode == 1
