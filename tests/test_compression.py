@@ -19,9 +19,10 @@ from pruneonce import compress
 from pruneonce.cli.compress import minutes_of
 from pruneonce.compression import comparison, plan, vectors
 from pruneonce.compression import run as module
-from pruneonce.compression.rounding import round_to_int8
+from pruneonce.compression.rounding import attention_of, round_to_int8
 from pruneonce.compression.texts import build_corpus
 from pruneonce.convert.inspect_folder import inspect_folder
+from pruneonce.convert.inspect_packed import inspect_packed
 from pruneonce.convert.to_packed import export_packed
 from pruneonce.cost import estimate as costs
 from pruneonce.data.corpus import Corpus
@@ -447,6 +448,30 @@ def test_stopped_and_begun_again_gives_the_weights_of_a_run_without_a_stop(
     assert report.figures == finished("classifier")[0].figures
     assert report.training_seconds > 0
     assert not (tmp_path / "out" / "original.pruneonce").exists()
+
+
+def test_attention_in_int8_is_asked_for_later_and_taken_back(models, texts, finished, tmp_path, monkeypatch):
+    out = shutil.copytree(finished("classifier")[1], tmp_path / "out")
+    monkeypatch.setattr("pruneonce.stages.lifecycle.train", lambda run: pytest.fail("trained"))
+    compressed(models("classifier"), texts, out, int8=True, attention="int8")
+    assert attention_of(out / "model-int8") == "int8"
+    assert inspect_packed(out / "model-int8.pruneonce").attention == "int8"
+    compressed(models("classifier"), texts, out, int8=True)
+    assert inspect_packed(out / "model-int8.pruneonce").attention == "fp32"
+    same_models(out, finished("classifier")[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"attention": "int8"}, "ask for int8 as well"),
+        ({"attention": "bf16", "int8": True}, "attention is 'bf16': fp32 or int8 is expected"),
+    ],
+)
+def test_attention_that_cannot_be_had_is_said_before_anything_is_written(models, texts, tmp_path, options, message):
+    with pytest.raises(UsageError, match=message):
+        compressed(models("classifier"), texts, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_half_written_int8_folder_is_made_again(models, texts, finished, tmp_path, monkeypatch):

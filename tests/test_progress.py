@@ -15,13 +15,13 @@ from pruneonce.stages.options import StageOptions
 
 @pytest.fixture
 def lines(monkeypatch):
-    """What is printed of a job: (seconds, done, total, note) of each of its calls -> lines."""
+    """What is printed of a job, in a narrow window too: (seconds, done, total, note) of each of its calls -> lines."""
 
     def lines(title, *calls):
         clock = iter([0.0, *(call[0] for call in calls)])
         monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
         out = io.StringIO()
-        with progress.progress_bar(title, Console(file=out, width=200)) as advance:
+        with progress.progress_bar(title, Console(file=out, width=40)) as advance:
             for _, *call in calls:
                 advance(*call)
         return out.getvalue().splitlines()

@@ -89,6 +89,7 @@ def _line_printer(title: str, console: Console) -> Advance:
         if now > first[0] and done > first[1]:
             rate = (done - first[1]) / (now - first[0])
             pace = f", {rate:.3g}/s" + (f", {(total - done) / rate:.0f} s left" if done < total else "")
-        console.print(f"{title}: {done:g} of {total:g}{unit}{pace}{state}", markup=False, highlight=False)
+        line = f"{title}: {done:g} of {total:g}{unit}{pace}{state}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)  # a line is one, however long
 
     return advance

@@ -24,6 +24,9 @@ def compress(
     pattern: Annotated[str, typer.Option(help="Where zeros lie: unstructured, or 1x4 blocks.")] = "unstructured",
     budget: Annotated[str, typer.Option(help="Time for pruning on this machine: 90s, 60m, 2h.")] = "60m",
     int8: Annotated[bool, typer.Option("--int8", help="Pack it in 8 bits too.")] = False,
+    attention: Annotated[
+        str, typer.Option(help="With --int8, attention in fp32, or in int8 too: faster from some 100 tokens on.")
+    ] = "fp32",
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write; default runs/compress/MODEL.")] = None,
     text_column: Annotated[str, typer.Option(help="Of .jsonl and .parquet, the column with the text.")] = "text",
     documents: Annotated[str, typer.Option(help="What is one text in a .txt: line, blank-line or file.")] = "line",
@@ -58,6 +61,7 @@ def compress(
         pattern=pattern,
         budget_minutes=minutes,
         int8=int8,
+        attention=attention,
         seed=seed,
         text_column=text_column,
         documents=documents,

@@ -161,7 +161,7 @@ def _print_packed_totals(report: PackedInspection) -> None:
     table.add_row("dense fp32", f"{report.dense_bytes / 1e6:.2f}", "")
     terminal().print(table)
     bits = f"{report.position_bits:.3f} bits of position per weight"
-    print(f"{plain(report.file)}: format {report.format_version}, {bits}")
+    print(f"{plain(report.file)}: format {report.format_version}, {bits}, attention in {report.attention}")
     print(
         f"times smaller than dense fp32: file {report.ratio:.1f}, encoder {report.encoder_ratio:.1f} "
         f"(its non-zero numbers alone, as papers count: {report.encoder_ratio_of_numbers:.1f})"

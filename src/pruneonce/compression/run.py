@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pruneonce.bench.inference.record import read_bench
 from pruneonce.bench.inference.run import BenchSettings, run_on_folder
@@ -20,7 +20,7 @@ from pruneonce.compression import vectors
 from pruneonce.compression.comparison import compare
 from pruneonce.compression.plan import Plan, fastest_precision, longest_text, plan_for, recipe_for
 from pruneonce.compression.report import CompressionReport, Timing, markdown
-from pruneonce.compression.rounding import round_to_int8
+from pruneonce.compression.rounding import attention_of, round_to_int8
 from pruneonce.compression.texts import build_corpus, default_texts, warnings_about
 from pruneonce.convert.inspect_folder import total_of_pruned
 from pruneonce.convert.to_packed import export_packed
@@ -36,7 +36,8 @@ from pruneonce.formats.sentence_folder import copy_sentence_files
 from pruneonce.machine import available_cores
 from pruneonce.models.hub import load_config, quiet_transformers
 from pruneonce.progress import Advance, progress_bar
-from pruneonce.recipe import CompressRecipe, TaskData, parse_recipe
+from pruneonce.recipe import AttentionNumbers, CompressRecipe, TaskData, parse_recipe
+from pruneonce.sparsity.quantizer import require_int8_attention
 from pruneonce.stages import run_compress, run_finetune
 from pruneonce.stages.options import StageOptions
 
@@ -55,6 +56,7 @@ class CompressOptions:
     pattern: str = "unstructured"
     budget_minutes: float = 60.0  # of pruning; packing and the report come on top, some minutes
     int8: bool = False
+    attention: AttentionNumbers = "fp32"  # with int8, whether attention is in 8 bits too
     seed: int = 42
     text_column: str = "text"  # of .jsonl and .parquet
     documents: str = "line"  # what is one text in a .txt: "line", "blank-line" or "file"
@@ -89,6 +91,7 @@ def compress(
         precision=fastest_precision(),
         steps=UNPLANNED_STEPS if given.steps is None else given.steps,
     )
+    _check_attention(str(model), given)
     given = replace(given, vectors=vectors.are_wanted(str(model), given.vectors))
     if not 0.0 < given.budget_minutes < float("inf"):
         raise UsageError(f"a budget of {given.budget_minutes} minutes is none: give a number above 0")
@@ -96,6 +99,15 @@ def compress(
         raise UsageError(f"{folder} is a file: --out is the folder to write")
     with filling(folder):
         return _compress(recipe, [Path(file) for file in texts] or [default_texts()], given, folder)
+
+
+def _check_attention(model: str, given: CompressOptions) -> None:
+    if given.attention not in get_args(AttentionNumbers):
+        raise UsageError(f"attention is {given.attention!r}: fp32 or int8 is expected")
+    if given.attention == "int8":
+        if not given.int8:
+            raise UsageError("attention in 8 bits belongs to a model in 8 bits: ask for int8 as well")
+        require_int8_attention(load_config(model))
 
 
 def _compress(wanted: CompressRecipe, texts: Sequence[Path], given: CompressOptions, out: Path) -> CompressionReport:
@@ -147,8 +159,8 @@ def _compress(wanted: CompressRecipe, texts: Sequence[Path], given: CompressOpti
         export_packed(out / "model", files["sparse"])
         export_packed(model, original := out / "original.pruneonce", embeddings="fp32")
         if given.int8:
-            if read_provenance(out / "model-int8") is None:
-                round_to_int8(out / "model", plan.recipe, out / "model-int8")
+            if read_provenance(out / "model-int8") is None or attention_of(out / "model-int8") != given.attention:
+                round_to_int8(out / "model", plan.recipe, out / "model-int8", given.attention)
             files["sparse, int8"] = out / "model-int8.pruneonce"
             export_packed(out / "model-int8", files["sparse, int8"], embeddings="int8")
     figures = {}

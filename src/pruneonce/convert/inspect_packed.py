@@ -10,7 +10,7 @@ from typing import Any
 
 from pruneonce.formats.model_folder import mask_digest_of_array
 from pruneonce.formats.nonzero_codes import ENCODINGS
-from pruneonce.formats.packed_file import PackedModel, read_packed
+from pruneonce.formats.packed_file import PackedModel, is_for_attention, read_packed
 from pruneonce.formats.stored_tensors import FLOAT_TYPES, INT8, Int8Matrix, SparseMatrix, Tensor
 from pruneonce.hub_files import local_path
 from pruneonce.models import Family, family_of
@@ -69,6 +69,7 @@ class PackedInspection:
     dense_bytes: int  # of the same tensors as float32, zeros included
     position_bits: float  # per element, over all sparse matrices
     tensors: list[PackedTensor]
+    attention: str  # numbers that its products are computed in: fp32 or int8
     stage: str | None  # from the record, if there is one
     lock_intact: bool | None  # zeros are the recorded ones; None without a record
 
@@ -125,6 +126,7 @@ def inspect_packed(path: str | Path) -> PackedInspection:
         dense_bytes=FP32_BYTES * sum(tensor.size for tensor in tensors),
         position_bits=8 * by_kind["encoder positions"] / max(1, sum(tensor.size for tensor in sparse)),
         tensors=tensors,
+        attention="int8" if any(map(is_for_attention, model.tensors.values())) else "fp32",
         stage=str(model.provenance.get("stage")) if model.provenance else None,
         lock_intact=_lock_intact(model, tensors, family),
     )

@@ -156,7 +156,7 @@ def _metadata(path: Path, model: PackedModel) -> dict[str, str]:
 
 def _version(model: PackedModel) -> int:
     """The lowest version that has all the model uses: older readers then read what they can."""
-    if any(_for_attention(tensor) for tensor in model.tensors.values()):
+    if any(is_for_attention(tensor) for tensor in model.tensors.values()):
         return 4
     if model.sentence is not None:
         return 3
@@ -167,7 +167,7 @@ def _version(model: PackedModel) -> int:
     return 2 if newer else 1
 
 
-def _for_attention(tensor: Tensor) -> bool:
+def is_for_attention(tensor: Tensor) -> bool:
     """Whether attention is computed by codes of what the matrix gives."""
     return (
         isinstance(tensor, SparseMatrix)
@@ -180,7 +180,7 @@ def _describe(tensor: Tensor) -> dict[str, Any]:
     """A tensor's entry in the metadata; the shape only where the stored parts do not show it."""
     if isinstance(tensor, SparseMatrix):
         rice = {"bits": tensor.positions.bits} if tensor.encoding == "rice" else {}
-        attention = {ATTENTION: "int8"} if _for_attention(tensor) else {}
+        attention = {ATTENTION: "int8"} if is_for_attention(tensor) else {}
         return {"encoding": tensor.encoding, "shape": list(tensor.shape), **rice, **attention}
     return {"encoding": tensor.encoding}
 
