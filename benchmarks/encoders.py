@@ -129,6 +129,7 @@ class Child:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sparse", type=Path, help="folder of `pruneonce compress --int8`")
+    parser.add_argument("--int8-attention", type=Path, help="packed file of it that computes attention in int8 too")
     parser.add_argument("--rivals", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "encoders")
@@ -199,6 +200,8 @@ def _rows(given: argparse.Namespace) -> list[tuple[dict[str, Any], Path]]:
         "90 % zeros, float32": given.sparse / "model.pruneonce",
         "90 % zeros, int8": given.sparse / "model-int8.pruneonce",
     }
+    if given.int8_attention is not None:
+        files["90 % zeros, int8, attention too"] = given.int8_attention
     for run in ("pruneonce", "pruneonce in sentence-transformers"):
         found += [(row(run, name, run, file), own) for name, file in files.items()]
     return found

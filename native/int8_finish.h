@@ -1,8 +1,6 @@
-// What becomes of whole sums, for the int8 kernels; included after the vector header. No header of the standard
-// library: see spmm_kernel.cc.
+// What becomes of whole sums, for the int8 kernels; included after their interface and the vector header. No header of
+// the standard library: see spmm_kernel.cc.
 #pragma once
-
-#include "int8_kernel.h"
 
 namespace pruneonce::PRUNEONCE_ISA_NAMESPACE {
 
