@@ -42,6 +42,10 @@ KEPT_CHUNKS = 20  # written to measure what one takes
 RAY_TEXTS = 128  # of a chunk that a worker of a cluster gets: enough chunks for a rate, each of seconds
 PROCESSES = (1, 8, 64)  # that a run is extrapolated to
 GIGABITS = (10, 100)  # per second between nodes
+GPUS = {"A100": 312e12, "H100 SXM": 989e12}  # bf16 operations a second without zeros, by NVIDIA's data sheets
+GPU_SHARE = 0.4  # of that; what training reaches of it in practice is 30 to 50 %
+BERT_BASE_LAYERS, BERT_BASE_HIDDEN, PAPER_TOKENS = 12, 768, 512
+BERT_BASE_MULTIPLIED = 109e6  # weights that every token meets: encoder, and the words once more as the head
 BERT_BASE_PARAMETERS = 110e6  # all of them get gradients, which are summed over processes in every step
 BERT_BASE_PRUNABLE = 85_524_480  # weights of its linear layers and pooler: a bit each is sent when masks change
 
@@ -166,6 +170,12 @@ def step_seconds(alone: float, processes: int, gigabits: float) -> float:
     return alone / processes + sent_bits / (gigabits * 1e9)
 
 
+def gpu_hours(tokens: float, peak: float) -> float:
+    """Of one GPU at GPU_SHARE of its peak: the student forward and backward, its teacher forward, all dense."""
+    forward = 2 * BERT_BASE_MULTIPLIED + 4 * PAPER_TOKENS * BERT_BASE_HIDDEN * BERT_BASE_LAYERS  # operations per token
+    return 4 * forward * tokens / (GPU_SHARE * peak) / 3600
+
+
 def cluster_rate(found: dict[str, Any], workers: int) -> float:
     """Texts per second of so many workers like the most that were measured, if the process that feeds them keeps up."""
     most = max(found["texts_per_second"], key=int)
@@ -228,7 +238,14 @@ def section(record: dict[str, Any]) -> str:
                 for gigabits in GIGABITS
             ]
             lines.append(f"| {processes} | " + " | ".join(f"{each:,.1f}" for each in days) + " |")
-        lines.append("")
+        tokens = train["steps"] * train["tokens_per_step"]
+        hours = " or ".join(f"{gpu_hours(tokens, peak):,.0f} of one {name}" for name, peak in GPUS.items())
+        lines += [
+            "",
+            f"Reckoned, not measured (no GPU was here): {tokens / 1e9:,.1f} billion tokens are {hours} in GPU hours, "
+            f"at {GPU_SHARE:.0%} of the peak of its data sheet (`gpu_hours`).",
+            "",
+        ]
     return "\n".join(lines)
 
 

@@ -60,13 +60,16 @@ struct Rest {
   }
 };
 
-// sums: a tile's, [16, 16].
-inline __attribute__((always_inline)) void finish_tile(const Int8Rows& given, std::size_t row, std::size_t vectors,
-                                                       std::size_t vector, const float* sums) {
+// sums: of `count` tiles beside each other, [16, 16] each.
+template <std::size_t count>
+inline __attribute__((always_inline)) void finish_rows(const Int8Rows& given, std::size_t row, std::size_t vectors,
+                                                       std::size_t first, const float* sums) {
   const std::size_t rows = given.rows - row < kTileRows ? given.rows - row : kTileRows;
   for (std::size_t r = 0; r < rows; ++r) {
-    const Ints sum[1] = {Ints::load(sums + r * Vec::lanes) + Ints::broadcast(given.start[row + r])};
-    finish_sums<1>(given.finish, row + r, ((row + r) * vectors + vector) * Vec::lanes, sum, given.y);
+    const Ints start = Ints::broadcast(given.start[row + r]);
+    Ints sum[count];
+    for (std::size_t v = 0; v < count; ++v) sum[v] = Ints::load(sums + (v * kTileRows + r) * Vec::lanes) + start;
+    finish_sums<count>(given.finish, row + r, ((row + r) * vectors + first) * Vec::lanes, sum, given.y);
   }
 }
 
@@ -101,8 +104,7 @@ inline __attribute__((always_inline)) void multiply_part(const Int8Rows& given, 
   if constexpr (row_tiles > 1) _tile_stored(2, sums[2], kTileBytes);
   if constexpr (row_tiles > 1 && count > 1) _tile_stored(3, sums[3], kTileBytes);
   for (std::size_t tile = 0; tile < row_tiles; ++tile)
-    for (std::size_t v = 0; v < count; ++v)
-      finish_tile(given, row + tile * kTileRows, vectors, first + v, sums[2 * tile + v]);
+    finish_rows<count>(given, row + tile * kTileRows, vectors, first, sums[2 * tile]);
 }
 
 template <std::size_t row_tiles, std::size_t vectors>
