@@ -45,10 +45,12 @@ void add_biases(float* scores, std::size_t stride, const Visible& keys, std::siz
 }
 
 void attend(const Activations& qkv, const AttentionJob& job, std::size_t head_size, std::size_t window,
-            const DistanceBias& bias, const Activations& out) {
+            const DistanceBias& bias, const LiveFeatures& live, const Activations& out) {
   const DenseKernel& dense = kernels(qkv.isa()).dense;
   const ElementwiseKernel& elementwise = kernels(qkv.isa()).elementwise;
   const std::size_t hidden = out.features(), feature = job.head * head_size;
+  const std::size_t scored = live.scored ? live.scored[job.head] : head_size;
+  const std::size_t mixed = live.mixed ? live.mixed[job.head] : head_size;
   const std::size_t lanes = qkv.lanes(), block = kDenseVectors * lanes;
   const Visible seen = visible_to(job.first_query, job.end_query, job.tokens, window);
   const std::size_t seen_tokens = seen.end - seen.begin;
@@ -65,7 +67,7 @@ void attend(const Activations& qkv, const AttentionJob& job, std::size_t head_si
 
   for_each_stretch(qkv, job.first_token, seen.begin, seen.end, [&](const Stretch& keys) {
     const float* from = keys.panel.data + (2 * hidden + feature) * keys.panel.stride + keys.place;
-    for (std::size_t f = 0; f < head_size; ++f, from += keys.panel.stride)
+    for (std::size_t f = 0; f < mixed; ++f, from += keys.panel.stride)
       std::copy_n(from, keys.tokens, values + f * value_stride + keys.first - seen.begin);
   });
 
@@ -80,7 +82,7 @@ void attend(const Activations& qkv, const AttentionJob& job, std::size_t head_si
       for_each_stretch(qkv, job.first_token, here.begin, here.end, [&](const Stretch& keys) {
         const float* const k = keys.panel.data + (hidden + feature) * keys.panel.stride + keys.place;
         multiply_dense(dense, keys.tokens, vectors,
-                       {head_size, k, 1, keys.panel.stride, q, queries.panel.stride,
+                       {scored, k, 1, keys.panel.stride, q, queries.panel.stride,
                         scores + (keys.first - here.begin) * stride, stride, false});
       });
       if (bias.values)
@@ -90,15 +92,17 @@ void attend(const Activations& qkv, const AttentionJob& job, std::size_t head_si
       if (window > 0) fill_outside(scores, stride, here, first, count, window, 0.0f);  // they are nearly so
       const Panel to = out.panel((job.first_token + queries.first) / out.panel_tokens());
       float* const there = to.data + feature * to.stride + queries.place + query;
+      for (std::size_t f = mixed; f < head_size; ++f)
+        std::copy_n(q + (2 * hidden + f) * queries.panel.stride, count, there + f * to.stride);
       const bool whole = count == stride;  // whole vectors of this stretch
       float* const y = whole ? there : result;
       const std::size_t y_stride = whole ? to.stride : stride;
       multiply_dense(
-          dense, head_size, vectors,
+          dense, mixed, vectors,
           {here_tokens, values + here.begin - seen.begin, value_stride, 1, scores, stride, y, y_stride, false});
-      elementwise.divide(y, head_size, y_stride, vectors, sums);
+      elementwise.divide(y, mixed, y_stride, vectors, sums);
       if (whole) continue;
-      for (std::size_t f = 0; f < head_size; ++f) std::copy_n(result + f * stride, count, there + f * to.stride);
+      for (std::size_t f = 0; f < mixed; ++f) std::copy_n(result + f * stride, count, there + f * to.stride);
     }
   });
 }
@@ -106,10 +110,10 @@ void attend(const Activations& qkv, const AttentionJob& job, std::size_t head_si
 }  // namespace
 
 void attention(const Activations& qkv, std::span<const std::int64_t> starts, std::size_t heads, std::size_t window,
-               const DistanceBias& bias, const Activations& out) {
+               const DistanceBias& bias, const LiveFeatures& live, const Activations& out) {
   const std::size_t head_size = out.features() / heads;
   const std::vector<AttentionJob> jobs = attention_jobs(starts, heads, kDenseVectors * qkv.lanes(), window);
-  parallel_for(jobs.size(), [&](std::size_t index) { attend(qkv, jobs[index], head_size, window, bias, out); });
+  parallel_for(jobs.size(), [&](std::size_t index) { attend(qkv, jobs[index], head_size, window, bias, live, out); });
   clear_spare_lanes(out);
 }
 

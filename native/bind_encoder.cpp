@@ -121,8 +121,24 @@ std::span<const std::int64_t> sequences_of(const char* who, const Activations& q
   return span;
 }
 
+using Counts = std::optional<Array<const std::int64_t, 1>>;
+
+// Of each head's features, or null for all.
+const std::int64_t* counts_of(const char* who, const char* name, const Counts& counts, std::size_t heads,
+                              const Activations& out) {
+  if (!counts) return nullptr;
+  require_length(who, name, *counts, heads);
+  const std::size_t head_size = out.features() / heads;
+  for (std::size_t head = 0; head < heads; ++head)
+    if (counts->data()[head] < 0 || static_cast<std::size_t>(counts->data()[head]) > head_size)
+      refuse(who, std::string(name) + " must be 0 to the " + to_string(head_size) + " features of a head, got " +
+                      to_string(counts->data()[head]));
+  return counts->data();
+}
+
 void attention(const Activations& qkv, const Array<const std::int64_t, 1>& starts, std::size_t heads,
-               std::size_t window, const std::optional<Matrix>& bias, Activations& out) {
+               std::size_t window, const std::optional<Matrix>& bias, const Counts& scored, const Counts& mixed,
+               Activations& out) {
   const std::span<const std::int64_t> span = sequences_of("attention", qkv, starts, heads, out);
   DistanceBias distances;
   if (bias) {
@@ -132,13 +148,16 @@ void attention(const Activations& qkv, const Array<const std::int64_t, 1>& start
                               " heads and an odd number of columns");
     distances = {bias->data(), bias->shape(1) / 2};
   }
+  const LiveFeatures live{counts_of("attention", "scored", scored, heads, out),
+                          counts_of("attention", "mixed", mixed, heads, out)};
   const Computing computing;
   out.resize(qkv.tokens());
-  pruneonce::attention(qkv, span, heads, std::min(window, qkv.tokens()), distances, out);
+  pruneonce::attention(qkv, span, heads, std::min(window, qkv.tokens()), distances, live, out);
 }
 
 void int8_attention(const Activations& qkv, const Array<const std::int64_t, 1>& starts, std::size_t heads,
-                    const Vector& scales, const Array<const std::uint8_t, 1>& zero_points, Activations& out) {
+                    const Vector& scales, const Array<const std::uint8_t, 1>& zero_points, const Counts& scored,
+                    Activations& out) {
   const std::span<const std::int64_t> span = sequences_of("int8_attention", qkv, starts, heads, out);
   require_length("int8_attention", "scales", scales, 3);
   require_length("int8_attention", "zero_points", zero_points, 3);
@@ -155,9 +174,10 @@ void int8_attention(const Activations& qkv, const Array<const std::int64_t, 1>& 
       refuse("int8_attention", "sequence " + to_string(i) + " has " + to_string(span[i + 1] - span[i]) +
                                    " tokens: sums could overflow, at most " + to_string(kInt8Tokens) + " are added");
   const auto of = [&](std::size_t i) { return CodeScale{scales.data()[i], zero_points.data()[i]}; };
+  const std::int64_t* const live = counts_of("int8_attention", "scored", scored, heads, out);
   const Computing computing;
   out.resize(qkv.tokens());
-  pruneonce::int8_attention(qkv, span, heads, {of(0), of(1), of(2)}, out);
+  pruneonce::int8_attention(qkv, span, heads, {of(0), of(1), of(2)}, live, out);
 }
 
 void gate(const Activations& gate_up, Activations& out, const std::string& nonlinearity) {
@@ -307,15 +327,19 @@ void bind_encoder(nb::module_& m) {
   define_multiply_to_codes<Int8Weight, Int8DenseWeight>(m);
   define_multiply_to_codes<Int8DenseWeight, Int8Weight>(m);
   define_multiply_to_codes<Int8DenseWeight, Int8DenseWeight>(m);
-  m.def("attention", &attention, "qkv"_a, nb::kw_only(), "starts"_a.noconvert(), "heads"_a, "window"_a = 0,
-        "bias"_a.noconvert() = nb::none(), "out"_a,
-        "out = softmax(Kᵀ Q / sqrt(head size)) on V, per sequence and head.\n\n"
-        "qkv: [3 · hidden, tokens]; starts: int64 [sequences + 1], first tokens and the end.\n"
-        "window: so many tokens on either side are seen; 0: all. bias: float32 [heads, 2 · reach + 1], added to scores "
-        "by\n"
-        "how far a key lies behind its query, -reach ... reach; those beyond take the last.");
+  m.def(
+      "attention", &attention, "qkv"_a, nb::kw_only(), "starts"_a.noconvert(), "heads"_a, "window"_a = 0,
+      "bias"_a.noconvert() = nb::none(), "scored"_a.noconvert() = nb::none(), "mixed"_a.noconvert() = nb::none(),
+      "out"_a,
+      "out = softmax(Kᵀ Q / sqrt(head size)) on V, per sequence and head.\n\n"
+      "qkv: [3 · hidden, tokens]; starts: int64 [sequences + 1], first tokens and the end.\n"
+      "window: so many tokens on either side are seen; 0: all. bias: float32 [heads, 2 · reach + 1], added to scores "
+      "by\n"
+      "how far a key lies behind its query, -reach ... reach; those beyond take the last.\n"
+      "scored, mixed: int64 [heads], how many of a head's features count, its first ones, of queries and keys and of\n"
+      "values; the others are the same for all tokens. None: all.");
   m.def("int8_attention", &int8_attention, "qkv"_a, nb::kw_only(), "starts"_a.noconvert(), "heads"_a,
-        "scales"_a.noconvert(), "zero_points"_a.noconvert(), "out"_a,
+        "scales"_a.noconvert(), "zero_points"_a.noconvert(), "scored"_a.noconvert() = nb::none(), "out"_a,
         "As `attention`, in whole numbers of 8 bits.\n\n"
         "scales, zero_points: float32 [3] and uint8 [3], of the codes of queries, keys and values; a key's weight is\n"
         "round(255 · e^(score - the largest)) over the sum of these.");

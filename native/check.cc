@@ -243,7 +243,7 @@ void check_attention(Isa isa, std::size_t heads, std::size_t head_size, const st
   const Activations qkv = activations(random.vector(tokens * 3 * hidden), 3 * hidden, isa);
   Activations out(hidden, isa);
   out.resize(tokens);
-  attention(qkv, starts, heads, window, {}, out);
+  attention(qkv, starts, heads, window, {}, {}, out);
   const std::vector<float> in = rows_of(qkv), result = rows_of(out);
   for (std::size_t s = 0; s + 1 < starts.size(); ++s)
     for (auto t = static_cast<std::size_t>(starts[s]); t < static_cast<std::size_t>(starts[s + 1]); ++t)
@@ -266,7 +266,7 @@ void check_int8_attention(Isa isa, std::size_t heads, std::size_t head_size, con
   Activations out(hidden, isa);
   out.resize(tokens);
   const CodeScale each[3] = {{0.01f, 100}, {0.012f, 140}, {0.011f, 128}};
-  int8_attention(qkv, starts, heads, {each[0], each[1], each[2]}, out);
+  int8_attention(qkv, starts, heads, {each[0], each[1], each[2]}, nullptr, out);
   const std::vector<float> in = rows_of(qkv), result = rows_of(out);
   const auto whole = [&](std::size_t token, std::size_t part, std::size_t feature) {
     const float x = std::nearbyint(in[(token * 3 + part) * hidden + feature] * (1.0f / each[part].scale));

@@ -36,13 +36,14 @@ void multiply(const Int8AttentionKernel& kernel, std::size_t rows, std::size_t v
   }
 }
 
-void attend(const Activations& qkv, const AttentionJob& job, std::size_t head_size, const Int8AttentionScales& scales,
-            const Activations& out) {
+// scored: features of queries and keys that count.
+void attend(const Activations& qkv, const AttentionJob& job, std::size_t head_size, std::size_t scored,
+            const Int8AttentionScales& scales, const Activations& out) {
   const Int8AttentionKernel& kernel = kernels(qkv.isa()).int8_attention;
   const std::size_t words = kernels(qkv.isa()).int8.words_per_four, code_bytes = kernels(qkv.isa()).int8.code_bytes;
   const std::size_t hidden = out.features(), feature = job.head * head_size;
   const std::size_t lanes = qkv.lanes(), block = kInt8AttentionVectors * lanes, panel = 4 * lanes;
-  const std::size_t fours = divide_up(head_size, 4), key_fours = divide_up(job.tokens, 4);
+  const std::size_t fours = divide_up(scored, 4), key_fours = divide_up(job.tokens, 4);
   // One vector more than needed: rows that lie a power of two apart would fight for the same cache lines.
   const std::size_t key_stride = (divide_up(job.tokens, lanes) + 1) * lanes;
   const std::size_t value_stride = (divide_up(job.tokens, panel) + 1) * lanes;
@@ -67,7 +68,7 @@ void attend(const Activations& qkv, const AttentionJob& job, std::size_t head_si
   for_each_stretch(qkv, job.first_token, 0, job.tokens, [&](const Stretch& stretch) {
     const std::size_t stride = stretch.panel.stride, vectors = divide_up(stretch.tokens, lanes);
     const float* const from = stretch.panel.data + (hidden + feature) * stride + stretch.place;
-    kernel.code_keys(from, head_size, stride, vectors, code_of(scales.key), keys + stretch.first, key_stride,
+    kernel.code_keys(from, scored, stride, vectors, code_of(scales.key), keys + stretch.first, key_stride,
                      starts + stretch.first);
     kernel.code_values(from + hidden * stride, head_size, stride, vectors, code_of(scales.value),
                        value_codes + stretch.first, value_bytes);
@@ -81,7 +82,7 @@ void attend(const Activations& qkv, const AttentionJob& job, std::size_t head_si
   for_each_stretch(qkv, job.first_token, job.first_query, job.end_query, [&](const Stretch& queries) {
     const std::size_t count = queries.tokens, vectors = divide_up(count, lanes), stride = vectors * lanes;
     // May read lanes beyond the stretch, which belong to other tokens or features: their sums are not used.
-    kernel.code_queries(queries.panel.data + feature * queries.panel.stride + queries.place, head_size,
+    kernel.code_queries(queries.panel.data + feature * queries.panel.stride + queries.place, scored,
                         queries.panel.stride, vectors, code_of(scales.query), query_codes);
     multiply(kernel, job.tokens, vectors,
              {fours, keys, 1, words * key_stride, key_stride, query_codes, starts, nullptr, 0.0f, scores, stride});
@@ -102,10 +103,13 @@ void attend(const Activations& qkv, const AttentionJob& job, std::size_t head_si
 }  // namespace
 
 void int8_attention(const Activations& qkv, std::span<const std::int64_t> starts, std::size_t heads,
-                    const Int8AttentionScales& scales, const Activations& out) {
+                    const Int8AttentionScales& scales, const std::int64_t* scored, const Activations& out) {
   const std::size_t head_size = out.features() / heads;
   const std::vector<AttentionJob> jobs = attention_jobs(starts, heads, kInt8AttentionVectors * qkv.lanes(), 0);
-  parallel_for(jobs.size(), [&](std::size_t index) { attend(qkv, jobs[index], head_size, scales, out); });
+  parallel_for(jobs.size(), [&](std::size_t index) {
+    const AttentionJob& job = jobs[index];
+    attend(qkv, job, head_size, scored ? scored[job.head] : head_size, scales, out);
+  });
   clear_spare_lanes(out);
 }
 

@@ -142,16 +142,18 @@ def multiply_to_codes(weight: Int8DenseWeight, x: Codes, *, out: Codes, next: In
     The same codes as those of `multiply` and `quantize`, but floats never leave the caches.
     """
 
-def attention(qkv: Activations, *, starts: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], heads: int, window: int = 0, bias: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None = None, out: Activations) -> None:
+def attention(qkv: Activations, *, starts: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], heads: int, window: int = 0, bias: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None = None, scored: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, mixed: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, out: Activations) -> None:
     """
     out = softmax(Kᵀ Q / sqrt(head size)) on V, per sequence and head.
 
     qkv: [3 · hidden, tokens]; starts: int64 [sequences + 1], first tokens and the end.
     window: so many tokens on either side are seen; 0: all. bias: float32 [heads, 2 · reach + 1], added to scores by
     how far a key lies behind its query, -reach ... reach; those beyond take the last.
+    scored, mixed: int64 [heads], how many of a head's features count, its first ones, of queries and keys and of
+    values; the others are the same for all tokens. None: all.
     """
 
-def int8_attention(qkv: Activations, *, starts: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], heads: int, scales: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], zero_points: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Activations) -> None:
+def int8_attention(qkv: Activations, *, starts: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], heads: int, scales: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], zero_points: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], scored: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, out: Activations) -> None:
     """
     As `attention`, in whole numbers of 8 bits.
 

@@ -21,6 +21,7 @@ from pruneonce._native import (
 )
 from pruneonce.formats.stored_tensors import Array, DenseTensor, Int8Matrix
 from pruneonce.models.plan import EncoderPlan
+from pruneonce.run.live_features import LiveFeatures
 from pruneonce.run.rotary import Rotary
 from pruneonce.run.weights import Int8Weight, Weight
 from pruneonce.run.workspace import Workspace
@@ -81,6 +82,7 @@ class Layer:
     down: Linear
     output_norm: LayerNorm
     attention_codes: AttentionCodes | None = None  # None: attention in floats
+    live: LiveFeatures | None = None  # of attention's heads; None: all
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +162,7 @@ class Encoder:
             if rotary is not None:
                 cosines, sines = rotary.tables(int(np.diff(starts).max()))
                 rotate(query_key_value, positions=places, heads=self.plan.heads, cosines=cosines, sines=sines)
+            live = layer.live
             if (codes := layer.attention_codes) is not None:
                 int8_attention(
                     query_key_value,
@@ -167,11 +170,19 @@ class Encoder:
                     heads=self.plan.heads,
                     scales=codes.scales,
                     zero_points=codes.zero_points,
+                    scored=None if live is None else live.scored,
                     out=context,
                 )
             else:
                 attention(
-                    query_key_value, starts=starts, heads=self.plan.heads, window=window, bias=self._biases, out=context
+                    query_key_value,
+                    starts=starts,
+                    heads=self.plan.heads,
+                    window=window,
+                    bias=self._biases,
+                    scored=None if live is None else live.scored,
+                    mixed=None if live is None else live.mixed,
+                    out=context,
                 )
             if layer is self.layers[-1] and kept is not None and len(kept) < len(token_ids):
                 for states in (context, hidden):

@@ -311,20 +311,29 @@ def _encoder(tensors: Tensors) -> Encoder:
                 f"tensor {layer + parts.widening[0]}.weight: {up.weight.rows} rows are not gates and as many"
             )
         reading = [layer + part for part in parts.reading_states]
+        live = tensors.live_features(reading)
+        rows = None
+        if live is not None:
+            rows = np.concatenate([live.score_order, hidden + live.score_order, 2 * hidden + live.value_order])
         normed = number > 0 or plan.norm_placement == "post" or plan.first_attention_norm
         layers.append(
             Layer(
                 query_key_value=tensors.linear(
-                    reading, 3 * hidden // len(reading), hidden, biases=plan.attention_biases
+                    reading, 3 * hidden // len(reading), hidden, biases=plan.attention_biases, row_order=rows
                 ),
                 attention_output=tensors.linear(
-                    [layer + parts.attention_output], hidden, hidden, biases=plan.attention_biases
+                    [layer + parts.attention_output],
+                    hidden,
+                    hidden,
+                    biases=plan.attention_biases,
+                    column_order=None if live is None else live.value_order,
                 ),
                 attention_norm=tensors.norm(layer + parts.attention_norm, plan.norm_epsilon) if normed else None,
                 up=up,
                 down=tensors.linear([layer + parts.down], hidden, between, biases=plan.feed_forward_biases),
                 output_norm=tensors.norm(layer + parts.output_norm, plan.norm_epsilon),
                 attention_codes=tensors.attention_codes(reading),
+                live=live,
             )
         )
     tensors.require_attention_codes_of_all([layer.attention_codes for layer in layers])

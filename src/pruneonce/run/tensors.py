@@ -13,6 +13,7 @@ from pruneonce.formats.stored_tensors import Array, DenseTensor, Int8Matrix, Qua
 from pruneonce.machine import memory_bytes
 from pruneonce.models import Family, family_of
 from pruneonce.run.encoder import AttentionCodes, LayerNorm, Linear
+from pruneonce.run.live_features import LiveFeatures, live_features
 from pruneonce.run.weights import Kernels, Weight, weight_of
 
 INT8_ATTENTION_TOKENS = 1 << 16  # of a sequence: what sums of 32 bits hold
@@ -63,17 +64,36 @@ class Tensors:
         """float32 [size]."""
         return np.ascontiguousarray(self.get(name, (size,)).to_dense())
 
-    def linear(self, names: Sequence[str], rows: int | None, columns: int, *, biases: bool = True) -> Linear:
-        """Layers of equally many inputs, as one; rows: of each, None for any."""
+    def linear(
+        self,
+        names: Sequence[str],
+        rows: int | None,
+        columns: int,
+        *,
+        biases: bool = True,
+        row_order: Array | None = None,
+        column_order: Array | None = None,
+    ) -> Linear:
+        """Layers of equally many inputs, as one; rows: of each, None for any. Orders: as of `weight_of`."""
         weights = [self.get(f"{name}.weight", (rows, columns)) for name in names]
+        weight = weight_of(weights, self.isa, kernels=self._kernels, rows=row_order, columns=column_order)
         if not biases:
-            return Linear(self.weight(weights), None)
-        vectors = [self.vector(f"{name}.bias", weight.shape[0]) for name, weight in zip(names, weights, strict=True)]
-        return Linear(self.weight(weights), np.concatenate(vectors))
+            return Linear(weight, None)
+        vectors = [self.vector(f"{name}.bias", each.shape[0]) for name, each in zip(names, weights, strict=True)]
+        bias = np.concatenate(vectors)
+        return Linear(weight, bias if row_order is None else bias[row_order])
 
     def weight(self, tensors: Sequence[Tensor]) -> Weight:
         """Matrices of equally many columns, stacked and packed for a kernel."""
         return weight_of(tensors, self.isa, kernels=self._kernels)
+
+    def live_features(self, names: Sequence[str]) -> LiveFeatures | None:
+        """Of the layers that give queries, keys and values, in this order; None: all, or they cannot change places."""
+        if len(names) != 3 or self.plan.rotary_base is not None or self.plan.local_rotary_base is not None:
+            return None
+        shape = (self.plan.hidden_size, self.plan.hidden_size)
+        keys, values = (self.get(f"{name}.weight", shape) for name in names[1:])
+        return live_features(keys, values, self.plan.heads)
 
     def attention_codes(self, names: Sequence[str]) -> AttentionCodes | None:
         """Of the layers that give queries, keys and values, in this order; None: attention is computed in floats."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -30,8 +31,17 @@ _Key = tuple[str, int, int, int, int, str, str]
 _chosen: dict[_Key, str] = {}  # -> the fastest kernel's name
 
 
-def weight_of(tensors: Sequence[Tensor], isa: str | None = None, *, kernels: Kernels = "measured") -> Weight:
+def weight_of(
+    tensors: Sequence[Tensor],
+    isa: str | None = None,
+    *,
+    kernels: Kernels = "measured",
+    rows: Array | None = None,
+    columns: Array | None = None,
+) -> Weight:
     """Matrices of equally many columns, stacked and packed for a kernel.
+
+    rows, columns: int64, which row and column of the stack comes in each place; None: each in its own.
 
     kernels: "measured": the one that multiplies them fastest here, measured once per process for each type of number,
     shape, density, filling of blocks and instruction set. "dense"; or "sparse", which is dense for what is stored with
@@ -41,10 +51,16 @@ def weight_of(tensors: Sequence[Tensor], isa: str | None = None, *, kernels: Ker
     isa = isa or _native.choose_isa()
     quantized = any(isinstance(tensor, SparseMatrix) and tensor.quantization is not None for tensor in tensors)
     matrix = _stacked(tensors)
-    rows, columns = matrix.shape
-    density = len(matrix.values) / max(1, rows * columns)
+    places = _places(matrix, rows, columns)
+    density = len(matrix.values) / max(1, matrix.shape[0] * matrix.shape[1])
+    if quantized:
+        integers = _integers(tensors, places, rows)
+        matrix = _moved(matrix, places, rows, columns)
+        candidates = _int8_kernels(integers, matrix, isa)
+    else:
+        matrix = _moved(matrix, places, rows, columns)
+        candidates = _float_kernels(matrix, isa)
     fill = _weights_per_four(matrix) if quantized else 0.0
-    candidates = _int8_kernels(tensors, matrix, isa) if quantized else _float_kernels(matrix, isa)
     if kernels == "dense" or (kernels == "sparse" and not any(isinstance(each, SparseMatrix) for each in tensors)):
         return candidates["dense"]()
     tiles = quantized and isa == TILES
@@ -52,7 +68,7 @@ def weight_of(tensors: Sequence[Tensor], isa: str | None = None, *, kernels: Ker
         candidates.pop("dense")
     if fill < BLOCKS_FROM:
         candidates.pop("neighbours", None)
-    key = ("int8" if quantized else "float", rows, columns, round(20 * density), round(2 * fill), isa, kernels)
+    key = ("int8" if quantized else "float", *matrix.shape, round(20 * density), round(2 * fill), isa, kernels)
     return _fastest(candidates, key)
 
 
@@ -87,7 +103,17 @@ def _float_kernels(matrix: Csr, isa: str) -> dict[str, Callable[[], Weight]]:
     }
 
 
-def _int8_kernels(tensors: Sequence[Tensor], matrix: Csr, isa: str) -> dict[str, Callable[[], Weight]]:
+@dataclass(frozen=True)
+class _Integers:
+    """Int8 weights in the order of a Csr's, and what they and the codes that they multiply stand for."""
+
+    values: Array  # int8 [non-zeros]
+    scale: Array  # float32 [rows]
+    input_scale: float
+    input_zero_point: int
+
+
+def _integers(tensors: Sequence[Tensor], places: Array | slice, rows: Array | None) -> _Integers:
     """ValueError unless all of the tensors are quantised, for the same codes of their common input."""
     matrices = [tensor for tensor in tensors if isinstance(tensor, SparseMatrix)]
     quantizations = [each.quantization for each in matrices if each.quantization is not None]
@@ -95,9 +121,14 @@ def _int8_kernels(tensors: Sequence[Tensor], matrix: Csr, isa: str) -> dict[str,
     if len(quantizations) != len(tensors) or len(inputs) != 1:
         raise ValueError("matrices that read the same activations must all be quantised, with one input scale")
     ((input_scale, input_zero_point),) = inputs
-    values = np.concatenate([each.values for each in matrices])
+    values = np.concatenate([each.values for each in matrices])[places]
     scale = np.concatenate([each.scale for each in quantizations])
-    columns = matrix.shape[1]
+    return _Integers(values, scale if rows is None else scale[rows], input_scale, input_zero_point)
+
+
+def _int8_kernels(integers: _Integers, matrix: Csr, isa: str) -> dict[str, Callable[[], Weight]]:
+    values, scale, columns = integers.values, integers.scale, matrix.shape[1]
+    input_scale, input_zero_point = integers.input_scale, integers.input_zero_point
 
     def sparse(fours: str) -> _native.Int8Weight:
         return _native.Int8Weight(
@@ -120,6 +151,28 @@ def _int8_kernels(tensors: Sequence[Tensor], matrix: Csr, isa: str) -> dict[str,
         )
 
     return {"any": lambda: sparse("any"), "neighbours": lambda: sparse("neighbours"), "dense": dense}
+
+
+def _places(matrix: Csr, rows: Array | None, columns: Array | None) -> Array | slice:
+    """Which of a matrix's non-zeros comes in each place when its rows and columns are in another order."""
+    if rows is None and columns is None:
+        return slice(None)
+    row, column = _rows_of(matrix), matrix.columns
+    row = row if rows is None else np.argsort(rows)[row]
+    column = column if columns is None else np.argsort(columns)[column]
+    return np.lexsort((column, row))
+
+
+def _moved(matrix: Csr, places: Array | slice, rows: Array | None, columns: Array | None) -> Csr:
+    """The matrix with its rows and columns in another order; places: `_places` of them."""
+    if rows is None and columns is None:
+        return matrix
+    lengths, order = np.diff(matrix.row_pointers), matrix.columns[places]
+    if rows is not None:
+        lengths = lengths[rows]
+    if columns is not None:
+        order = np.argsort(columns)[order].astype(np.int32)
+    return Csr(matrix.shape, np.concatenate([[0], np.cumsum(lengths)]), order, matrix.values[places])
 
 
 def _weights_per_four(matrix: Csr) -> float:
