@@ -23,12 +23,12 @@ from pruneonce.stages.options import StageOptions
 from pruneonce.train.matching import MatchingObjective
 from pruneonce.train.trainer import TrainingRun, computing
 
-TOKENS_PER_STEP = 2048
+TOKENS_PER_STEP = 1024
 FEWEST_STEPS = 50  # fewer have no time to make up for a mask
 TRAINED_SHARE = 0.9  # of the budget; the rest is for measuring, scoring and checkpoints
 TIMED = 2  # passes of each kind, the faster of which counts
 # The peak rate that serves MiniLM's hidden size of 384 (docs/compress.md); wider models take less, inversely.
-RATE, RATE_HIDDEN_SIZE = 1e-3, 384
+RATE, RATE_HIDDEN_SIZE = 1.5e-3, 384
 FASTER_IN_BF16 = "amx_int8"  # such processors multiply bfloat16 in tiles too
 
 
