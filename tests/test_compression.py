@@ -366,7 +366,7 @@ def test_the_card_says_how_it_was_made(finished):
     """And not that a classifier fills in masked words: the record knows of no head."""
     card = (finished("classifier")[1] / "model" / "README.md").read_text()
     assert (
-        f"1. **compress**: {STEPS} steps of 256 tokens, peak learning rate 0.001, gradual sensitivity pruning to a "
+        f"1. **compress**: {STEPS} steps of 256 tokens, peak learning rate 0.0015, gradual sensitivity pruning to a "
         "sparsity of 0.9 over all pruned matrices, without learning rate rewinding, hidden states matched with those "
         "of the original, seed 42."
     ) in card
