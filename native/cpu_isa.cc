@@ -3,8 +3,12 @@
 #include <cstdlib>
 
 #ifdef __linux__
+#include <sys/auxv.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
+#ifdef __APPLE__
+#include <sys/sysctl.h>
 #endif
 
 #include "refuse.h"
@@ -52,6 +56,25 @@ bool may_use_tiles() {
   return false;
 #endif
 }
+
+#if defined(__linux__) && defined(__aarch64__)
+// https://docs.kernel.org/arch/arm64/elf_hwcaps.html: HWCAP_ASIMDDP and HWCAP2_I8MM, which older headers lack.
+bool has_signed_dot_products() { return (getauxval(AT_HWCAP) >> 20 & 1) != 0; }
+bool has_mixed_dot_products() { return (getauxval(AT_HWCAP2) >> 13 & 1) != 0; }
+#elif defined(__APPLE__) && defined(__aarch64__)
+namespace {
+bool has_feature(const char* name) {
+  int value = 0;
+  std::size_t size = sizeof value;
+  return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+}  // namespace
+bool has_signed_dot_products() { return has_feature("hw.optional.arm.FEAT_DotProd"); }
+bool has_mixed_dot_products() { return has_feature("hw.optional.arm.FEAT_I8MM"); }
+#else
+bool has_signed_dot_products() { return false; }
+bool has_mixed_dot_products() { return false; }
+#endif
 
 const char* name_of(Isa isa) { return kRows[static_cast<std::size_t>(isa)].name; }
 

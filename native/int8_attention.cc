@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "attention_jobs.h"
@@ -41,6 +42,7 @@ void attend(const Activations& qkv, const AttentionJob& job, std::size_t head_si
             const Int8AttentionScales& scales, const Activations& out) {
   const Int8AttentionKernel& kernel = kernels(qkv.isa()).int8_attention;
   const std::size_t words = kernels(qkv.isa()).int8.words_per_four, code_bytes = kernels(qkv.isa()).int8.code_bytes;
+  const std::int32_t centre = kernels(qkv.isa()).int8.code_centre;
   const std::size_t hidden = out.features(), feature = job.head * head_size;
   const std::size_t lanes = qkv.lanes(), block = kInt8AttentionVectors * lanes, panel = 4 * lanes;
   const std::size_t fours = divide_up(scored, 4), key_fours = divide_up(job.tokens, 4);
@@ -54,9 +56,11 @@ void attend(const Activations& qkv, const AttentionJob& job, std::size_t head_si
   float* const result = scores + job.tokens * block;
   float* const sums = result + head_size * block;
   float* const factors = sums + block;
-  std::int32_t* const keys = space.words_at_least(words * (fours * key_stride + head_size * value_stride) + key_stride);
+  std::int32_t* const keys =
+      space.words_at_least(words * (fours * key_stride + head_size * value_stride) + key_stride + head_size);
   std::int32_t* const values = keys + words * fours * key_stride;
   std::int32_t* const starts = values + words * head_size * value_stride;
+  std::int32_t* const value_starts = starts + key_stride;
   const std::size_t query_bytes = fours * kInt8AttentionVectors * code_bytes;
   const std::size_t probability_bytes = key_fours * kInt8AttentionVectors * code_bytes;
   const std::size_t value_bytes = 4 * value_stride;  // of a feature
@@ -73,11 +77,16 @@ void attend(const Activations& qkv, const AttentionJob& job, std::size_t head_si
     kernel.code_values(from + hidden * stride, head_size, stride, vectors, code_of(scales.value),
                        value_codes + stretch.first, value_bytes);
   });
-  for (std::size_t f = 0; f < head_size; ++f)
-    kernel.value_words(value_codes + f * value_bytes, key_fours, values + f * words * value_stride, value_stride);
+  for (std::size_t f = 0; f < head_size; ++f) {
+    const std::uint8_t* const codes = value_codes + f * value_bytes;
+    kernel.value_words(codes, key_fours, values + f * words * value_stride, value_stride);
+    if (centre != 0)
+      value_starts[f] =
+          centre * std::accumulate(codes, codes + 4 * key_fours, -512 * static_cast<std::int32_t>(key_fours));
+  }
   // What the queries' zero point adds too much. That of the keys adds the same to all scores of a query: no weight
   // changes, and it is left out.
-  for (std::size_t key = 0; key < job.tokens; ++key) starts[key] *= -scales.query.zero_point;
+  for (std::size_t key = 0; key < job.tokens; ++key) starts[key] *= centre - scales.query.zero_point;
 
   for_each_stretch(qkv, job.first_token, job.first_query, job.end_query, [&](const Stretch& queries) {
     const std::size_t count = queries.tokens, vectors = divide_up(count, lanes), stride = vectors * lanes;
@@ -91,10 +100,11 @@ void attend(const Activations& qkv, const AttentionJob& job, std::size_t head_si
     const Panel to = out.panel((job.first_token + queries.first) / out.panel_tokens());
     float* const there = to.data + feature * to.stride + queries.place;
     const bool whole = count == stride;  // whole vectors of this stretch
-    multiply(kernel, head_size, vectors,
-             {key_fours, values, words * value_stride, 1, value_stride, probabilities, nullptr, factors,
-              static_cast<float>(128 - scales.value.zero_point) * scales.value.scale, whole ? there : result,
-              whole ? to.stride : stride});
+    multiply(
+        kernel, head_size, vectors,
+        {key_fours, values, words * value_stride, 1, value_stride, probabilities, centre != 0 ? value_starts : nullptr,
+         factors, static_cast<float>(128 - scales.value.zero_point) * scales.value.scale, whole ? there : result,
+         whole ? to.stride : stride});
     if (whole) return;
     for (std::size_t f = 0; f < head_size; ++f) std::copy_n(result + f * stride, count, there + f * to.stride);
   });

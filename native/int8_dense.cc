@@ -14,7 +14,7 @@ constexpr std::size_t kRowsPerTask = 192;
 
 Int8DenseWeight::Int8DenseWeight(const std::int8_t* weight, std::size_t rows, std::size_t cols,
                                  const Int8Quantization& quantization, Isa isa)
-    : scales_(quantization, rows, "Int8DenseWeight"),
+    : scales_(quantization, rows, isa, "Int8DenseWeight"),
       cols_(cols),
       isa_(isa),
       words_(kernels(isa).int8_dense.words(rows, cols)) {

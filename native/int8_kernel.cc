@@ -20,8 +20,8 @@ struct Any {
   static inline __attribute__((always_inline)) void add_one(Word word, const std::uint16_t* offset,
                                                             const std::uint8_t* x, Ints (&sum)[vectors]) {
     const std::uint64_t at = load_offsets(offset);
-    const std::uint8_t* const rows[4] = {x + offset_of<0>(at), x + offset_of<1>(at), x + offset_of<2>(at),
-                                         x + offset_of<3>(at)};
+    const std::uint8_t* const rows[4] = {row_at(x, offset_of<0>(at)), row_at(x, offset_of<1>(at)),
+                                         row_at(x, offset_of<2>(at)), row_at(x, offset_of<3>(at))};
     add_four<vectors>(word, rows, sum);
   }
 
@@ -62,13 +62,13 @@ struct Neighbours {
     const auto words = Words::load_four(value);
     const std::uint64_t at = load_offsets(offset);
     if constexpr (count > 0)
-      add_neighbours<vectors>(Words::template broadcast<0>(words), x + offset_of<0>(at) * vectors, even);
+      add_neighbours<vectors>(Words::template broadcast<0>(words), row_at(x, offset_of<0>(at) * vectors), even);
     if constexpr (count > 1)
-      add_neighbours<vectors>(Words::template broadcast<1>(words), x + offset_of<1>(at) * vectors, odd);
+      add_neighbours<vectors>(Words::template broadcast<1>(words), row_at(x, offset_of<1>(at) * vectors), odd);
     if constexpr (count > 2)
-      add_neighbours<vectors>(Words::template broadcast<2>(words), x + offset_of<2>(at) * vectors, even);
+      add_neighbours<vectors>(Words::template broadcast<2>(words), row_at(x, offset_of<2>(at) * vectors), even);
     if constexpr (count > 3)
-      add_neighbours<vectors>(Words::template broadcast<3>(words), x + offset_of<3>(at) * vectors, odd);
+      add_neighbours<vectors>(Words::template broadcast<3>(words), row_at(x, offset_of<3>(at) * vectors), odd);
   }
 
   template <std::size_t vectors>
@@ -156,6 +156,7 @@ void quantize_fours(const float* x, std::size_t features, std::size_t vectors, f
 extern const Int8Kernel int8_kernel;
 const Int8Kernel int8_kernel = {
     CodeRow::bytes,
+    CodeRow::centre,
     Words::sums_fours,
     DenseFour::words,
     {multiply<1, Any>, multiply<2, Any>, multiply<3, Any>, multiply<4, Any>},

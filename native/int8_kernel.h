@@ -28,6 +28,7 @@ struct Int8Finish {
 
 struct Int8Kernel {
   std::size_t code_bytes;      // of one feature in a panel of codes by feature, and of one vector of fours
+  std::int32_t code_centre;    // is taken from codes before they are multiplied: sums begin accordingly
   bool sums_fours;             // exactly, however large they are; else pairs must not overflow 16 bits
   std::size_t words_per_four;  // of dense operands, which attention packs
   using Multiply = void (*)(const Int8Tile& tile, const std::uint8_t* x, const std::int32_t* start,

@@ -85,7 +85,7 @@ std::size_t columns_of(Fours fours, std::size_t cols, const Machine& machine) {
 
 Int8Weight::Int8Weight(const Csr& csr, std::span<const std::int8_t> values, const Int8Quantization& quantization,
                        Fours fours, const Machine& machine)
-    : scales_(quantization, csr.rows(), "Int8Weight"),
+    : scales_(quantization, csr.rows(), machine.isa, "Int8Weight"),
       nonzeros_(csr.col.size()),
       tiling_(csr.rows(), csr.cols, rows_per_tile(csr.rows(), machine), columns_of(fours, csr.cols, machine)),
       isa_(machine.isa),

@@ -4,12 +4,15 @@
 #include <cstdlib>
 #include <string>
 
+#include "kernels.h"
 #include "refuse.h"
 
 namespace pruneonce {
 
-Int8Scales::Int8Scales(const Int8Quantization& quantization, std::size_t rows, const char* who)
-    : inverse_input_scale_(1.0f / quantization.input_scale), input_zero_point_(quantization.input_zero_point) {
+Int8Scales::Int8Scales(const Int8Quantization& quantization, std::size_t rows, Isa isa, const char* who)
+    : inverse_input_scale_(1.0f / quantization.input_scale),
+      input_zero_point_(quantization.input_zero_point),
+      code_centre_(kernels(isa).int8.code_centre) {
   using std::to_string;
   const auto [scale, input_scale, zero_point] = quantization;
   if (scale.size() != rows)
@@ -34,7 +37,7 @@ void Int8Scales::set_sum(std::size_t row, std::span<const std::int8_t> values, c
   }
   if (magnitudes * 255 > INT32_MAX)
     refuse(who, "row " + std::to_string(row) + " is so long that its sums could overflow");
-  start_[row] = static_cast<std::int32_t>(-input_zero_point_ * sum);
+  start_[row] = static_cast<std::int32_t>((code_centre_ - input_zero_point_) * sum);
 }
 
 }  // namespace pruneonce

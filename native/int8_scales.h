@@ -6,6 +6,8 @@
 #include <span>
 #include <vector>
 
+#include "isa.h"
+
 namespace pruneonce {
 
 // Some rows of a weight, computed by one task.
@@ -25,7 +27,7 @@ struct Int8Quantization {
 class Int8Scales {
  public:
   // Throws std::invalid_argument, in the name of `who`, for scales that mean nothing.
-  Int8Scales(const Int8Quantization& quantization, std::size_t rows, const char* who);
+  Int8Scales(const Int8Quantization& quantization, std::size_t rows, Isa isa, const char* who);
 
   // Of a row's non-zeros, or all of its values; throws where the sums of the row could pass 2^31.
   void set_sum(std::size_t row, std::span<const std::int8_t> values, const char* who);
@@ -39,7 +41,7 @@ class Int8Scales {
 
  private:
   float inverse_input_scale_;
-  std::int32_t input_zero_point_;
+  std::int32_t input_zero_point_, code_centre_;
   std::vector<float> factor_;
   std::vector<std::int32_t> start_;
 };

@@ -14,11 +14,16 @@ namespace pruneonce {
 // Whether the system lets this process use tiles (AMX), whose 8 KiB of registers it saves for those alone that ask.
 bool may_use_tiles();
 
+// Whether this 64-bit ARM processor adds up products of four bytes: signed ones (SDOT), and signed with unsigned ones
+// (USDOT).
+bool has_signed_dot_products();
+bool has_mixed_dot_products();
+
 }  // namespace pruneonce
 
-// ROW(name, whether this processor has it), slowest first: a later one is preferred. The name is that of the namespace
-// and of the line in CMakeLists.txt, which defines PRUNEONCE_BUILT_name: 1 where the compiler knows the instruction
-// set.
+// ROW(name, whether this processor has it if it is built), slowest first: a later one is preferred. The name is that of
+// the namespace and of the line in CMakeLists.txt, which defines PRUNEONCE_BUILT_name: 1 where the compiler knows the
+// instruction set.
 #define PRUNEONCE_ISAS(ROW)                                                                                          \
   ROW(scalar, true)                                                                                                  \
   ROW(avx2, PRUNEONCE_X86_HAS("avx2") && PRUNEONCE_X86_HAS("fma"))                                                   \
@@ -28,7 +33,10 @@ bool may_use_tiles();
                        PRUNEONCE_X86_HAS("avx512dq") && PRUNEONCE_X86_HAS("avx512vnni"))                             \
   ROW(amx, PRUNEONCE_X86_HAS("avx512f") && PRUNEONCE_X86_HAS("avx512vl") && PRUNEONCE_X86_HAS("avx512bw") &&         \
                PRUNEONCE_X86_HAS("avx512dq") && PRUNEONCE_X86_HAS("avx512vnni") && PRUNEONCE_X86_HAS("amx-tile") &&  \
-               PRUNEONCE_X86_HAS("amx-int8") && may_use_tiles())
+               PRUNEONCE_X86_HAS("amx-int8") && may_use_tiles())                                                     \
+  ROW(neon, true)                                                                                                    \
+  ROW(neon_dotprod, has_signed_dot_products())                                                                       \
+  ROW(neon_i8mm, has_signed_dot_products() && has_mixed_dot_products())
 
 namespace pruneonce {
 

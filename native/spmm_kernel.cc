@@ -26,10 +26,14 @@ inline __attribute__((always_inline)) void add_weights(const float* value, const
                                                        Vec (&odd)[vectors]) {
   const auto four = Vec::load_four(value);
   const std::uint64_t offsets = load_offsets(offset);
-  if constexpr (count > 0) add_weight(Vec::template broadcast<0>(four), x + offset_of<0>(offsets) * vectors, even);
-  if constexpr (count > 1) add_weight(Vec::template broadcast<1>(four), x + offset_of<1>(offsets) * vectors, odd);
-  if constexpr (count > 2) add_weight(Vec::template broadcast<2>(four), x + offset_of<2>(offsets) * vectors, even);
-  if constexpr (count > 3) add_weight(Vec::template broadcast<3>(four), x + offset_of<3>(offsets) * vectors, odd);
+  if constexpr (count > 0)
+    add_weight(Vec::template broadcast<0>(four), row_at(x, offset_of<0>(offsets) * vectors), even);
+  if constexpr (count > 1)
+    add_weight(Vec::template broadcast<1>(four), row_at(x, offset_of<1>(offsets) * vectors), odd);
+  if constexpr (count > 2)
+    add_weight(Vec::template broadcast<2>(four), row_at(x, offset_of<2>(offsets) * vectors), even);
+  if constexpr (count > 3)
+    add_weight(Vec::template broadcast<3>(four), row_at(x, offset_of<3>(offsets) * vectors), odd);
 }
 
 constexpr std::size_t kWeightsAhead = 320;  // a third of a page

@@ -25,6 +25,17 @@ inline std::size_t offset_of(std::uint64_t four) {
 #endif
 }
 
+// The row of x at an offset in bytes. ARM's loads take an address and a distance, or two registers, not all three: a
+// compiler that sees through the address would add it up for each vector.
+template <class Byte>
+inline const Byte* row_at(const Byte* x, std::size_t offset) {
+  const Byte* row = x + offset;
+#ifdef __aarch64__
+  __asm__("" : "+r"(row));
+#endif
+  return row;
+}
+
 // Where the next row of a tile begins. Value: its weights, or the sums that are made for them.
 template <class Value>
 struct Cursor {

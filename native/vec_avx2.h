@@ -126,6 +126,7 @@ inline Ints operator+(Ints a, Ints b) { return {_mm256_add_epi32(a.value(), b.va
 // time, and so does unpacking.
 struct CodeRow {
   static constexpr std::size_t bytes = 4 * Vec::lanes;
+  static constexpr std::int32_t centre = 0;
   static void store(const Ints (&four)[4], std::uint8_t* to) {
     const __m256i ab = _mm256_packs_epi32(four[0].value(), four[1].value()),
                   cd = _mm256_packs_epi32(four[2].value(), four[3].value());

@@ -127,6 +127,7 @@ inline Ints signed_bytes(Ints a) { return {_mm512_xor_si512(a.value(), _mm512_se
 // time, and so does unpacking.
 struct CodeRow {
   static constexpr std::size_t bytes = 4 * Vec::lanes;
+  static constexpr std::int32_t centre = 0;
   static void store(const Ints (&four)[4], std::uint8_t* to) {
     const __m512i ab = _mm512_packs_epi32(four[0].value(), four[1].value()),
                   cd = _mm512_packs_epi32(four[2].value(), four[3].value());

@@ -144,6 +144,7 @@ inline Ints operator+(Ints a, Ints b) {
 // Four vectors of tokens, a byte each, in the order in which add_four takes them.
 struct CodeRow {
   static constexpr std::size_t bytes = 4 * Vec::lanes;
+  static constexpr std::int32_t centre = 0;
   static void store(const Ints (&four)[4], std::uint8_t* to) {
     for (std::size_t i = 0; i < bytes; ++i)
       to[i] = static_cast<std::uint8_t>(four[i / Vec::lanes].lane[i % Vec::lanes]);

@@ -56,10 +56,12 @@ concept LookupTable = std::same_as<Table, NoTable> || requires(const Table& tabl
   { table[index] } -> std::same_as<Vec>;
 };
 
-// CodeRow: the codes of one feature, four vectors of tokens, in the order in which add_four takes them.
+// CodeRow: the codes of one feature, four vectors of tokens, in the order in which add_four takes them. `centre`: what
+// is taken from codes, of either layout, before they are multiplied: 128 where only signed bytes can be.
 template <class CodeRow, class Vec, class Ints>
 concept CodeRows = requires(const Ints (&four)[4], std::uint8_t* to) {
   requires CodeRow::bytes == 4 * Vec::lanes;
+  requires CodeRow::centre == 0 || CodeRow::centre == 128;
   CodeRow::store(four, to);
 };
 

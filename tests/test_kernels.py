@@ -467,7 +467,10 @@ def test_the_environment_forces_an_instruction_set(isa):
     assert chosen_isa(isa).stdout.strip() == (isa or ISAS[-1])
 
 
-@pytest.mark.parametrize("isa", ["mmx", *({"avx2", "avx512", "avx512_vnni", "amx"} - set(ISAS))])
+KNOWN_ISAS = {"avx2", "avx512", "avx512_vnni", "amx", "neon", "neon_dotprod", "neon_i8mm"}
+
+
+@pytest.mark.parametrize("isa", ["mmx", *(KNOWN_ISAS - set(ISAS))])
 def test_an_instruction_set_that_is_not_there_is_refused_not_run(isa):
     run = chosen_isa(isa)
     assert run.returncode == 1
@@ -523,7 +526,7 @@ def whole_numbers(generator, rows, cols, density, largest=127):
 
 def panel_bytes(isa):
     """Of one feature of a panel of codes: a byte for each lane of four vectors."""
-    return 4 * {"scalar": 4, "avx2": 8}.get(isa, 16)
+    return 4 * (4 if isa == "scalar" else 16 if isa.startswith(("avx512", "amx")) else 8)
 
 
 INT8_KERNELS = ["any", "neighbours", "dense"]
@@ -761,7 +764,7 @@ def test_two_large_neighbours_of_one_sign_are_split_only_where_they_would_overfl
         small = int8_weight(np.full((5, 8), 64, np.int8), np.ones(5, np.float32), isa=isa, kernel="neighbours")
         large = int8_weight(np.full((5, 8), 65, np.int8), np.ones(5, np.float32), isa=isa, kernel="neighbours")
         assert small.stored == 40
-        assert large.stored == (80 if isa in ("avx2", "avx512") else 40)
+        assert large.stored == (80 if isa in ("avx2", "avx512", "neon") else 40)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -10,7 +10,7 @@ from pathlib import Path
 from pruneonce import _native
 
 # The instruction sets that decide how fast a sparse kernel can be, fastest last.
-ISA_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "amx_int8")
+ISA_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
 
 # Density below which our kernels for non-zeros beat dense ones on every machine, so that nothing need be measured:
 # dense code does five times the arithmetic.
@@ -34,7 +34,7 @@ def processor_name() -> str:
 
 def instruction_sets() -> tuple[str, ...]:
     """Those of ISA_FLAGS that the processor has."""
-    flags = _cpuinfo("flags").split()
+    flags = (_cpuinfo("flags") or _cpuinfo("Features")).split()
     return tuple(flag for flag in ISA_FLAGS if flag in flags)
 
 

@@ -247,10 +247,11 @@ class Model:
 def load_model(path: str | Path, *, isa: str | None = None, kernels: Kernels = "measured") -> Model:
     """The model of a packed file (docs/format.md), checked and packed for this processor.
 
-    isa: "scalar", "avx2", "avx512", "avx512_vnni" or "amx" instead of $PRUNEONCE_ISA or the best. kernels: "measured"
-    times the kernels here and takes the fastest for each matrix. Where floats have few zeros that may be another one
-    after a restart, and answers then differ in their last bits; "sparse" (for every matrix that is stored without its
-    zeros) and "dense" measure nothing of the kind, and two starts on one instruction set give the same bits.
+    isa: "scalar", "avx2", "avx512", "avx512_vnni", "amx", "neon", "neon_dotprod" or "neon_i8mm" instead of
+    $PRUNEONCE_ISA or the best. kernels: "measured" times the kernels here and takes the fastest for each matrix. Where
+    floats have few zeros that may be another one after a restart, and answers then differ in their last bits; "sparse"
+    (for every matrix that is stored without its zeros) and "dense" measure nothing of the kind, and two starts on one
+    instruction set give the same bits.
     PruneonceError names the file and what is wrong with it; UsageError if the processor lacks the instruction set.
     """
     if kernels not in KERNELS:
