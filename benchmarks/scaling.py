@@ -36,7 +36,7 @@ from pruneonce.run import embed_file as embed_module
 from pruneonce.run.embed_file import embed_file
 from pruneonce.run.pipelines import pipeline
 
-BEGIN, END = "<!-- below: written by benchmarks/scaling.py -->\n", "<!-- end of what was measured -->\n"
+BEGIN, END = "<!-- written by benchmarks/scaling.py -->\n", "<!-- end of what it writes -->"
 TEXTS = 2000  # embedded
 KEPT_CHUNKS = 20  # written to measure what one takes
 RAY_TEXTS = 128  # of a chunk that a worker of a cluster gets: enough chunks for a rate, each of seconds
