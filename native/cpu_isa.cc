@@ -2,6 +2,9 @@
 
 #include <cstdlib>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #ifdef __linux__
 #include <sys/auxv.h>
 #include <sys/syscall.h>
@@ -50,7 +53,12 @@ bool may_use_tiles() {
 #if defined(__linux__) && defined(__x86_64__)
   // https://docs.kernel.org/arch/x86/xstate.html: ARCH_REQ_XCOMP_PERM, for XFEATURE_XTILEDATA. Forked processes
   // inherit.
-  static const bool granted = syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+  static const bool granted = [] {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    constexpr unsigned kTiles = 1u << 24, kInt8 = 1u << 25;  // not all compilers know their names
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kTiles) != 0 && (d & kInt8) != 0 &&
+           syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+  }();
   return granted;
 #else
   return false;

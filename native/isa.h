@@ -11,7 +11,8 @@
 
 namespace pruneonce {
 
-// Whether the system lets this process use tiles (AMX), whose 8 KiB of registers it saves for those alone that ask.
+// Whether this processor multiplies bytes in tiles (AMX), and the system lets this process do so: it saves their 8 KiB
+// of registers for those alone that ask.
 bool may_use_tiles();
 
 // Whether this 64-bit ARM processor adds up products of four bytes: signed ones (SDOT), and signed with unsigned ones
@@ -32,8 +33,7 @@ bool has_mixed_dot_products();
   ROW(avx512_vnni, PRUNEONCE_X86_HAS("avx512f") && PRUNEONCE_X86_HAS("avx512vl") && PRUNEONCE_X86_HAS("avx512bw") && \
                        PRUNEONCE_X86_HAS("avx512dq") && PRUNEONCE_X86_HAS("avx512vnni"))                             \
   ROW(amx, PRUNEONCE_X86_HAS("avx512f") && PRUNEONCE_X86_HAS("avx512vl") && PRUNEONCE_X86_HAS("avx512bw") &&         \
-               PRUNEONCE_X86_HAS("avx512dq") && PRUNEONCE_X86_HAS("avx512vnni") && PRUNEONCE_X86_HAS("amx-tile") &&  \
-               PRUNEONCE_X86_HAS("amx-int8") && may_use_tiles())                                                     \
+               PRUNEONCE_X86_HAS("avx512dq") && PRUNEONCE_X86_HAS("avx512vnni") && may_use_tiles())                  \
   ROW(neon, true)                                                                                                    \
   ROW(neon_dotprod, has_signed_dot_products())                                                                       \
   ROW(neon_i8mm, has_signed_dot_products() && has_mixed_dot_products())
