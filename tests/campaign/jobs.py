@@ -119,7 +119,7 @@ def _jobs(scratch: Path, starts: dict[str, Callable[[Path], object]]) -> list[Jo
     jobs = []
     for name, start in starts.items():
         whole, known = scratch / "whole" / name, scratch / f"{name}.json"
-        if not known.exists() or "events" not in read_json(known):
+        if not known.exists():
             shutil.rmtree(whole, ignore_errors=True)
             whole.mkdir(parents=True)
             begun, events = time.monotonic(), scratch / "events"

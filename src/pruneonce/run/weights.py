@@ -50,16 +50,11 @@ def weight_of(
     """
     isa = isa or _native.choose_isa()
     quantized = any(isinstance(tensor, SparseMatrix) and tensor.quantization is not None for tensor in tensors)
-    matrix = _stacked(tensors)
-    places = _places(matrix, rows, columns)
+    matrix, places = _in_order(_stacked(tensors), rows, columns)
     density = len(matrix.values) / max(1, matrix.shape[0] * matrix.shape[1])
-    if quantized:
-        integers = _integers(tensors, places, rows)
-        matrix = _moved(matrix, places, rows, columns)
-        candidates = _int8_kernels(integers, matrix, isa)
-    else:
-        matrix = _moved(matrix, places, rows, columns)
-        candidates = _float_kernels(matrix, isa)
+    candidates = (
+        _int8_kernels(_integers(tensors, places, rows), matrix, isa) if quantized else _float_kernels(matrix, isa)
+    )
     fill = _weights_per_four(matrix) if quantized else 0.0
     if kernels == "dense" or (kernels == "sparse" and not any(isinstance(each, SparseMatrix) for each in tensors)):
         return candidates["dense"]()
@@ -153,26 +148,18 @@ def _int8_kernels(integers: _Integers, matrix: Csr, isa: str) -> dict[str, Calla
     return {"any": lambda: sparse("any"), "neighbours": lambda: sparse("neighbours"), "dense": dense}
 
 
-def _places(matrix: Csr, rows: Array | None, columns: Array | None) -> Array | slice:
-    """Which of a matrix's non-zeros comes in each place when its rows and columns are in another order."""
+def _in_order(matrix: Csr, rows: Array | None, columns: Array | None) -> tuple[Csr, Array | slice]:
+    """A matrix with its rows and columns in another order, and which of its non-zeros comes in each place."""
     if rows is None and columns is None:
-        return slice(None)
-    row, column = _rows_of(matrix), matrix.columns
-    row = row if rows is None else np.argsort(rows)[row]
-    column = column if columns is None else np.argsort(columns)[column]
-    return np.lexsort((column, row))
-
-
-def _moved(matrix: Csr, places: Array | slice, rows: Array | None, columns: Array | None) -> Csr:
-    """The matrix with its rows and columns in another order; places: `_places` of them."""
-    if rows is None and columns is None:
-        return matrix
-    lengths, order = np.diff(matrix.row_pointers), matrix.columns[places]
+        return matrix, slice(None)
+    lengths, row, column = np.diff(matrix.row_pointers), _rows_of(matrix), matrix.columns
     if rows is not None:
-        lengths = lengths[rows]
+        lengths, row = lengths[rows], np.argsort(rows)[row]
     if columns is not None:
-        order = np.argsort(columns)[order].astype(np.int32)
-    return Csr(matrix.shape, np.concatenate([[0], np.cumsum(lengths)]), order, matrix.values[places])
+        column = np.argsort(columns)[column].astype(np.int32)
+    places = np.lexsort((column, row))
+    pointers = np.concatenate([[0], np.cumsum(lengths)])
+    return Csr(matrix.shape, pointers, column[places], matrix.values[places]), places
 
 
 def _weights_per_four(matrix: Csr) -> float:
