@@ -25,6 +25,12 @@ class LiveFeatures:
     score_order: Array  # int64 [hidden]: which row of queries and keys comes in each place
     value_order: Array  # int64 [hidden], of values; and which column of what reads attention
 
+    @property
+    def stacked_order(self) -> Array:
+        """Of the rows of queries, keys and values as one matrix: int64 [3 · hidden]."""
+        size = len(self.score_order)
+        return np.concatenate([self.score_order, size + self.score_order, 2 * size + self.value_order])
+
 
 def live_features(keys: Tensor, values: Tensor, heads: int) -> LiveFeatures | None:
     """By the rows of two matrices [hidden, hidden] that have weights; None where all rows have."""

@@ -313,14 +313,15 @@ def _encoder(tensors: Tensors) -> Encoder:
             )
         reading = [layer + part for part in parts.reading_states]
         live = tensors.live_features(reading)
-        rows = None
-        if live is not None:
-            rows = np.concatenate([live.score_order, hidden + live.score_order, 2 * hidden + live.value_order])
         normed = number > 0 or plan.norm_placement == "post" or plan.first_attention_norm
         layers.append(
             Layer(
                 query_key_value=tensors.linear(
-                    reading, 3 * hidden // len(reading), hidden, biases=plan.attention_biases, row_order=rows
+                    reading,
+                    3 * hidden // len(reading),
+                    hidden,
+                    biases=plan.attention_biases,
+                    row_order=None if live is None else live.stacked_order,
                 ),
                 attention_output=tensors.linear(
                     [layer + parts.attention_output],
